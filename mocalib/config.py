@@ -1,0 +1,242 @@
+"""What is computed, all of it, in frozen dataclasses that cannot hold a wrong value.
+
+`RunConfig` names one run; its directory follows from it. How a run is computed (device, threads) is no part of it.
+"""
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+MODELS = ("a2",)
+DATASETS = ("digits", "folder", "cifar10-jpeg", "faces10k")
+FOLDERS = ("folder", "cifar10-jpeg", "faces10k")  # datasets that are read from a folder of image files
+PRECISIONS = ("float32", "bfloat16", "float64")
+DIGIT_SIZES = (8, 16, 32)
+
+
+def _option(default: Any, **rule: Any) -> Any:
+    """A field with its rule: `low`, `high` (inclusive), `above` (exclusive) or `choices`."""
+    return field(default=default, metadata=rule)
+
+
+def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
+    """Return `value` as a plain `kind` within `rule`, or raise a ValueError that shows the right spelling.
+
+    An int is accepted for a float; nothing else is converted: `"1e-3"`, `"false"`, 1.5 for an int and NaN are refused.
+    """
+    rule = rule or {}
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{name} = {value!r} is not {_ARTICLE[kind]}{_hint(value, kind)}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} = {value!r} is not a finite number; write it like 1.0e-3")
+    if "choices" in rule and value not in rule["choices"]:
+        raise ValueError(f"{name} = {value!r} is not one of {', '.join(map(repr, rule['choices']))}")
+    for word, broken in (("low", lambda v, b: v < b), ("high", lambda v, b: v > b), ("above", lambda v, b: v <= b)):
+        if word in rule and broken(value, rule[word]):
+            allowed = {"low": "at least", "high": "at most", "above": "greater than"}[word]
+            raise ValueError(f"{name} = {value!r} is out of range: it must be {allowed} {rule[word]}")
+    return value
+
+
+_ARTICLE = {int: "an int", float: "a float", str: "a str", bool: "a bool", tuple: "a tuple"}
+_SPELLING = {int: "3", float: "1.0e-3", bool: "True or False", str: '"text"', tuple: "(1, 2)"}
+
+
+def _hint(value: Any, kind: type) -> str:
+    """How to write it: papermill turns `-p flag false` and YAML turns `1e-3` into strings."""
+    return f" ({type(value).__name__} given); write it like {_SPELLING[kind]}"
+
+
+def _validate(config: Any) -> None:
+    """Check every field of a frozen dataclass against its annotation and rule, in place."""
+    for f in dataclasses.fields(config):
+        if f.type in _ARTICLE:
+            value = check(f"{type(config).__name__}.{f.name}", getattr(config, f.name), f.type, dict(f.metadata))
+            object.__setattr__(config, f.name, value)
+
+
+def _changed(config: Any) -> dict:
+    """The fields that differ from their defaults: what a name may depend on, so that a new field renames nothing."""
+    return {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) != (f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+    }
+
+
+@dataclass(frozen=True)
+class MoCA:
+    """Momentum contrastive autoencoder, Algorithm 1; the defaults are Table 1's for CIFAR-10 with A2 (Appendix A)."""
+
+    temperature: float = _option(0.05, above=0.0)  # tau
+    momentum: float = _option(0.99, low=0.0, high=1.0)  # m0, the base of the cosine schedule
+    queue_size: int = _option(30_000, low=1)  # K
+    weight: float = _option(100.0, low=0.0)  # lambda; 0 is the plain autoencoder on the sphere
+    form: str = _option("info_nce", choices=("info_nce", "eq6", "negative"))  # Algorithm 1 | Eq. 6 | Eq. 4 alone
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+
+OBJECTIVES = {"moca": MoCA}  # name in files and directories -> dataclass
+
+
+def objective_name(objective: Any) -> str:
+    """The short name under which an objective's dataclass is stored."""
+    return next(name for name, kind in OBJECTIVES.items() if type(objective) is kind)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. Raises ValueError with field, value and what is allowed when built with a wrong value."""
+
+    dataset: str = _option("digits", choices=DATASETS)
+    root: str = ""  # folder of images; "" is data/raw/<dataset> for the named folders
+    size: int = _option(0, low=0)  # pixels a side; 0: the dataset's own
+    crop: int = _option(0, low=0)  # centred square of so many pixels, before `size`; 0: the dataset's own
+    limit: int = _option(0, low=0)  # the first n training images; 0: all
+    model: str = _option("a2", choices=MODELS)
+    width: int = _option(64, low=1)  # channels of the first stage; 64 is the paper's net
+    blocks: int = _option(2, low=1)  # residual blocks a stage; 2 is the paper's net
+    latent_dim: int = _option(128, low=2)  # d
+    objective: MoCA = field(default_factory=MoCA)
+    batch_size: int = _option(64, low=2)  # B; section 5
+    epochs: int = _option(100, low=1)  # section 5: 100 on CIFAR-10
+    stop_at: float = _option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
+    learning_rate: float = _option(1.0e-3, above=0.0)  # Adam; section 5
+    decay_every: int = _option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
+    decay_until: int = _option(0, low=0)  # epoch of the last halving, held after it; 0: to the end
+    seed: int = _option(0, low=0)
+    precision: str = _option("float32", choices=PRECISIONS)
+    keep_epochs: tuple = ()  # epochs whose checkpoints stay beside the final weights
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep_epochs", _epochs(self.keep_epochs))
+        _validate(self)
+        if type(self.objective) not in OBJECTIVES.values():
+            allowed = ", ".join(kind.__name__ for kind in OBJECTIVES.values())
+            raise ValueError(f"RunConfig.objective = {self.objective!r} is not an objective; use one of: {allowed}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.dataset == "folder" and not self.root:
+            raise ValueError('RunConfig.root = "" but dataset "folder" needs the path of a folder of images')
+        if self.dataset not in FOLDERS and (self.root or self.crop):
+            raise ValueError(f"RunConfig.root and crop are for folders of images, not for dataset {self.dataset!r}")
+        if self.dataset == "digits" and self.size not in (0, *DIGIT_SIZES):
+            raise ValueError(f"RunConfig.size = {self.size}: digits come at 8, 16 or 32 pixels (0 means 16)")
+        if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
+            raise ValueError(f"RunConfig.keep_epochs holds {late}, beyond the last epoch, {self.epochs}")
+
+    @property
+    def name(self) -> str:
+        """Directory name: a readable stem and 8 hex digits of the sha256 of the fields that are not the default."""
+        changed = _changed(self)
+        if "root" in changed:  # the same images in another place are the same run
+            changed["root"] = PurePath(self.root).name
+        if "objective" in changed:
+            changed["objective"] = {"name": objective_name(self.objective), **_changed(self.objective)}
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.dataset}-{self.model}-{objective_name(self.objective)}-{digest}"
+
+    def to_dict(self) -> dict:
+        """Plain JSON types; the objective carries its name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["objective"] = {"name": objective_name(self.objective), **dataclasses.asdict(self.objective)}
+        return values | {"keep_epochs": list(self.keep_epochs)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "RunConfig":
+        """The inverse of `to_dict`; a missing field takes its default, an unknown one raises ValueError."""
+        _known(values, cls, "RunConfig")
+        values = dict(values)
+        if isinstance(values.get("objective"), dict):
+            values["objective"] = _objective(values["objective"])
+        return cls(**values)
+
+    def differences(self, other: "RunConfig") -> list[str]:
+        """One line for each field in which two configs differ, objective fields included."""
+        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        names = [*mine, *(name for name in theirs if name not in mine)]
+        return [
+            f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        ]
+
+
+def _epochs(values: Any) -> tuple:
+    if not isinstance(values, (tuple, list)):
+        raise ValueError(f"RunConfig.keep_epochs = {values!r} is not a tuple of epochs; write it like (850,)")
+    return tuple(sorted({check("RunConfig.keep_epochs", value, int, {"low": 1}) for value in values}))
+
+
+def _objective(values: dict) -> Any:
+    name = values.get("name")
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective name = {name!r} is not one of {', '.join(map(repr, OBJECTIVES))}")
+    fields = {key: value for key, value in values.items() if key != "name"}
+    _known(fields, OBJECTIVES[name], f"objective {name!r}")
+    return OBJECTIVES[name](**fields)
+
+
+def _flat(values: dict) -> dict:
+    inner = {f"objective.{key}": value for key, value in values["objective"].items()}
+    return {key: value for key, value in values.items() if key != "objective"} | inner
+
+
+def _known(values: dict, kind: type, what: str) -> None:
+    for name in values:
+        if name not in (allowed := [f.name for f in dataclasses.fields(kind)]):
+            raise ValueError(f"{what} has no field {name!r}{_nearest(name, allowed)}; it has: {', '.join(allowed)}")
+
+
+def _nearest(name: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@dataclass(frozen=True)
+class NotebookOptions:
+    """Parameters that notebooks take beside the fields of `RunConfig` and of the objectives."""
+
+    output: str = _option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
+    device: str = "cpu"
+    n_generated: int = _option(10_000, low=100)
+
+
+def notebook_parameters(namespace: dict, *names: str) -> dict[str, Any]:
+    """Check a notebook's parameters strictly and return them by name.
+
+    `namespace` is the notebook's `globals()` in the cell after the parameters; `names` are the parameters it takes.
+    papermill only warns of an unknown `-p` and exits 0, so a name that it injected and that is not among `names` raises
+    ValueError with the nearest one, as does a value of the wrong type or out of range.
+    """
+    if unknown := [name for name in _injected(namespace.get("In", [])) if name not in names]:
+        value = namespace.get(unknown[0])
+        raise ValueError(
+            f"unknown parameter {unknown[0]} = {value!r}{_nearest(unknown[0], list(names))}; "
+            f"this notebook takes: {', '.join(names)}"
+        )
+    if missing := [name for name in names if name not in namespace]:
+        raise ValueError(f"the parameters cell does not set: {', '.join(missing)}")
+    rules = {f.name: f for kind in (RunConfig, *OBJECTIVES.values(), NotebookOptions) for f in dataclasses.fields(kind)}
+    return {name: check(name, namespace[name], rules[name].type, dict(rules[name].metadata)) for name in names}
+
+
+def _injected(history: list[str]) -> list[str]:
+    """Names set by papermill's injected cell, the latest in the kernel's history that opens with its comment.
+
+    The namespace itself cannot tell: once a notebook has run, it is full of names that are no parameters.
+    """
+    source = next((cell for cell in reversed(history) if cell.startswith("# Parameters\n")), "")
+    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]

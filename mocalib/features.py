@@ -1,0 +1,246 @@
+"""Feature extractors for torch-fidelity: Inception, and a small classifier trained on a dataset's own labels.
+
+Only Inception's distance may be called FID. N images, C H W image, D features.
+"""
+
+import json
+import urllib.error
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torch_fidelity
+from torch import Tensor, nn
+from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
+
+from mocalib import files, paths
+from mocalib.data import Dataset
+from mocalib.progress import bar
+
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits
+INCEPTION_SHA256 = "6726825d"
+BATCH = 250
+WIDTHS = (24, 40, 56, 64)  # of the classifier: 61,000 weights, 245 kB
+TRAINING = {"steps": 3_000, "batch_size": 128, "learning_rate": 3.0e-3, "seed": 0}
+
+
+class Extractor(NamedTuple):
+    """A torch-fidelity extractor with the layer it is read at and the sha256 of its weights file."""
+
+    name: str  # "inception" or "classifier"
+    digest: str
+    layer: str
+    module: nn.Module
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features N D (float32, CPU) of images N C H W (uint8; one channel is shown as three equal ones)."""
+        if images.dtype != torch.uint8:
+            raise ValueError(f"features are taken of uint8 images, as files hold them, not of {images.dtype}")
+        cuda = next(self.module.parameters()).is_cuda
+        found = get_featuresdict_from_dataset(_RGB(images), self.module, BATCH, cuda, save_cpu_ram=True, verbose=False)
+        return found[self.layer]
+
+
+class _RGB(torch.utils.data.Dataset):
+    """Bare uint8 C H W tensors of three channels, the only input that every extractor takes."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i].expand(3, -1, -1)
+
+
+def build(
+    name: str, dataset: Dataset, dataset_name: str, weights: Path | None = None, device: torch.device | str = "cpu"
+) -> Extractor:
+    """Return the extractor "inception" or "classifier" on a device.
+
+    `weights` is a file of Inception's weights (default: the one in torch's hub folder, else torch-fidelity's download). The
+    classifier's are committed for digits, else trained once on the training labels. Raises FileNotFoundError where
+    Inception's weights are not to be had and ValueError for a wrong file, an unknown name or a dataset without labels.
+    """
+    cuda = torch.device(device).type == "cuda"
+    if name == "inception":
+        path = inception_weights(weights)
+        layer, options = "2048", {"feature_extractor_weights_path": str(path)}
+        module = create_feature_extractor("inception-v3-compat", [layer], cuda=cuda, verbose=False, **options)
+    elif name == "classifier":
+        path = classifier_weights(dataset, dataset_name)
+        layer = "features"
+        registered = f"mocalib-classifier-{files.sha256(path)[:16]}"  # a name for each file: the registry keeps names
+        if registered not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
+            torch_fidelity.register_feature_extractor(registered, ClassifierFeatures)
+        options = {"feature_extractor_weights_path": str(path)}
+        module = create_feature_extractor(registered, [layer], cuda=cuda, verbose=False, **options)
+    else:
+        raise ValueError(f"features = {name!r} is not one of 'inception', 'classifier'")
+    return Extractor(name, files.sha256(path), layer, module)
+
+
+def inception_weights(given: Path | None = None) -> Path:
+    """The checked file of Inception's weights: the given one, the pre-placed one, or torch-fidelity's download."""
+    placed = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+    path = Path(given) if given else placed
+    if not path.exists() and given is None:
+        _download(placed)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist. {_inception_help(placed)}")
+    if not (digest := files.sha256(path)).startswith(INCEPTION_SHA256):
+        raise ValueError(
+            f"{path} is not Inception's weights: its sha256 is {digest[:8]}..., not {INCEPTION_SHA256}.... "
+            f"{_inception_help(placed)}"
+        )
+    return path
+
+
+def _download(placed: Path) -> None:
+    url = torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
+    placed.parent.mkdir(parents=True, exist_ok=True)
+    try:  # torch renames the file only when it is whole and its digest is right
+        torch.hub.download_url_to_file(url, str(placed), hash_prefix=INCEPTION_SHA256, progress=False)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise FileNotFoundError(f"Inception's weights: {url}: {error}. {_inception_help(placed)}") from None
+
+
+def _inception_help(placed: Path) -> str:
+    return (
+        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases on GitHub) at {placed}, or pass its path as weights; "
+        f"features 'classifier' needs no download"
+    )
+
+
+class Classifier(nn.Module):
+    """A small CNN: four 3x3 convolutions with BatchNorm, mean of 64 ReLU maps, one linear layer to the classes."""
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        self.channels, self.size = channels, size
+        layers, before = [], channels
+        for width, stride in zip(WIDTHS, (max(1, size // 16), 2, 2, 1)):
+            layers += [nn.Conv2d(before, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            before = width
+        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(before, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """N 64 from N C H W in [0, 1], resized to the classifier's own size as Inception resizes to 299."""
+        if x.shape[1] > self.channels:
+            x = x[:, : self.channels]  # grey shown as RGB: three equal channels
+        if x.shape[-1] != self.size:
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.trunk(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class ClassifierFeatures(torch_fidelity.FeatureExtractorBase):
+    """The classifier as torch-fidelity wants it: uint8 N 3 H W in, a tuple of features out."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs) -> None:
+        super().__init__(name, features_list)
+        saved = files.read_tensors(Path(feature_extractor_weights_path))
+        self.net = Classifier(saved["channels"], saved["size"], saved["classes"])
+        self.net.load_state_dict(saved["weights"])
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.net.features(images.float() / 255),)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str]:
+        return ("features",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        return torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+
+
+def classifier_weights(dataset: Dataset, dataset_name: str) -> Path:
+    """The classifier's weights: committed ones, checked against their digest, or ones trained now and kept."""
+    committed = paths.FEATURES / f"{dataset_name}.pt"
+    if committed.exists():
+        expected = json.loads(committed.with_suffix(".json").read_text())["sha256"]
+        if (found := files.sha256(committed)) != expected:
+            raise ValueError(f"{committed} is damaged: its sha256 is {found}, not {expected}; restore it with git")
+        return committed
+    path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
+    if not path.exists():
+        train_classifier(dataset, path)
+    return path
+
+
+def train_classifier(dataset: Dataset, path: Path) -> dict:
+    """Train the classifier on the training labels and write it to `path`; return its record, test accuracy included.
+
+    Adam with a one-cycle rate, random shifts by up to an eighth of the side. Raises ValueError if there are no labels.
+    """
+    if dataset.train.labels is None:
+        raise ValueError(
+            "features 'classifier' need class labels, and this dataset has none; use features 'inception', or none"
+        )
+    channels, size, _ = dataset.image_shape
+    size, classes = min(size, 32), int(dataset.train.labels.max()) + 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(TRAINING["seed"])
+        net = Classifier(channels, size, classes)
+        _fit_classifier(net, dataset)
+    with torch.no_grad():
+        guesses = torch.cat([net(images.float() / 255).argmax(1) for images in dataset.test.images.split(BATCH)])
+    record = {
+        "test_accuracy": (guesses == dataset.test.labels).double().mean().item(),
+        "n_train": len(dataset.train.images),
+        "n_test": len(dataset.test.images),
+        "fingerprint": dataset.fingerprint,
+        **TRAINING,
+    }
+    arrays = {name: value.contiguous() for name, value in net.state_dict().items()}
+    saved = {"channels": channels, "size": size, "classes": classes, "weights": arrays, "record": record}
+    files.write_tensors(path, saved)
+    return record | {"sha256": files.sha256(path)}
+
+
+def _fit_classifier(net: Classifier, dataset: Dataset) -> None:
+    steps, batch = TRAINING["steps"], min(TRAINING["batch_size"], len(dataset.train.images))
+    optimizer = torch.optim.Adam(net.parameters(), lr=TRAINING["learning_rate"], fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, TRAINING["learning_rate"], total_steps=steps)
+    shift = max(1, net.size // 8)
+    with bar("training the classifier for features", steps, unit="step") as shown:
+        for _ in range(steps):
+            index = torch.randint(len(dataset.train.images), (batch,))
+            x = dataset.train.images[index].float() / 255
+            if x.shape[-1] != net.size:
+                x = F.interpolate(x, (net.size, net.size), mode="bilinear", antialias=True)
+            top, left = torch.randint(2 * shift + 1, (2,)).tolist()
+            x = F.pad(x, [shift] * 4)[..., top : top + net.size, left : left + net.size]
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), dataset.train.labels[index]).backward()
+            optimizer.step()
+            schedule.step()
+            shown.update()
+    net.eval()
+
+
+def cached_features(extractor: Extractor, images: Tensor, fingerprint: str, split: str) -> Tensor:
+    """Features of the first n real images of a split, kept under fingerprint, split, n and the extractor's digest."""
+    name = f"{fingerprint[:16]}-{split}-{len(images)}-{extractor.name}-{extractor.digest[:16]}.pt"
+    path = paths.CACHE / "features" / name
+    if path.exists():
+        return files.read_tensors(path)
+    found = extractor(images)
+    files.write_tensors(path, found)
+    return found

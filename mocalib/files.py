@@ -1,0 +1,47 @@
+"""Files that are either whole or not there: written under a temporary name, flushed, then renamed."""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write atomically; readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN is refused, as no strict reader takes it."""
+    write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Write tensors and plain Python values so that `read_tensors` loads them."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write(path, buffer.getbuffer())
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Load without running any code from the file."""
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

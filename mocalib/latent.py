@@ -1,0 +1,62 @@
+"""The unit sphere in R^d: its uniform prior, paths on it, and how uniformly codes cover it.
+
+n codes, d latent. All codes are unit vectors, n d.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from scipy.special import gammaln, ive
+from torch import Tensor
+
+CHUNK = 2_000  # codes a block of pairwise products
+
+
+def sphere_prior(n: int, d: int, generator: torch.Generator | None = None) -> Tensor:
+    """n uniform points of the unit sphere in R^d (section 3, inference): normalised Gaussians, n d float32."""
+    return F.normalize(torch.randn(n, d, generator=generator), dim=1)
+
+
+def interpolate(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
+    """Points on the sphere between codes (section 4): the chord `(1 - a) z0 + a z1`, projected.
+
+    z0, z1: ... d. Returns ... steps d, from z0 to z1 with a equally spaced; the path is the great circle's. Raises
+    ValueError where the chord passes through the centre, as it does for antipodes.
+    """
+    a = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device).unsqueeze(1)  # steps 1
+    chord = (1 - a) * z0.unsqueeze(-2) + a * z1.unsqueeze(-2)  # ... steps d
+    length = chord.norm(dim=-1, keepdim=True)
+    if (length < 1e-8).any():
+        raise ValueError("interpolate: the chord between opposite codes passes through the centre; move one of them")
+    return chord / length
+
+
+def singular_values(z: Tensor) -> Tensor:
+    """Singular values of the n d matrix of codes, uncentred, descending (section 5.6); about sqrt(n/d) if uniform."""
+    return torch.linalg.svdvals(z.double())
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> float:
+    """Wang & Isola's uniformity: `log mean_{i != j} exp(-t |z_i - z_j|^2)`; lower is more uniform.
+
+    z: n d. Its value for the uniform sphere, the least possible, is `uniform_uniformity(d, t)`.
+    """
+    n, total = len(z), 0.0
+    for block in z.split(CHUNK):
+        total += torch.exp(2 * t * (block @ z.T - 1)).double().sum().item()
+    return math.log((total - n) / (n * (n - 1)))  # each code's product with itself counts exp(0)
+
+
+def uniform_negative(d: int, tau: float) -> float:
+    """Exact value of Eq. 3 for the uniform sphere in R^d: `log E exp(x . y / tau)`.
+
+    With v = d/2 - 1: `lgamma(d/2) + v log(2 tau) + log I_v(1/tau)`; the scaled Bessel function keeps it finite.
+    """
+    v = d / 2 - 1
+    return float(gammaln(d / 2) + v * math.log(2 * tau) + math.log(ive(v, 1 / tau)) + 1 / tau)
+
+
+def uniform_uniformity(d: int, t: float = 2.0) -> float:
+    """Exact value of `uniformity` for the uniform sphere: `|x - y|^2 = 2 - 2 x . y`, so Eq. 3 at tau = 1/(2t), less 2t."""
+    return uniform_negative(d, 1 / (2 * t)) - 2 * t

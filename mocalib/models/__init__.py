@@ -1,0 +1,24 @@
+"""The nets: pairs of an encoder onto the unit sphere and a decoder to images in [0, 1]."""
+
+from torch import nn
+
+from mocalib.models import a2
+
+NETS = {"a2": a2.build}
+
+
+def build(
+    name: str, image_shape: tuple[int, int, int], latent_dim: int, width: int = 64, blocks: int = 2
+) -> tuple[nn.Module, nn.Module]:
+    """Return (encoder, decoder) of the net `name`.
+
+    The encoder maps B C H W in [0, 1] to unit vectors B d, the decoder B d to B C H W in [0, 1]. `image_shape` is
+    (C, H, W); `width` and `blocks` scale the net, 64 and 2 are the paper's. Raises ValueError for an unknown name or a
+    shape that the net does not take.
+    """
+    if name not in NETS:
+        raise ValueError(f"model = {name!r} is not one of {', '.join(map(repr, NETS))}")
+    channels, height, width_pixels = image_shape
+    if height != width_pixels or channels not in (1, 3):
+        raise ValueError(f"image shape {image_shape}: nets take square images of 1 or 3 channels; pass a size")
+    return NETS[name](channels, height, latent_dim, width, blocks)

@@ -1,0 +1,91 @@
+"""A2, the ResNet-18 autoencoder of the paper (about 24 M parameters at width 64, two blocks a stage, d 128).
+
+Encoder: ResNet-18 with a 3x3 stride-2 stem and no max-pool. Decoder: its mirror with nearest-neighbour upsampling, after
+VAE-ResNet18-PyTorch (julianstastny, commit 3e758ab7), the only public net that fits the paper's words on it: "the final
+convolutional layer uses an upscaling factor of 1 for CIFAR-10 and 2 for CelebA". Default PyTorch initialisation.
+"""
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
+
+from mocalib.models.layers import Pixels, UnitNorm
+
+SIZES = (16, 32, 64)
+
+
+def build(channels: int, size: int, latent_dim: int, width: int, blocks: int) -> tuple[nn.Module, nn.Module]:
+    """Return A2's (encoder, decoder) for square images of 16, 32 or 64 pixels."""
+    if size not in SIZES:
+        raise ValueError(f"image size {size}: a2 takes {', '.join(map(str, SIZES))} pixels")
+    return encoder(channels, latent_dim, width, blocks), decoder(channels, size, latent_dim, width, blocks)
+
+
+def encoder(channels: int, latent_dim: int, width: int, blocks: int) -> nn.Sequential:
+    """B C H W -> B d on the unit sphere."""
+    widths = [width, 2 * width, 4 * width, 8 * width]
+    stages = []
+    for before, after in zip([width, *widths], widths):
+        stages.append(_down(before, after, stride=1 if before == after else 2))
+        stages.extend(BasicBlock(after, after) for _ in range(blocks - 1))
+    return nn.Sequential(
+        conv3x3(channels, width, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        *stages,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(widths[-1], latent_dim),
+        UnitNorm(),
+    )
+
+
+def _down(before: int, after: int, stride: int) -> BasicBlock:
+    if stride == 1:
+        return BasicBlock(before, after)
+    shortcut = nn.Sequential(conv1x1(before, after, stride), nn.BatchNorm2d(after))
+    return BasicBlock(before, after, stride, shortcut)
+
+
+def decoder(channels: int, size: int, latent_dim: int, width: int, blocks: int) -> nn.Sequential:
+    """B d -> B C H W in [0, 1]."""
+    widths = [8 * width, 4 * width, 2 * width, width, width]
+    stages = []
+    for before, after in zip(widths, widths[1:]):
+        stages.extend(UpBlock(before, before, scale=1) for _ in range(blocks - 1))
+        stages.append(UpBlock(before, after, scale=1 if before == after else 2))
+    first = min(4, size // 8)  # 4x4 at 32 and 64 pixels, 2x2 at 16
+    return nn.Sequential(
+        nn.Linear(latent_dim, widths[0]),
+        nn.Unflatten(1, (widths[0], 1, 1)),
+        nn.Upsample(scale_factor=first),
+        *stages,
+        ResizeConv2d(width, channels, scale=max(1, size // 32)),
+        Pixels(),
+    )
+
+
+class ResizeConv2d(nn.Sequential):
+    """Nearest-neighbour upsampling, then a 3x3 convolution with bias."""
+
+    def __init__(self, before: int, after: int, scale: int) -> None:
+        layers = [nn.Upsample(scale_factor=scale)] if scale > 1 else []
+        super().__init__(*layers, nn.Conv2d(before, after, 3, padding=1))
+
+
+class UpBlock(nn.Module):
+    """Residual block of the decoder: 3x3 at the old width, then 3x3 to the new one, upsampled by `scale`."""
+
+    def __init__(self, before: int, after: int, scale: int) -> None:
+        super().__init__()
+        resize = scale > 1
+        self.conv1, self.bn1 = conv3x3(before, before), nn.BatchNorm2d(before)
+        self.conv2 = ResizeConv2d(before, after, scale) if resize else conv3x3(before, after)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = (
+            nn.Sequential(ResizeConv2d(before, after, scale), nn.BatchNorm2d(after)) if resize else nn.Identity()
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(h)) + self.shortcut(x))

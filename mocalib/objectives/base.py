@@ -1,0 +1,75 @@
+"""What the training loop knows of a method: which losses it has, which parameters they step, and what follows a step.
+
+B batch, C H W image, d latent.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Group(NamedTuple):
+    """Parameters that one Adam steps; `rate` times the config's learning rate."""
+
+    parameters: list[nn.Parameter]
+    rate: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Turn(NamedTuple):
+    """One loss and the groups it updates, every so many steps, between two parts of training in [0, 1]."""
+
+    name: str
+    updates: tuple[str, ...]
+    every: int = 1
+    start: float = 0.0
+    stop: float = 1.0
+
+
+class StepLoss(NamedTuple):
+    """The loss to minimise, the terms to log (0-dim tensors), and keys that `after` may need (B d)."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    keys: Tensor | None = None
+
+
+class Objective(nn.Module):
+    """An autoencoder and its losses; a method overrides `loss`, and what it does differently."""
+
+    turns: tuple[Turn, ...] = (Turn("autoencoder", ("autoencoder",)),)
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.latent_dim, self.bfloat16 = latent_dim, bfloat16
+
+    def groups(self) -> dict[str, Group]:
+        """A partition of the trainable parameters."""
+        return {"autoencoder": Group([*self.encoder.parameters(), *self.decoder.parameters()])}
+
+    def loss(self, turn: str, x: Tensor) -> StepLoss:
+        """Loss of a turn on images B C H W; changes nothing but BatchNorm statistics."""
+        raise NotImplementedError
+
+    def after(self, turn: str, out: StepLoss, progress: Tensor) -> None:
+        """What follows the optimizer's step (averages, queues); progress = step / steps, 0-dim."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """B C H W -> B d."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """B d -> B C H W in [0, 1]."""
+        return self.decoder(z)
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        """n latents to generate from, n d, drawn on the CPU so that they are the same on every device."""
+        raise NotImplementedError
+
+    def nets(self) -> contextlib.AbstractContextManager:
+        """Run nets in the config's precision; everything outside this context stays in float32 or better."""
+        device = next(self.parameters()).device.type
+        return torch.autocast(device, torch.bfloat16) if self.bfloat16 else contextlib.nullcontext()

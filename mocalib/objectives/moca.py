@@ -1,0 +1,59 @@
+"""MoCA: a plain autoencoder on the sphere whose codes repel a queue of past codes (Algorithm 1)."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from mocalib import config, latent, losses
+from mocalib.momentum import KeyQueue, ema_update_, momentum_schedule
+from mocalib.objectives.base import Objective, StepLoss
+
+
+class MoCA(Objective):
+    """Eq. 5 with the contrastive term in one of three forms; at weight 0 the term is only logged.
+
+    The key encoder starts as a copy, follows by averaging its parameters, and keeps BatchNorm statistics of its own, as in
+    MoCo. The queue travels in `state_dict`.
+    """
+
+    def __init__(
+        self, config: config.MoCA, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
+    ) -> None:
+        super().__init__(encoder, decoder, latent_dim, bfloat16)
+        self.config = config
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.queue = KeyQueue(config.queue_size, latent_dim)
+
+    def loss(self, turn: str, x: Tensor) -> StepLoss:
+        with self.nets():
+            q = self.encoder(x)  # B d
+            x_hat = self.decoder(q)  # B C H W
+            with torch.no_grad():
+                k = self.key_encoder(x)  # B d
+        reconstruction = losses.reconstruction(x_hat, x)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.weight > 0):
+            parts = losses.contrast(q, k, self.queue.keys, self.config.temperature)
+            info_nce, eq6 = losses.info_nce_of(parts), losses.eq6_of(parts).mean()
+            forms = {"info_nce": info_nce.mean(), "eq6": eq6, "negative": parts.negative.mean()}
+        contrastive = forms[self.config.form]
+        total = reconstruction + self.config.weight * contrastive
+        terms = {
+            "loss": total,
+            "reconstruction": reconstruction,
+            "contrastive": contrastive,
+            "negative": forms["negative"],
+            "eq6": eq6,
+            "positive_probability": torch.exp(-info_nce).mean(),  # softmax probability of the positive
+            "alignment": (parts.positive * self.config.temperature).mean(),  # q . k
+        }
+        return StepLoss(total, {name: value.detach() for name, value in terms.items()}, keys=k)
+
+    def after(self, turn: str, out: StepLoss, progress: Tensor) -> None:
+        m = momentum_schedule(self.config.momentum, progress, 1.0)
+        ema_update_(self.key_encoder, self.encoder, m)
+        self.queue.push(out.keys)
+        out.terms["momentum"] = m
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        return latent.sphere_prior(n, self.latent_dim, generator)

@@ -1,0 +1,25 @@
+"""A progress bar that is kind to stored notebooks and log files."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqdm:
+    """A tqdm bar: smooth in a terminal, one plain line every 30 s elsewhere.
+
+    Every refresh of a bar is stored in an executed notebook as an output of its own, so away from a terminal
+    refreshes are rare; what lasts less than 30 s prints its first and last state only.
+    """
+    terminal = sys.stdout.isatty()
+    return tqdm(
+        desc=description,
+        total=total,
+        initial=initial,
+        unit=unit,
+        file=sys.stdout,
+        mininterval=0.2 if terminal else 30.0,
+        ascii=not terminal,
+        dynamic_ncols=terminal,
+        miniters=1,
+    )

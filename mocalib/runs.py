@@ -1,0 +1,281 @@
+"""One run's directory: its config, environment, metric lines, checkpoints, scores and manifest; and the trained nets in it.
+
+B batch, C H W image, d latent.
+"""
+
+import contextlib
+import json
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from torch import Tensor
+
+from mocalib import files, latent, objectives, paths
+from mocalib.config import RunConfig
+
+PACKAGES = ("mocalib", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pillow", "mlxtend")
+RECORDS = ("config.json", "environment.json", "metrics.jsonl", "scores.json", "*.png", "*.npz")  # what a manifest seals
+BATCH = 250  # images a forward pass outside of training
+
+
+class RunMismatch(ValueError):
+    """The directory was made by another config, other data or another machine state than asked for."""
+
+
+class Run:
+    """A run's directory. Raises RunMismatch, with the differing fields, if another config made it."""
+
+    def __init__(self, directory: Path | str, config: RunConfig) -> None:
+        self.directory, self.config = Path(directory), config
+        if (self.directory / "config.json").exists():
+            made_by = read_config(self.directory)
+            if differences := made_by.differences(config):
+                raise RunMismatch(
+                    f"{self.directory} was made by another config (there | asked): {'; '.join(differences)}. "
+                    f"Use another directory, or remove this one"
+                )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory)!r})"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended: the manifest is written last."""
+        return (self.directory / "manifest.json").exists()
+
+    @property
+    def environment(self) -> dict:
+        """Versions, commit, device, threads and data of the first start; {} before it."""
+        return _read_json(self.directory / "environment.json", {})
+
+    @property
+    def manifest(self) -> dict:
+        """Steps, epoch and sha256 of every record; {} while unfinished."""
+        return _read_json(self.directory / "manifest.json", {})
+
+    @property
+    def metrics(self) -> list[dict]:
+        """Logged lines, oldest first."""
+        return _read_lines(self.directory / "metrics.jsonl")
+
+    @property
+    def timing(self) -> list[dict]:
+        """Seconds and images/s at each logged line."""
+        return _read_lines(self.directory / "timing.jsonl")
+
+    @property
+    def scores(self) -> list[dict]:
+        """Score rows; [] before the first evaluation."""
+        return _read_json(self.directory / "scores.json", [])
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; a second one waits here, and then finds what the first has left."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.directory / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"{self.directory} is in use by another process; waiting for it to end", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def start(self, device: torch.device, threads: int, data: dict) -> None:
+        """Write config and environment before step 0; on resume, refuse other data and keep what was recorded."""
+        if recorded := self.environment:
+            if recorded["data"] != data:
+                raise RunMismatch(f"{self.directory} was trained on other data: {recorded['data']}, now {data}")
+            return
+        files.write_json(self.directory / "config.json", self.config.to_dict())
+        files.write_json(self.directory / "environment.json", describe(device, threads) | {"data": data})
+
+    def append(self, name: str, line: dict) -> None:
+        """Add one JSON line to a log."""
+        with (self.directory / name).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save_checkpoint(self, state: dict) -> None:
+        """Keep two: the one before stays as previous.pt."""
+        current = self.directory / "checkpoint.pt"
+        if current.exists():
+            current.replace(self.directory / "previous.pt")
+        files.write_tensors(current, state)
+
+    def restore(self, device: torch.device) -> dict | None:
+        """The latest checkpoint that loads, with the logs cut back to its step; None if there is none yet.
+
+        Raises RunMismatch if there are checkpoints and none of them loads.
+        """
+        found = [path for name in ("checkpoint.pt", "previous.pt") if (path := self.directory / name).exists()]
+        state = None
+        for path in found:
+            try:
+                state = files.read_tensors(path, device)
+                break
+            except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError and more
+                warnings.warn(f"{path} does not load ({str(error)[:200]}); trying the one before", stacklevel=2)
+        if found and state is None:
+            names = " and ".join(path.name for path in found)
+            raise RunMismatch(f"{self.directory}: {names} do not load; remove them to train from the start")
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            lines = [line for line in _read_lines(self.directory / name) if state and line["step"] <= state["step"]]
+            files.write(self.directory / name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return state
+
+    def save_weights(self, name: str, objective: objectives.Objective, step: int, epoch: int) -> None:
+        """Write the method's whole state (nets, key encoder, queue) with its image shape."""
+        shape = list(self.environment["data"]["image_shape"])
+        state = {"objective": objective.state_dict(), "step": step, "epoch": epoch, "image_shape": shape}
+        files.write_tensors(self.directory / name, state)
+
+    def finish(self, objective: objectives.Objective, step: int, epoch: int) -> None:
+        """Write the final weights, then the manifest; only then drop the checkpoints."""
+        self.save_weights("weights.pt", objective, step, epoch)
+        self.seal({"step": step, "epoch": epoch})
+        for name in ("checkpoint.pt", "previous.pt"):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def add_scores(self, rows: list[dict], records: dict[str, bytes]) -> None:
+        """Add score rows and record files, then renew the manifest."""
+        for name, content in records.items():
+            files.write(self.directory / name, content)
+        files.write_json(self.directory / "scores.json", [*self.scores, *rows])
+        self.seal({name: self.manifest[name] for name in ("step", "epoch")})
+
+    def seal(self, ended: dict) -> None:
+        """Write the manifest: where training ended and the sha256 of every record but timings."""
+        found = sorted(path for pattern in RECORDS for path in self.directory.glob(pattern))
+        files.write_json(
+            self.directory / "manifest.json", ended | {"files": {path.name: files.sha256(path) for path in found}}
+        )
+
+    def verify(self) -> None:
+        """Raise ValueError naming every record that is missing or is not what the manifest sealed."""
+        sealed = self.manifest.get("files", {})
+        if not sealed:
+            raise ValueError(f"{self.directory} has no manifest: the run is not finished")
+        wrong = [
+            name
+            for name, digest in sealed.items()
+            if not (self.directory / name).exists() or files.sha256(self.directory / name) != digest
+        ]
+        if wrong:
+            raise ValueError(f"{self.directory}: not as its manifest says: {', '.join(wrong)}")
+
+
+def read_config(directory: Path | str) -> RunConfig:
+    """The config that lies in a directory; FileNotFoundError if none does."""
+    path = Path(directory) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: a run directory holds the config.json of its run")
+    return RunConfig.from_dict(json.loads(path.read_text()))
+
+
+def open_run(directory: Path | str) -> Run:
+    """The run of a directory that holds a config.json."""
+    return Run(directory, read_config(directory))
+
+
+def describe(device: torch.device, threads: int) -> dict:
+    """How a run is computed: versions, commit, device and threads; no host or user name."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    return {
+        "versions": {"python": platform.python_version()} | versions,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "mocalib")),
+        "device": name,
+        "threads": threads,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        command = ["git", "-C", str(paths.ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # not a checkout, or no git
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text()) if path.exists() else default
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """JSON lines up to the first that a kill cut short."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Autoencoder:
+    """A trained run's nets in evaluation mode and float32: images in, unit vectors out, and back."""
+
+    def __init__(self, objective: objectives.Objective, epoch: int, step: int, device: torch.device) -> None:
+        self.objective = objective.to(device).eval().requires_grad_(False)
+        self.epoch, self.step, self.device = epoch, step, device
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Images B C H W, uint8 or in [0, 1], to codes B d on the CPU."""
+        return torch.cat([self.objective.encode(_unit(part.to(self.device))).cpu() for part in x.split(BATCH)])
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes B d to images B C H W in [0, 1] on the CPU."""
+        return torch.cat([self.objective.decode(part.to(self.device)).cpu() for part in z.split(BATCH)])
+
+    def prior(self, n: int, seed: int = 0) -> Tensor:
+        """n latents to generate from, n d; the same for a seed on every device."""
+        return self.objective.prior(n, torch.Generator().manual_seed(seed))
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """n new images, n C H W in [0, 1]: decoded uniform points of the sphere."""
+        return self.decode(self.prior(n, seed))
+
+    def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
+        """Decoded points between the codes of images x0 and x1 (B C H W each): B steps C H W."""
+        z = latent.interpolate(self.encode(x0), self.encode(x1), steps)  # B steps d
+        return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x.float().div(255) if x.dtype == torch.uint8 else x.float()
+
+
+def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
+    """The trained autoencoder of a finished run, or of a kept epoch.
+
+    Raises FileNotFoundError if its weights are not there, as in a fresh clone, with the command that retrains it elsewhere.
+    """
+    run = open_run(directory)
+    path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is not there: weights are not committed, and only epochs in keep_epochs {run.config.keep_epochs} "
+            f"are kept. Retrain the run elsewhere with: python -m mocalib {directory} --runs {paths.RUNS / 'custom'}"
+        )
+    state = files.read_tensors(path)
+    objective = objectives.build(run.config, tuple(state["image_shape"]))
+    objective.bfloat16 = False  # scores are float32's
+    objective.load_state_dict(state["objective"])
+    return Autoencoder(objective.float(), state["epoch"], state["step"], torch.device(device))
+
+
+def epoch_file(epoch: int) -> str:
+    """Name of the weights kept at an epoch."""
+    return f"epoch-{epoch:04d}.pt"

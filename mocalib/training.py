@@ -1,0 +1,231 @@
+"""The only training loop. It knows turns, groups and files, and no method by name."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mocalib import data, objectives, paths
+from mocalib.config import RunConfig
+from mocalib.meter import Meter, NotFinite
+from mocalib.progress import bar
+from mocalib.runs import Run, epoch_file
+
+LOG_LINES = 64  # at most so many lines a run, however long: records stay small
+
+
+def train(
+    config: RunConfig,
+    runs: Path | str = paths.RUNS / "custom",
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    directory: Path | str | None = None,
+) -> Run:
+    """Train a run to its end and return it: a finished run returns at once, a partial one resumes.
+
+    The run lives in `runs`/<config.name>, or in `directory` if given. `threads` (default: torch's) is recorded at the first
+    start and kept on resume, since results depend on it; on a CPU a resumed run then equals an uninterrupted one bit for
+    bit. Raises RunMismatch for a directory of another config or other data, NotFinite if a loss is not finite, ValueError
+    for a batch larger than the dataset.
+    """
+    run = Run(Path(directory) if directory else Path(runs) / config.name, config)
+    if run.finished:
+        return run
+    device = _device(device)
+    with run.locked():
+        if run.finished:  # another process did it while this one waited
+            return run
+        threads = run.environment.get("threads") or threads or torch.get_num_threads()
+        with use_threads(threads):
+            dataset = data.load(config)
+            images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, _dtype(config))
+            objective = objectives.build(config, dataset.image_shape)
+            run.start(device, threads, _describe(dataset))
+            objective.to(device, _dtype(config), memory_format=torch.channels_last)
+            _fit(run, objective, images, device, checkpoint_seconds)
+    return run
+
+
+def _fit(
+    run: Run,
+    objective: objectives.Objective,
+    images: data.ResidentImages,
+    device: torch.device,
+    checkpoint_seconds: float,
+) -> None:
+    config = run.config
+    steps = config.epochs * images.steps_per_epoch
+    log_every = -(-steps // LOG_LINES)
+    optimizers = _optimizers(objective, config)
+    meter, epoch_meter = Meter(), Meter()  # means between log lines; means of an epoch, for stop_at
+    progress = torch.zeros((), dtype=torch.float64, device=device)
+    start, seconds = _restore(run, objective, optimizers, meter, epoch_meter, device)
+    clock = _Clock(seconds, start)
+    step, epoch, rate = start - 1, (start - 1) // images.steps_per_epoch, 0.0
+    objective.train()
+
+    def state(step: int) -> dict:
+        return {
+            "step": step,
+            "objective": objective.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+            "meter": meter.state(),
+            "epoch_meter": epoch_meter.state(),
+            "seconds": clock.seconds,
+        }
+
+    with bar(run.config.name, steps, initial=start, unit="step") as shown:
+        for step in range(start, steps):
+            epoch, end = step // images.steps_per_epoch, (step + 1) % images.steps_per_epoch == 0
+            rate = learning_rate(config, epoch)
+            x = images.batch(step)
+            progress.fill_(step / steps)
+            for turn in objective.turns:
+                if not due(turn, step, steps):
+                    continue
+                out = objective.loss(turn.name, x)
+                objective.zero_grad(set_to_none=True)
+                out.total.backward()
+                for group in turn.updates:
+                    _step(optimizers[group], rate)
+                objective.after(turn.name, out, progress)
+                meter.add(turn.name, out.terms, step)
+                if config.stop_at:
+                    epoch_meter.add(turn.name, out.terms, step)
+            if (step + 1) % log_every == 0 or step + 1 == steps:
+                _check(meter, run)
+                _log(run, meter, clock, step + 1, epoch + 1, rate, config.batch_size)
+            if end and epoch + 1 in config.keep_epochs:
+                _check(meter, run)
+                run.save_weights(epoch_file(epoch + 1), objective, step + 1, epoch + 1)
+            shown.update()
+            if end and config.stop_at and epoch_meter.read()["reconstruction"] <= config.stop_at:
+                break
+            if clock.since_checkpoint >= checkpoint_seconds:
+                _check(meter, run)
+                run.save_checkpoint(state(step + 1))
+                clock.checkpointed()
+    if any(meter.counts.values()):  # stopped between log lines
+        _check(meter, run)
+        _log(run, meter, clock, step + 1, epoch + 1, rate, config.batch_size)
+    run.finish(objective, step + 1, epoch + 1)
+
+
+def due(turn: objectives.Turn, step: int, steps: int) -> bool:
+    """Whether a turn is taken at a step."""
+    return step % turn.every == 0 and turn.start <= step / steps < turn.stop
+
+
+def learning_rate(config: RunConfig, epoch: int) -> float:
+    """Halved every `decay_every` epochs, for the last time at epoch `decay_until`; epoch counts from 0."""
+    last = min(epoch, config.decay_until) if config.decay_until else epoch
+    return config.learning_rate * 0.5 ** (last // config.decay_every if config.decay_every else 0)
+
+
+@contextlib.contextmanager
+def use_threads(threads: int) -> Iterator[None]:
+    """Compute with so many threads, then give the process its own number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Clock:
+    """Seconds of training over all starts, and since the last log line and checkpoint."""
+
+    def __init__(self, seconds: float, step: int) -> None:
+        self._before, self._start = seconds, time.monotonic()
+        self._checkpoint = self._start
+        self.logged = (seconds, step)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    @property
+    def since_checkpoint(self) -> float:
+        return time.monotonic() - self._checkpoint
+
+    def checkpointed(self) -> None:
+        self._checkpoint = time.monotonic()
+
+
+def _log(run: Run, meter: Meter, clock: _Clock, step: int, epoch: int, rate: float, batch_size: int) -> None:
+    run.append("metrics.jsonl", {"step": step, "epoch": epoch, **meter.read(), "learning_rate": rate})
+    (seconds, before), now = clock.logged, clock.seconds
+    speed = (step - before) * batch_size / max(now - seconds, 1e-9)
+    run.append("timing.jsonl", {"step": step, "seconds": round(now, 3), "images_per_second": round(speed, 1)})
+    clock.logged = (now, step)
+
+
+def _check(meter: Meter, run: Run) -> None:
+    try:
+        meter.check()
+    except NotFinite as error:
+        kept = next((n for n in ("checkpoint.pt", "previous.pt") if (run.directory / n).exists()), None)
+        good = f"the last good checkpoint is {run.directory / kept}" if kept else "no checkpoint was written yet"
+        raise NotFinite(f"{error}; {good}. A lower learning_rate, or float32, may help") from None
+
+
+def _optimizers(objective: objectives.Objective, config: RunConfig) -> dict[str, torch.optim.Adam]:
+    """One Adam a group; every trainable parameter is in exactly one. Its learning rate carries the group's `rate`."""
+    groups = objective.groups()
+    listed = [id(p) for group in groups.values() for p in group.parameters]
+    trainable = {id(p) for p in objective.parameters() if p.requires_grad}
+    if len(listed) != len(set(listed)) or set(listed) != trainable:
+        raise ValueError(f"{type(objective).__name__}.groups is no partition of its trainable parameters")
+    optimizers = {}
+    for name, group in groups.items():
+        setting = {"params": group.parameters, "lr": config.learning_rate * group.rate, "rate": group.rate}
+        optimizers[name] = torch.optim.Adam([setting], betas=group.betas, fused=True)
+    return optimizers
+
+
+def _step(optimizer: torch.optim.Adam, rate: float) -> None:
+    for setting in optimizer.param_groups:
+        setting["lr"] = rate * setting["rate"]
+    optimizer.step()
+
+
+def _restore(
+    run: Run,
+    objective: objectives.Objective,
+    optimizers: dict[str, torch.optim.Adam],
+    meter: Meter,
+    epoch_meter: Meter,
+    device: torch.device,
+) -> tuple[int, float]:
+    """Load the latest checkpoint, if any; return its step and seconds."""
+    state = run.restore(device)
+    if state is None:
+        return 0, 0.0
+    objective.load_state_dict(state["objective"])
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][name])
+    meter.load(state["meter"])
+    epoch_meter.load(state["epoch_meter"])
+    return state["step"], state["seconds"]
+
+
+def _describe(dataset: data.Dataset) -> dict:
+    counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
+    return {"fingerprint": dataset.fingerprint, "image_shape": list(dataset.image_shape)} | counts
+
+
+def _dtype(config: RunConfig) -> torch.dtype:
+    """Dtype of weights: bfloat16 is for the nets' arithmetic only."""
+    return torch.float64 if config.precision == "float64" else torch.float32
+
+
+def _device(name: torch.device | str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device = {str(name)!r}: this machine has no CUDA device that torch can use; use 'cpu'")
+    return device
