@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+
 MODELS = ("a2",)
 DATASETS = ("digits", "folder", "cifar10-jpeg", "faces10k")
 FOLDERS = ("folder", "cifar10-jpeg", "faces10k")  # datasets that are read from a folder of image files
@@ -28,9 +30,10 @@ def _option(default: Any, **rule: Any) -> Any:
 def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
     """Return `value` as a plain `kind` within `rule`, or raise a ValueError that shows the right spelling.
 
-    An int is accepted for a float; nothing else is converted: `"1e-3"`, `"false"`, 1.5 for an int and NaN are refused.
+    An int is accepted for a float, and NumPy's scalars for Python's; nothing else is converted: `"1e-3"`, `"false"`, 1.5 for an int and NaN are refused.
     """
     rule = rule or {}
+    value = value.item() if isinstance(value, np.generic) else value
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:

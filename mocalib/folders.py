@@ -112,11 +112,13 @@ def decode(listing: Listing, size: int, crop: int, folder: Path) -> None:
 
     Crops the centred square of `crop` pixels (0: the largest) and resizes it to `size` with Pillow's antialiased Lanczos
     filter; without either, images must share one square size. One channel where all files are grey, else RGB. Raises
-    ValueError naming every file that cannot be used, before anything is decoded.
+    ValueError naming every file that cannot be used; `folder` is then of no use.
     """
     names = [*listing.train, *listing.test]
     headers = dict(zip(names, _parallel("reading headers", lambda name: _header(listing.root / name), names)))
-    if broken := [f"{name} ({header})" for name, header in headers.items() if isinstance(header, str)]:
+    broken = [f"{name} ({header})" for name, header in headers.items() if isinstance(header, str)]
+    headers = {name: header for name, header in headers.items() if not isinstance(header, str)}
+    if not headers:
         raise ValueError(_broken(listing.root, broken))
     side = size or crop or _common_size(headers)
     if small := [name for name, (_, shape) in headers.items() if crop and min(shape) < crop]:
@@ -128,17 +130,18 @@ def decode(listing: Listing, size: int, crop: int, folder: Path) -> None:
 
         def write(place: int, array: np.ndarray = array, chosen: list[str] = chosen) -> str | None:
             try:
-                array[place] = _pixels(listing.root / chosen[place], side, crop, grey)
+                if chosen[place] in headers:
+                    array[place] = _pixels(listing.root / chosen[place], side, crop, grey)
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for a broken file
                 return f"{chosen[place]} ({error})"
 
-        results = _parallel(f"decoding {split}", write, range(len(chosen)))
-        if broken := [result for result in results if result]:
-            raise ValueError(_broken(listing.root, broken))
+        broken += filter(None, _parallel(f"decoding {split}", write, range(len(chosen))))
         array.flush()
         if listing.classes:
             labels = [listing.classes.index(name.split("/")[-2]) for name in chosen]
             np.save(folder / f"{split}-labels.npy", np.array(labels, dtype=np.int64))
+    if broken:
+        raise ValueError(_broken(listing.root, broken))
 
 
 def _parallel(description: str, work: Callable, items: Iterable) -> list[Any]:
@@ -198,5 +201,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _broken(root: Path, broken: list[str]) -> str:
+    broken = sorted(broken)
     shown = "\n  ".join(broken[:20]) + (f"\n  and {len(broken) - 20} more" if len(broken) > 20 else "")
     return f"{len(broken)} files in {root} cannot be read as images; remove or replace them:\n  {shown}"

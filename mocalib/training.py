@@ -14,7 +14,7 @@ from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
 from mocalib.runs import Run, epoch_file
 
-LOG_LINES = 64  # at most so many lines a run, however long: records stay small
+LOG_LINES = 40  # at most so many lines a run, however long: records stay small
 
 
 def train(
@@ -30,8 +30,11 @@ def train(
     The run lives in `runs`/<config.name>, or in `directory` if given. `threads` (default: torch's) is recorded at the first
     start and kept on resume, since results depend on it; on a CPU a resumed run then equals an uninterrupted one bit for
     bit. Raises RunMismatch for a directory of another config or other data, NotFinite if a loss is not finite, ValueError
-    for a batch larger than the dataset.
+    for a batch larger than the dataset, an unknown device or
+    no threads.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads = {threads}: at least 1")
     run = Run(Path(directory) if directory else Path(runs) / config.name, config)
     if run.finished:
         return run
@@ -216,7 +219,8 @@ def _restore(
 
 def _describe(dataset: data.Dataset) -> dict:
     counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
-    return {"fingerprint": dataset.fingerprint, "image_shape": list(dataset.image_shape)} | counts
+    known = {"labels": dataset.train.labels is not None, "image_shape": list(dataset.image_shape)}
+    return {"fingerprint": dataset.fingerprint} | known | counts
 
 
 def _dtype(config: RunConfig) -> torch.dtype:

@@ -1,0 +1,67 @@
+"""The package from the shell: train and score run directories, or all runs of an experiment."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mocalib import evaluation, experiments, runs, training
+from mocalib.config import RunConfig
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train and score what is asked for and print the scores; return the process's exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        for config, place in _asked(options):
+            _run(config, place, options)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:  # an answer to the user, not a defect
+        print(f"mocalib: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _asked(options: argparse.Namespace) -> list[tuple[RunConfig, dict]]:
+    """Configs to run, each with the keywords of `train` that say where."""
+    if options.what[0] in experiments.NAMES and len(options.what) == 1:
+        folder = options.runs or experiments.folder(options.scale)
+        return [(c, {"runs": folder}) for c in experiments.configs(options.what[0], options.scale, options.seeds)]
+    directories = [Path(name) for name in options.what]
+    return [(runs.read_config(d), {"runs": options.runs} if options.runs else {"directory": d}) for d in directories]
+
+
+def _run(config: RunConfig, place: dict, options: argparse.Namespace) -> None:
+    run = training.train(
+        config, device=options.device, threads=options.threads, checkpoint_seconds=options.checkpoint_seconds, **place
+    )
+    rows = evaluation.evaluate(
+        run, features=options.features, n=options.n, epoch=options.epoch, weights=options.weights, device=options.device
+    )
+    print(run.directory)
+    for row in rows:
+        against = f" | {row['n_generated']} against {row['n_reference']} {row['split']}" if row["n_reference"] else ""
+        print(f"  {row['metric']:<22} {row['sampler']:<15} {row['value']:>12.4f}{against}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mocalib",
+        description="Train and score the config.json that lies in each run directory, or every run of an experiment. "
+        "What is finished is not done again; what was interrupted resumes.",
+    )
+    names = ", ".join(experiments.NAMES)
+    parser.add_argument("what", nargs="+", metavar="run-directory", help=f"or the name of an experiment: {names}")
+    parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
+    parser.add_argument("--seeds", type=int, default=1, help="of an experiment: seeds 0 to N-1")
+    parser.add_argument("--runs", type=Path, help="train in this folder, under the runs' own names")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, help="CPU threads; recorded at the first start and kept (default: torch's)")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
+    parser.add_argument("--features", choices=("classifier", "inception", "none"), help="extractor of the distances")
+    parser.add_argument("--weights", type=Path, help="file of Inception's weights")
+    parser.add_argument("--n", type=int, default=10_000, help="samples to score (10000)")
+    parser.add_argument("--epoch", type=int, help="score the weights kept at this epoch (default: the last)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

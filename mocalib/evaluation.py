@@ -1,0 +1,242 @@
+"""Scores of a trained run: how close its samples are to test images, what is lost where, and how its codes cover the sphere.
+
+n images, B batch, C H W image, d latent, D features. Everything here runs in float32, on images rounded to uint8.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from mocalib import data, features, latent, losses
+from mocalib.features import Extractor
+from mocalib.runs import BATCH, Autoencoder, Run, RunMismatch, epoch_file, load
+from mocalib.training import use_threads
+
+CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
+SAMPLES, COLUMNS = 64, 8  # samples in a grid; images a row of it
+RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 8, 8  # shown pairs, rows, and decoded images between two originals
+SUBSETS = 100  # of KID, torch-fidelity's default
+
+
+def evaluate(
+    run: Run,
+    features: str | None = None,
+    n: int = 10_000,
+    epoch: int | None = None,
+    seed: int = 0,
+    weights: Path | str | None = None,
+    device: torch.device | str = "cpu",
+) -> list[dict]:
+    """Score a finished run, or its weights kept at `epoch`, and return the rows; rows that are there are not made again.
+
+    `features`: "classifier", "inception" (`weights`: its file, if not in torch's hub folder) or "none" for no distances;
+    by default "classifier" where the dataset has labels, else "none". `n` samples are drawn from the prior with `seed` and
+    compared with the whole test split. Rows join scores.json; grids and singular values join the directory; another
+    evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the extractor's weights are missing,
+    RunMismatch if the data changed.
+    """
+    if not run.finished:
+        raise ValueError(f"{run.directory} is not finished; train it before scoring it")
+    name = features or ("classifier" if run.environment["data"]["labels"] else "none")
+    at = epoch or run.manifest["epoch"]
+    if not _scored(run, name, n, at, seed):
+        with run.locked(), use_threads(run.environment["threads"]):
+            if not _scored(run, name, n, at, seed):  # else another process did it while this one waited
+                _score(run, name, n, at, seed, weights, device)
+    return [row for row in run.scores if row["epoch"] == at and row["features"] in ("", name)]
+
+
+def _scored(run: Run, name: str, n: int, epoch: int, seed: int) -> bool:
+    """Whether the rows asked for are there; answered without weights or data."""
+    rows = [row for row in run.scores if row["epoch"] == epoch]
+    if name == "none":
+        return bool(rows)
+    asked = {"features": name, "sampler": "prior", "n_generated": n, "seed": seed}
+    return any(asked.items() <= row.items() for row in rows)
+
+
+def _score(
+    run: Run, name: str, n: int, epoch: int, seed: int, weights: Path | str | None, device: torch.device | str
+) -> None:
+    dataset = data.load(run.config)
+    if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
+        raise RunMismatch(f"{run.directory} was trained on data {trained_on[:12]}, found are {dataset.fingerprint[:12]}")
+    final = epoch == run.manifest["epoch"]
+    autoencoder = load(run.directory, None if final else epoch, device)
+    codes = autoencoder.encode(dataset.train.images[: max(n, CODES)])  # n d
+    rows, latents = score_codes(autoencoder, dataset, codes[:CODES])
+    if name != "none":
+        extractor = _extractor(name, dataset, run, weights, device)
+        images = subjects(autoencoder, dataset, codes[:n], n, seed)
+        rows += score_images(extractor, images, dataset)
+    rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
+    known = [_identity(row) for row in run.scores]
+    records = {"latents.npz": latents} | grids(autoencoder, dataset, seed)
+    suffix = "" if final else f"-{epoch_file(epoch).removesuffix('.pt')}"
+    records = {name.replace(".", f"{suffix}."): content for name, content in records.items()}
+    run.add_scores([row for row in rows if _identity(row) not in known], records)
+
+
+def _extractor(
+    name: str, dataset: data.Dataset, run: Run, weights: Path | str | None, device: torch.device | str
+) -> Extractor:
+    return features.build(name, dataset, run.config.dataset, weights, device)
+
+
+def _identity(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key != "value"}
+
+
+def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, n_reference: int = 0) -> dict:
+    """A score without an extractor; `sampler` names what was scored."""
+    return {
+        "metric": metric,
+        "value": float(value),
+        "features": "",
+        "digest": "",
+        "sampler": sampler,
+        "split": split,
+        "n_generated": n_generated,
+        "n_reference": n_reference,
+    }
+
+
+def score_codes(autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor) -> tuple[list[dict], bytes]:
+    """Rows on training codes (n d) and reconstructions, and the singular values beside those of uniform codes as npz."""
+    values = latent.singular_values(codes)
+    uniform = latent.singular_values(autoencoder.prior(len(codes)))
+    rows = [
+        _row("singular_value_ratio", values[0] / values[-1], "train_codes", "train", len(codes)),
+        _row("uniformity", latent.uniformity(codes), "train_codes", "train", len(codes)),
+    ]
+    for split, images in (("train", dataset.train.images[: len(codes)]), ("test", dataset.test.images)):
+        error = reconstruction_error(autoencoder, images)
+        rows.append(_row("reconstruction", error, "reconstruction", split, len(images), len(images)))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, singular_values=values.numpy(), uniform=uniform.numpy())
+    return rows, buffer.getvalue()
+
+
+def reconstruction_error(autoencoder: Autoencoder, images: Tensor) -> float:
+    """Mean over images (uint8 n C H W) of the summed squared error on [0, 1]: the reconstruction term of Eq. 5."""
+    total = 0.0
+    for part in images.split(BATCH):
+        total += losses.reconstruction(autoencoder.decode(autoencoder.encode(part)), part / 255).item() * len(part)
+    return total / len(images)
+
+
+def subjects(
+    autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor, n: int, seed: int
+) -> dict[str, Tensor]:
+    """What is compared with the test split, each as uint8 images: it tells what is lost where.
+
+    New samples; reconstructed test images; decoded training codes; and training images themselves, the floor.
+    """
+    return {
+        "prior": _decoded(autoencoder, autoencoder.prior(n, seed)),
+        "reconstruction": _decoded(autoencoder, autoencoder.encode(dataset.test.images)),
+        "train_codes": _decoded(autoencoder, codes),
+        "real": dataset.train.images[: len(codes)],
+    }
+
+
+def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.Dataset) -> list[dict]:
+    """Fréchet distance of every subject to the test split, and KID, precision and recall of samples and of the floor.
+
+    One pass of the extractor an image; those of real images are kept between evaluations.
+    """
+    reference = features.cached_features(extractor, dataset.test.images, dataset.fingerprint, "test")
+    rows = []
+    for sampler, subject in images.items():
+        if sampler == "real":
+            found = features.cached_features(extractor, subject, dataset.fingerprint, "train")
+        else:
+            found = extractor(subject)
+        scores = {distance_name("fd", extractor.name): frechet_distance(found, reference)}
+        if sampler in ("prior", "real"):
+            scores[distance_name("kid", extractor.name)] = kernel_distance(found, reference)
+            prc = prc_features_to_metric(found, reference, save_cpu_ram=True, verbose=False)
+            scores |= {"precision": prc["precision"], "recall": prc["recall"]}
+        for metric, value in scores.items():
+            row = _row(metric, value, sampler, "test", len(found), len(reference))
+            rows.append(row | {"features": extractor.name, "digest": extractor.digest})
+    return rows
+
+
+def distance_name(kind: str, extractor: str) -> str:
+    """Only Inception's distances bear the names fid and kid."""
+    if extractor == "inception":
+        return {"fd": "fid", "kid": "kid"}[kind]
+    return f"{kind}_{extractor}"
+
+
+def frechet_distance(found: Tensor, reference: Tensor) -> float:
+    """Fréchet distance of Gaussians fitted to two sets of features (n D, m D), by torch-fidelity in float64.
+
+    Raises ValueError for fewer than two rows.
+    """
+    if min(len(found), len(reference)) < 2:
+        raise ValueError(f"a covariance needs two images or more: {len(found)} against {len(reference)} given")
+    statistics = [fid_features_to_statistics(x.double()) for x in (found, reference)]
+    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+
+
+def kernel_distance(found: Tensor, reference: Tensor) -> float:
+    """KID, the unbiased cubic-kernel MMD of two sets of features, by torch-fidelity; subsets shrink for small sets."""
+    size = min(1_000, len(found), len(reference))
+    settings = {"kid_subsets": SUBSETS, "kid_subset_size": size, "rng_seed": 0, "verbose": False}
+    return kid_features_to_metric(found.double(), reference.double(), **settings)[KEY_METRIC_KID_MEAN]
+
+
+def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[str, bytes]:
+    """PNG grids without padding, for figures to cut up: each a row of images a row.
+
+    samples (8x8), the nearest training image of each, reconstructions (original, reconstruction, original, ...), and
+    interpolations (original, decoded points between the two codes, original) of test images.
+    """
+    shown = dataset.test.images[: max(RECONSTRUCTIONS, 2 * INTERPOLATIONS)]
+    samples = _decoded(autoencoder, autoencoder.prior(SAMPLES, seed))
+    originals = shown[:RECONSTRUCTIONS]
+    pairs = torch.stack([originals, _decoded(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
+    x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
+    between = to_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
+    rows = torch.cat([x0.unsqueeze(1), between, x1.unsqueeze(1)], dim=1)
+    neighbours = dataset.train.images[nearest(samples, dataset.train.images)]
+    return {
+        "samples.png": _png(samples, COLUMNS),
+        "neighbours.png": _png(neighbours, COLUMNS),
+        "reconstructions.png": _png(pairs, COLUMNS),
+        "interpolations.png": _png(rows.flatten(0, 1), STEPS + 2),
+    }
+
+
+def nearest(images: Tensor, training: Tensor) -> Tensor:
+    """Index of the training image with the least Euclidean pixel distance to each image; both uint8 n C H W."""
+    x = images.flatten(1).float()
+    distances = [torch.cdist(x, part.flatten(1).float()) for part in training.split(10 * BATCH)]
+    return torch.cat(distances, dim=1).argmin(dim=1)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[0, 1] to 0..255 by rounding, as a file would hold it: truncation would shift every score."""
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _decoded(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+    """Codes n d to uint8 images, in parts: 10,000 float images of 256 pixels would take 8 GB."""
+    return torch.cat([to_uint8(autoencoder.decode(part)) for part in z.split(BATCH)])
+
+
+def _png(images: Tensor, columns: int) -> bytes:
+    rows = images.unflatten(0, (-1, columns))  # R columns C H W
+    pixels = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()  # R H, columns W, C
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,160 @@
+"""Figures, drawn from records alone: no model, no dataset, no device. One pure function a figure; one `save`.
+
+R rows, n images, C H W image.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from mocalib import files, latent, paths
+from mocalib.runs import Run
+
+STYLE = Path(__file__).with_name("moca.mplstyle")
+CURVES = {  # logged term -> axis label
+    "reconstruction": "reconstruction loss\n(sum of squares an image)",
+    "contrastive": "contrastive loss (nats)",
+    "negative": "Eq. 4 (nats)",
+    "positive_probability": "probability of\nthe positive",
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The project's look, for this figure only."""
+    with plt.style.context(STYLE):
+        yield
+
+
+def tiles(run: Run, name: str) -> Tensor:
+    """Images of a recorded grid, uint8 R columns C H W, cut up by the run's image shape.
+
+    Raises FileNotFoundError if the run was not scored.
+    """
+    path = run.directory / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; score the run first: python -m mocalib {run.directory}")
+    channels, height, width = run.environment["data"]["image_shape"]
+    pixels = torch.from_numpy(np.array(Image.open(path).convert("L" if channels == 1 else "RGB")))
+    pixels = pixels.reshape(len(pixels) // height, height, -1, width, channels)  # R H columns W C
+    return pixels.permute(0, 2, 4, 1, 3)
+
+
+def show(ax: Axes, images: Tensor, title: str = "", gap: int = 1) -> None:
+    """Draw images (uint8 R columns C H W) as a grid with white gaps."""
+    rows, columns = images.shape[:2]
+    grid = make_grid(images.flatten(0, 1), nrow=columns, padding=gap, pad_value=255)
+    ax.imshow(grid.permute(1, 2, 0).numpy())
+    ax.set_title(title)
+    ax.axis("off")
+
+
+def _row(*counts: tuple[int, int], inch: float = 0.36) -> tuple[Figure, np.ndarray]:
+    """Axes side by side for grids of (rows, columns) images."""
+    widths = [columns for _, columns in counts]
+    height = inch * max(rows for rows, _ in counts) + 0.4
+    return plt.subplots(
+        1, len(counts), figsize=(inch * sum(widths) + 0.3, height), width_ratios=widths, squeeze=False
+    )
+
+
+def samples(run: Run) -> Figure:
+    """New images from uniform points of the sphere beside the nearest training image of each, in pixels."""
+    with style():
+        images, near = tiles(run, "samples.png"), tiles(run, "neighbours.png")
+        figure, axes = _row(images.shape[:2], near.shape[:2])
+        show(axes[0, 0], images, "samples")
+        show(axes[0, 1], near, "nearest training image of each")
+        return figure
+
+
+def reconstructions(run: Run) -> Figure:
+    """Test images (odd columns) and their reconstructions (even columns), as in rows 1-2 of Figure 2."""
+    with style():
+        images = tiles(run, "reconstructions.png")
+        figure, axes = _row(images.shape[:2], inch=0.5)
+        show(axes[0, 0], images, "test image | reconstruction")
+        return figure
+
+
+def interpolations(run: Run) -> Figure:
+    """Between two test images (outer columns) along the sphere, as in rows 3-4 of Figure 2."""
+    with style():
+        images = tiles(run, "interpolations.png")
+        figure, axes = _row(images.shape[:2], inch=0.5)
+        show(axes[0, 0], images, "original | decoded points between the two codes | original")
+        return figure
+
+
+def singular_values(runs: dict[str, Run]) -> Figure:
+    """Singular values of training codes (Figure 5), one line a labelled run, with uniform codes of the same shape."""
+    with style():
+        figure, ax = plt.subplots(figsize=(4.2, 2.8))
+        for label, run in runs.items():
+            with np.load(run.directory / "latents.npz") as found:
+                values, uniform = found["singular_values"], found["uniform"]
+            ax.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=label)
+        ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label="uniform on the sphere")
+        ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
+        ax.legend()
+        return figure
+
+
+def training_curves(runs: dict[str, Run]) -> Figure:
+    """Logged terms against training images, one line a labelled run; Eq. 4 with its exact value for the uniform sphere."""
+    frames = [pd.DataFrame(run.metrics).assign(run=label, batch=run.config.batch_size) for label, run in runs.items()]
+    lines = pd.concat(frames, ignore_index=True)
+    lines["images"] = lines["step"] * lines["batch"]
+    with style():
+        figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.2), sharex=True)
+        for ax, (term, label) in zip(axes.flat, CURVES.items()):
+            sns.lineplot(lines, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
+            ax.set(ylabel=label, xlabel="training images")
+        axes[0, 0].set(yscale="log")
+        axes[0, 0].legend(title=None)
+        config = next(iter(runs.values())).config
+        exact = latent.uniform_negative(config.latent_dim, config.objective.temperature)
+        axes[1, 0].axhline(exact, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
+        axes[1, 0].legend()
+        return figure
+
+
+def save(
+    figure: Figure, name: str, scale: str, runs: list[Run], caption: str, table: pd.DataFrame | None = None
+) -> list[Path]:
+    """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv where there are any; return the paths.
+
+    The scale is said in the caption below the picture; run names, seeds and caption go into its metadata. Files are byte
+    for byte the same from the same records and library versions, and replace older ones only when they are whole.
+    """
+    figure.supxlabel(f"{caption} [{scale} scale]", fontsize=7, color="0.35")
+    about = {"runs": [run.directory.name for run in runs], "seeds": sorted({run.config.seed for run in runs})}
+    note = json.dumps(about | {"caption": caption, "scale": scale})
+    folder = paths.FIGURES / scale
+    written = []
+    for kind, metadata in (
+        ("png", {"Title": name, "Description": note, "Software": None}),
+        ("pdf", {"Title": name, "Subject": note, "CreationDate": None, "Producer": None, "Creator": None}),
+    ):
+        buffer = io.BytesIO()
+        with style():
+            figure.savefig(buffer, format=kind, metadata=metadata)
+        files.write(folder / f"{name}.{kind}", buffer.getvalue())
+        written.append(folder / f"{name}.{kind}")
+    if table is not None:
+        files.write(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+        written.append(folder / f"{name}.csv")
+    return written

@@ -1,0 +1,74 @@
+"""Shared by all tests: no network, no display, and a scratch place for runs, caches and figures."""
+
+import socket
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mocalib import MoCA, RunConfig, data, paths
+
+mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Only sockets of this machine: a test that reaches for a download fails."""
+    connect = socket.socket.connect
+
+    def local(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests have no network: {address}")
+        return connect(self, address)
+
+    def no_names(host, *_, **__):
+        raise OSError(f"tests have no network: {host}")
+
+    monkeypatch.setattr(socket.socket, "connect", local)
+    monkeypatch.setattr(socket, "getaddrinfo", no_names)
+
+
+@pytest.fixture(autouse=True)
+def _closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture()
+def scratch(tmp_path, monkeypatch):
+    """Caches, raw data, runs and figures in a temporary folder."""
+    for name in ("CACHE", "RAW", "RUNS", "FIGURES"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The digits at 16x16."""
+    return data.load(RunConfig())
+
+
+def tiny(**changes) -> RunConfig:
+    """A run of a few seconds: 8 steps an epoch on 256 digits with a narrow net."""
+    moca = MoCA(temperature=0.1, momentum=0.9, queue_size=100, weight=1.0)
+    settings = {"limit": 256, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 3, "objective": moca}
+    return RunConfig(**settings | changes)
+
+
+def unit_vectors(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Random unit vectors n d."""
+    x = torch.randn(n, d, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def picture(path: Path, size=(20, 16), mode: str = "RGB", seed: int = 0) -> Path:
+    """Write a random image file whose format follows from its name."""
+    bands = {"L": (), "RGB": (3,), "RGBA": (4,), "CMYK": (4,), "LA": (2,)}[mode]
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], *bands), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.frombytes(mode, size, pixels.tobytes()).save(path)
+    return path

@@ -1,0 +1,131 @@
+"""Configs: what they refuse, how they are named and stored, and the validator of notebook parameters."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from mocalib import MoCA, RunConfig
+from mocalib.config import notebook_parameters
+
+FULL = RunConfig(
+    dataset="folder",
+    root="/somewhere/pictures",
+    size=32,
+    crop=100,
+    epochs=9,
+    keep_epochs=(7, 3),
+    objective=MoCA(form="eq6", weight=3),
+)
+
+
+def test_a_config_survives_json():
+    stored = json.loads(json.dumps(FULL.to_dict()))
+    assert RunConfig.from_dict(stored) == FULL
+    assert stored["objective"] == {
+        "name": "moca", "temperature": 0.05, "momentum": 0.99, "queue_size": 30000, "weight": 3.0, "form": "eq6",
+    }  # fmt: skip
+    assert FULL.keep_epochs == (3, 7)
+
+
+def test_configs_are_frozen_and_equal_ones_hash_alike():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FULL.seed = 3
+    assert hash(RunConfig(learning_rate=1)) == hash(RunConfig(learning_rate=1.0))
+
+
+def test_the_name_hashes_only_what_differs_from_the_defaults():
+    empty = hashlib.sha256(b"{}").hexdigest()[:8]
+    assert RunConfig().name == f"digits-a2-moca-{empty}"
+    assert RunConfig(seed=1).name.endswith(hashlib.sha256(b'{"seed": 1}').hexdigest()[:8])
+    changed = b'{"objective": {"name": "moca", "weight": 2.0}}'
+    assert RunConfig(objective=MoCA(weight=2)).name.endswith(hashlib.sha256(changed).hexdigest()[:8])
+
+
+def test_the_name_depends_on_the_last_part_of_root_only():
+    here, there = (RunConfig(dataset="folder", root=root) for root in ("/a/pictures", "/b/c/pictures/"))
+    assert here.name == there.name
+    assert here.name != RunConfig(dataset="folder", root="/a/others").name
+
+
+def test_differences_name_fields_of_the_objective_too():
+    other = dataclasses.replace(FULL, seed=5, objective=MoCA(form="eq6", weight=4))
+    assert FULL.differences(other) == ["seed: 0 | 5", "objective.weight: 3.0 | 4.0"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 1.5}, r"RunConfig.epochs = 1.5 is not an int \(float given\); write it like 3"),
+        ({"epochs": True}, "epochs = True is not an int"),
+        ({"epochs": 0}, "epochs = 0 is out of range: it must be at least 1"),
+        ({"size": -1}, "size = -1 is out of range"),
+        ({"learning_rate": "1e-3"}, r"learning_rate = '1e-3' is not a float \(str given\); write it like 1.0e-3"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan is not a finite number"),
+        ({"learning_rate": 0.0}, "must be greater than 0.0"),
+        ({"batch_size": 1}, "batch_size = 1 is out of range"),
+        ({"dataset": "mnist"}, "dataset = 'mnist' is not one of 'digits', 'folder'"),
+        ({"precision": "float16"}, "precision = 'float16' is not one of 'float32', 'bfloat16', 'float64'"),
+        ({"dataset": "folder"}, 'root = "" but dataset "folder" needs the path'),
+        ({"root": "/x"}, "for folders of images, not for dataset 'digits'"),
+        ({"size": 28}, "digits come at 8, 16 or 32 pixels"),
+        ({"keep_epochs": (3, 200)}, r"keep_epochs holds \[200\], beyond the last epoch, 100"),
+        ({"keep_epochs": 3}, r"write it like \(850,\)"),
+        ({"objective": {"name": "vae"}}, "objective name = 'vae' is not one of 'moca'"),
+        ({"objective": {"name": "moca", "tau": 1}}, "has no field 'tau'"),
+        ({"objective": 3}, "is not an objective; use one of: MoCA"),
+        ({"epoch": 3}, "no field 'epoch'; did you mean 'epochs'"),
+    ],
+)
+def test_wrong_values_are_refused_with_name_value_and_what_is_allowed(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig.from_dict(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0}, "MoCA.temperature = 0.0 is out of range: it must be greater than 0.0"),
+        ({"momentum": 1.1}, "at most 1.0"),
+        ({"queue_size": 0}, "at least 1"),
+        ({"weight": -1}, "at least 0.0"),
+        ({"form": "infonce"}, "is not one of 'info_nce', 'eq6', 'negative'"),
+    ],
+)
+def test_wrong_values_of_the_objective_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        MoCA(**changes)
+
+
+def test_notebook_parameters_come_back_checked():
+    namespace = {"epochs": 3, "weight": 2, "output": "demo", "In": ["", "epochs = 3"], "anything": object()}
+    assert notebook_parameters(namespace, "epochs", "weight", "output") == {"epochs": 3, "weight": 2.0, "output": "demo"}
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("epoch = 3", "unknown parameter epoch = 3; did you mean 'epochs'.; this notebook takes: epochs, weight"),
+        ('epochs = "3"', r"epochs = '3' is not an int \(str given\)"),
+        ('weight = "1e-3"', "write it like 1.0e-3"),
+        ('weight = float("nan")', "not a finite number"),
+        ("epochs = 1.5", "epochs = 1.5 is not an int"),
+        ("epochs = -1", "at least 1"),
+    ],
+)
+def test_what_papermill_injects_is_checked_strictly(injected, message):
+    namespace = {"epochs": 3, "weight": 2.0, "In": ["", "epochs = 3\nweight = 2.0", f"# Parameters\n{injected}\n"]}
+    exec(injected, namespace)
+    with pytest.raises(ValueError, match=message):
+        notebook_parameters(namespace, "epochs", "weight")
+
+
+def test_names_of_later_cells_do_not_disturb_a_second_run():
+    namespace = {"epochs": 3, "In": ["# Parameters\nepochs = 3\n", "table = 5"], "table": 5}
+    assert notebook_parameters(namespace, "epochs") == {"epochs": 3}
+
+
+def test_a_parameter_missing_from_its_cell_is_named():
+    with pytest.raises(ValueError, match="does not set: weight"):
+        notebook_parameters({"epochs": 3}, "epochs", "weight")

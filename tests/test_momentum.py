@@ -1,0 +1,100 @@
+"""The key queue, the averaged encoder and its schedule."""
+
+from collections import deque
+
+import pytest
+import torch
+from conftest import tiny
+
+from mocalib import objectives
+from mocalib.momentum import KeyQueue, ema_update_, momentum_schedule
+from mocalib.training import use_threads
+
+
+def oldest_first(queue: KeyQueue) -> torch.Tensor:
+    return torch.roll(queue.keys, -int(queue.head), dims=0)
+
+
+@pytest.mark.parametrize(("size", "batch"), [(10, 3), (10, 10), (100, 64), (7, 20), (1, 5), (64, 1), (30, 16)])
+def test_the_ring_equals_a_deque(size, batch):
+    queue = KeyQueue(size, 2, torch.Generator().manual_seed(0))
+    expected = deque(queue.keys.clone(), maxlen=size)
+    for push in range(25):
+        keys = torch.randn(batch, 2, generator=torch.Generator().manual_seed(push))
+        queue.push(keys)
+        expected.extend(keys)
+        assert torch.equal(oldest_first(queue), torch.stack(list(expected)))
+
+
+def test_a_batch_far_larger_than_the_queue_leaves_its_last_keys_at_two_threads():
+    queue, expected = KeyQueue(64, 8), deque(maxlen=64)
+    with use_threads(2):
+        for push in range(20):
+            keys = torch.randn(4096, 8, generator=torch.Generator().manual_seed(push))
+            queue.push(keys)
+            expected.extend(keys)
+            assert torch.equal(oldest_first(queue), torch.stack(list(expected)))
+
+
+def test_the_queue_starts_as_unit_vectors_and_travels_in_state_dict():
+    queue, other = KeyQueue(50, 5, torch.Generator().manual_seed(1)), KeyQueue(50, 5)
+    assert torch.allclose(queue.keys.norm(dim=1), torch.ones(50))
+    queue.push(torch.ones(7, 5))
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(other.keys, queue.keys)
+    assert int(other.head) == 7
+
+
+def test_an_empty_queue_is_refused():
+    with pytest.raises(ValueError, match=r"KeyQueue\(0, 5\)"):
+        KeyQueue(0, 5)
+
+
+@pytest.mark.parametrize("m0", [0.0, 0.9, 0.999])
+def test_the_schedule_rises_from_m0_to_one(m0):
+    assert momentum_schedule(m0, 0, 100) == pytest.approx(m0)
+    assert momentum_schedule(m0, 50, 100) == pytest.approx((1 + m0) / 2)
+    assert momentum_schedule(m0, 100, 100) == pytest.approx(1)
+    values = [momentum_schedule(m0, step, 100) for step in range(101)]
+    assert values == sorted(values)
+
+
+def test_the_schedule_agrees_for_numbers_and_tensors_and_with_byols_values():
+    assert momentum_schedule(0.99, 25, 100) == pytest.approx(0.99146, abs=1e-5)
+    assert momentum_schedule(0.99, 75, 100) == pytest.approx(0.99854, abs=1e-5)
+    step = torch.tensor(25.0, dtype=torch.float64)
+    assert momentum_schedule(0.99, step, 100).item() == pytest.approx(momentum_schedule(0.99, 25, 100), rel=1e-12)
+
+
+@pytest.mark.parametrize("m", [0.9, torch.tensor(0.9, dtype=torch.float64)])
+def test_the_average_is_over_parameters_and_leaves_batchnorm_statistics_alone(m):
+    torch.manual_seed(0)
+    target, source = (torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)) for _ in range(2))
+    source[1].running_mean.fill_(7)
+    before = [p.clone() for p in target.parameters()]
+    ema_update_(target, source, m)
+    for new, old, other in zip(target.parameters(), before, source.parameters()):
+        assert torch.allclose(new, 0.9 * old + 0.1 * other)
+    assert torch.equal(target[1].running_mean, torch.zeros(4))
+
+
+def test_the_key_encoder_keeps_batchnorm_statistics_of_its_own():
+    objective = objectives.build(tiny(), (1, 16, 16)).train()
+    key, query = objective.key_encoder[1], objective.encoder[1]
+    objective.loss("autoencoder", torch.rand(8, 1, 16, 16))
+    assert torch.equal(key.running_mean, query.running_mean)  # both saw these images through equal weights
+    objective.encoder[0].weight.data.mul_(2)
+    objective.loss("autoencoder", torch.rand(8, 1, 16, 16))
+    before = key.running_mean.clone()
+    objective.after("autoencoder", objective.loss("autoencoder", torch.rand(8, 1, 16, 16)), torch.tensor(0.0))
+    assert not torch.allclose(key.running_mean, query.running_mean)
+    assert not torch.equal(key.running_mean, before)  # trained on, not frozen
+
+
+def test_no_gradient_reaches_keys_or_queue():
+    objective = objectives.build(tiny(), (1, 16, 16)).train()
+    out = objective.loss("autoencoder", torch.rand(8, 1, 16, 16))
+    out.total.backward()
+    assert not out.keys.requires_grad
+    assert all(p.grad is None for p in objective.key_encoder.parameters())
+    assert all(p.grad is not None for p in objective.encoder.parameters())

@@ -1,0 +1,352 @@
+"""The loop: equal to Algorithm 1, resumable bit for bit, idempotent, locked, and stopped by a loss that is not finite."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import filelock
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+
+from mocalib import MoCA, algorithm1, data, files, objectives, paths, runs, train, training
+from mocalib.meter import Meter, NotFinite
+from mocalib.objectives import Turn
+from mocalib.runs import RunMismatch
+
+STOPPED = "stopped by the test"
+
+
+class Stopped(Exception):
+    """Stands for a kill, at a chosen step."""
+
+
+def stop_at_step(monkeypatch, step: int):
+    """Let the loop die when it asks for the batch of `step`."""
+    batch = data.ResidentImages.batch
+
+    def dying(self, i):
+        if i == step:
+            raise Stopped(STOPPED)
+        return batch(self, i)
+
+    monkeypatch.setattr(data.ResidentImages, "batch", dying)
+    return lambda: monkeypatch.setattr(data.ResidentImages, "batch", batch)
+
+
+def weights(run) -> dict:
+    return files.read_tensors(run.directory / "weights.pt")["objective"]
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("weight", [0.0, 20.0])
+def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, weight):
+    monkeypatch.setattr(training, "LOG_LINES", 50)  # a line a step
+    moca = MoCA(temperature=0.2, momentum=0.9, queue_size=100, weight=weight)
+    config = tiny(epochs=10, limit=160, precision="float64", decay_every=0, objective=moca)
+    run = train(config, runs=tmp_path, threads=1)
+    engine = objectives.build(config, (1, 16, 16)).double()
+    resident = data.ResidentImages(data.load(config).train.images, 32, config.seed, dtype=torch.float64)
+    batches = [resident.batch(step).contiguous() for step in range(50)]
+    reference = algorithm1.algorithm1(
+        engine.encoder.train(), copy.deepcopy(engine.encoder), engine.decoder.train(), engine.queue.keys.T.clone(),
+        batches, m0=0.9, T=50, lambda_=weight, tau=0.2, lr=config.learning_rate,
+    )  # fmt: skip
+    lines = run.metrics
+    assert len(lines) == 50
+    for line, expected in zip(lines, reference, strict=True):
+        assert line["loss"] == pytest.approx(expected["L"], rel=1e-9)
+        assert line["reconstruction"] == pytest.approx(expected["L_rec"], rel=1e-9)
+        assert line["contrastive"] == pytest.approx(expected["L_con"], rel=1e-9)
+    for name, value in engine.encoder.state_dict().items():  # trained in place by the reference
+        assert torch.allclose(weights(run)[f"encoder.{name}"], value, rtol=1e-6, atol=1e-9), name
+
+
+@pytest.mark.parametrize("form", ["eq6", "negative"])
+def test_other_forms_minimise_their_own_equation(tmp_path, form):
+    config = tiny(objective=MoCA(temperature=0.2, momentum=0.9, queue_size=100, weight=5.0, form=form))
+    for line in train(config, runs=tmp_path).metrics:
+        assert line["contrastive"] == line[form]
+        assert line["loss"] == pytest.approx(line["reconstruction"] + 5 * line[form], rel=1e-5)
+
+
+def test_the_loss_falls_within_thirty_steps(tmp_path):
+    lines = train(tiny(epochs=4), runs=tmp_path).metrics
+    assert lines[-1]["reconstruction"] < lines[0]["reconstruction"] / 2
+
+
+@pytest.mark.parametrize("kill", [5, 12, 23])
+def test_killed_and_resumed_equals_uninterrupted_bitwise(tmp_path, monkeypatch, kill):
+    config = tiny(learning_rate=0.01, decay_every=1, keep_epochs=(2,))
+    whole = train(config, runs=tmp_path / "whole", threads=2)
+    go_on = stop_at_step(monkeypatch, kill)
+    with pytest.raises(Stopped):
+        train(config, runs=tmp_path / "parts", threads=2, checkpoint_seconds=0)
+    go_on()
+    parts = train(config, runs=tmp_path / "parts", threads=1)  # the recorded two threads are kept
+    assert parts.environment["threads"] == 2
+    assert_same(weights(whole), weights(parts))
+    for name in ("metrics.jsonl", "config.json"):
+        assert (whole.directory / name).read_bytes() == (parts.directory / name).read_bytes()
+    kept = [files.read_tensors(run.directory / "epoch-0002.pt")["objective"] for run in (whole, parts)]
+    assert_same(*kept)
+    assert [line["step"] for line in parts.timing] == [line["step"] for line in whole.timing]
+
+
+def test_killed_by_the_system_resumes_to_the_same_scores(tmp_path):
+    """SIGKILL of the real command, from a checkpoint above step 0, with scores at the end."""
+    config = tiny(epochs=40)
+    command = [sys.executable, "-m", "mocalib", "--threads", "1", "--n", "200", "--checkpoint-seconds", "0.2"]
+    places = [tmp_path / name for name in ("whole", "parts")]
+    for place in places:
+        files.write_json(place / "config.json", config.to_dict())
+    child = subprocess.Popen([*command, str(places[1])], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (places[1] / "checkpoint.pt").exists():
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not runs.open_run(places[1]).finished
+    assert files.read_tensors(places[1] / "checkpoint.pt")["step"] > 0
+    for place in reversed(places):
+        subprocess.run([*command, str(place)], check=True, stdout=subprocess.DEVNULL)
+    whole, parts = (runs.open_run(place) for place in places)
+    assert_same(weights(whole), weights(parts))
+    assert len(whole.scores) > 8
+    for name in ("metrics.jsonl", "scores.json", "samples.png", "latents.npz"):
+        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes(), name
+    assert not list(places[1].glob("checkpoint.pt")) + list(places[1].glob("*.tmp"))
+
+
+def test_a_run_that_died_after_its_last_step_only_finishes(tmp_path, monkeypatch):
+    config = tiny()
+    whole = train(config, runs=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
+        with pytest.raises(Stopped):
+            train(config, runs=tmp_path / "parts", checkpoint_seconds=0)
+    parts = train(config, runs=tmp_path / "parts")
+    assert_same(weights(whole), weights(parts))
+    assert parts.manifest["step"] == whole.manifest["step"] == 24
+    assert parts.metrics == whole.metrics
+
+
+def test_a_finished_run_returns_before_data_or_device_is_touched(tmp_path, monkeypatch):
+    run = train(tiny(), runs=tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in run.directory.iterdir()}
+    monkeypatch.setattr(data, "load", None)
+    again = train(tiny(), runs=tmp_path, device="no such device")
+    assert again.finished
+    assert {path.name: path.stat().st_mtime_ns for path in run.directory.iterdir()} == before
+
+
+def test_a_directory_of_another_config_is_refused_with_the_fields(tmp_path):
+    run = train(tiny(), directory=tmp_path / "here")
+    other = replace(tiny(), seed=4, objective=replace(tiny().objective, weight=9.0))
+    before = (run.directory / "config.json").read_bytes()
+    with pytest.raises(RunMismatch, match=r"seed: 0 \| 4; objective.weight: 1.0 \| 9.0"):
+        train(other, directory=tmp_path / "here")
+    assert (run.directory / "config.json").read_bytes() == before
+
+
+def test_other_data_are_refused_on_resume(tmp_path, monkeypatch):
+    go_on = stop_at_step(monkeypatch, 10)
+    with pytest.raises(Stopped):
+        train(tiny(), runs=tmp_path, checkpoint_seconds=0)
+    go_on()
+    real = data.load(tiny())
+    monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="other"))
+    with pytest.raises(RunMismatch, match="was trained on other data"):
+        train(tiny(), runs=tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [["checkpoint.pt"], ["checkpoint.pt", "previous.pt"]])
+def test_a_cut_checkpoint_is_named_and_the_one_before_is_used(tmp_path, monkeypatch, damaged):
+    go_on = stop_at_step(monkeypatch, 14)
+    with pytest.raises(Stopped):
+        train(tiny(), runs=tmp_path / "parts", checkpoint_seconds=0)
+    go_on()
+    [directory] = (tmp_path / "parts").iterdir()
+    for name in damaged:
+        content = (directory / name).read_bytes()
+        (directory / name).write_bytes(content[: len(content) // 2])
+    if len(damaged) == 2:
+        with (
+            pytest.warns(UserWarning, match="(checkpoint|previous).pt does not load"),
+            pytest.raises(RunMismatch, match=r"checkpoint.pt and previous.pt do not load; remove them"),
+        ):
+            train(tiny(), runs=tmp_path / "parts")
+        return
+    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load"):
+        parts = train(tiny(), runs=tmp_path / "parts")
+    assert_same(weights(train(tiny(), runs=tmp_path / "whole")), weights(parts))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_path, monkeypatch):
+    loss = objectives.moca.MoCA.loss
+    calls = iter(range(1_000))
+
+    def explode(self, turn, x):
+        return loss(self, turn, x * float("nan") if next(calls) == 13 else x)
+
+    monkeypatch.setattr(objectives.moca.MoCA, "loss", explode)
+    message = r"not finite at step 13 \(autoencoder\): loss nan, reconstruction nan.*the last good checkpoint is .*pt"
+    with pytest.raises(NotFinite, match=message):
+        train(tiny(), runs=tmp_path, checkpoint_seconds=0)
+    [directory] = tmp_path.iterdir()
+    for name in ("checkpoint.pt", "previous.pt"):
+        state = files.read_tensors(directory / name)
+        assert state["step"] <= 13
+        assert all(torch.isfinite(value).all() for value in state["objective"].values())
+    assert all(line["step"] <= 13 for line in runs.open_run(directory).metrics)
+
+
+def test_a_second_process_waits_and_takes_the_result(tmp_path, capsys):
+    run = runs.Run(tmp_path / tiny().name, tiny())
+    code = (
+        "import sys, filelock, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
+        "time.sleep(1.5)"
+    )
+    run.directory.mkdir()
+    child = subprocess.Popen([sys.executable, "-c", code, run.directory / ".lock"], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "held\n"
+    with pytest.raises(filelock.Timeout):
+        filelock.FileLock(run.directory / ".lock").acquire(timeout=0)
+    train(tiny(), runs=tmp_path)
+    assert child.wait() == 0
+    child.stdout.close()
+    assert "in use by another process; waiting" in capsys.readouterr().out
+
+
+def test_the_learning_rate_is_halved_by_epoch_and_held_after_the_last():
+    config = replace(tiny(), epochs=1000, learning_rate=2e-3, decay_every=40, decay_until=400)  # Appendix A, CelebA-HQ
+    rates = [training.learning_rate(config, epoch) for epoch in (0, 39, 40, 79, 80, 399, 400, 999)]
+    assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 1e-3, 5e-4, 2e-3 / 2**9, 2e-3 / 2**10, 2e-3 / 2**10])
+    celeba = replace(tiny(), epochs=200)  # section 5: half every 60 epochs
+    assert [training.learning_rate(celeba, e) / 1e-3 for e in (59, 60, 120, 180, 199)] == [1, 0.5, 0.25, 0.125, 0.125]
+    assert training.learning_rate(replace(tiny(), decay_every=0), 2) == 1e-3
+
+
+def test_training_uses_the_scheduled_rate(tmp_path):
+    run = train(tiny(decay_every=1), runs=tmp_path)
+    assert {line["epoch"]: line["learning_rate"] for line in run.metrics} == {1: 1e-3, 2: 5e-4, 3: 2.5e-4}
+
+
+def test_a_run_stops_after_the_epoch_whose_mean_reconstruction_is_low_enough(tmp_path):
+    free = train(tiny(epochs=6), runs=tmp_path)
+    means = [np.mean([line["reconstruction"] for line in free.metrics if line["epoch"] == e]) for e in range(1, 7)]
+    target = (means[2] + means[3]) / 2
+    stopped = train(tiny(epochs=6, stop_at=target), runs=tmp_path)
+    assert stopped.manifest["epoch"] == 4
+    assert stopped.manifest["step"] == 32
+    assert stopped.metrics == free.metrics[: len(stopped.metrics)]  # schedules are planned for the full length
+
+
+def test_kept_epochs_can_be_loaded_beside_the_final_weights(tmp_path):
+    run = train(tiny(keep_epochs=(1, 3)), runs=tmp_path)
+    assert [runs.load(run.directory, epoch).step for epoch in (1, 3, None)] == [8, 24, 24]
+    first, last = (runs.load(run.directory, epoch).sample(2) for epoch in (1, 3))
+    assert not torch.equal(first, last)
+    assert torch.equal(last, runs.load(run.directory).sample(2))
+
+
+def test_weights_that_are_not_there_are_explained(tmp_path):
+    run = train(tiny(), runs=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"epoch-0002.pt is not there.*keep_epochs"):
+        runs.load(run.directory, epoch=2)
+    (run.directory / "weights.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Retrain the run elsewhere with: python -m mocalib .* --runs"):
+        runs.load(run.directory)
+
+
+def test_a_manifest_seals_the_records(tmp_path):
+    run = train(tiny(), runs=tmp_path)
+    run.verify()
+    lines = (run.directory / "metrics.jsonl").read_text()
+    (run.directory / "metrics.jsonl").write_text(lines.replace("0", "1", 1))
+    with pytest.raises(ValueError, match=r"not as its manifest says: metrics.jsonl"):
+        run.verify()
+
+
+def test_the_environment_is_recorded_before_the_first_step_without_names_of_host_or_user(tmp_path, monkeypatch):
+    stop_at_step(monkeypatch, 0)
+    with pytest.raises(Stopped):
+        train(tiny(), runs=tmp_path, threads=1)
+    [directory] = tmp_path.iterdir()
+    environment = json.loads((directory / "environment.json").read_text())
+    assert environment["threads"] == 1
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["data"]["train"] == 256
+    assert os.uname().nodename not in (directory / "environment.json").read_text()
+    assert str(paths.ROOT) not in (directory / "environment.json").read_text()
+
+
+def test_torchs_own_number_of_threads_is_given_back(tmp_path):
+    before = torch.get_num_threads()
+    train(tiny(epochs=1), runs=tmp_path, threads=1 if before > 1 else 2)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"threads": 0}, "threads = 0: at least 1"),
+        pytest.param({"device": "cuda"}, "no CUDA device", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="GPU")),
+    ],
+)
+def test_what_cannot_be_computed_on_is_refused_before_anything_is_written(tmp_path, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        train(tiny(), runs=tmp_path / "runs", **keywords)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="batch_size = 300 is larger than the dataset, 256"):
+        train(tiny(batch_size=300), runs=tmp_path)
+    assert not list(tmp_path.glob("*/config.json"))
+
+
+def test_bfloat16_trains_near_float32(tmp_path):
+    exact, fast = (train(tiny(epochs=4, precision=p), runs=tmp_path) for p in ("float32", "bfloat16"))
+    assert fast.metrics[-1]["reconstruction"] == pytest.approx(exact.metrics[-1]["reconstruction"], rel=0.1)
+    assert fast.metrics != exact.metrics
+    assert {value.dtype for value in weights(fast).values()} == {torch.float32, torch.int64}
+
+
+def test_meter_means_are_over_the_steps_on_which_a_turn_was_due():
+    meter = Meter()
+    for step in range(6):
+        meter.add("a", {"x": torch.tensor(float(step))}, step)
+        if step % 3 == 0:
+            meter.add("b", {"y": torch.tensor(10.0 * step)}, step)
+    assert meter.read() == {"x": 2.5, "y": 15.0}
+    assert meter.read() == {}
+
+
+def test_turns_are_due_by_step_and_part_of_training():
+    early = Turn("a", ("g",), stop=0.5)
+    late = Turn("b", ("g",), every=3, start=0.5)
+    assert [step for step in range(10) if training.due(early, step, 10)] == [0, 1, 2, 3, 4]
+    assert [step for step in range(10) if training.due(late, step, 10)] == [6, 9]
+
+
+def test_groups_that_miss_or_repeat_a_parameter_are_refused():
+    objective = objectives.build(tiny(), (1, 16, 16))
+    training._optimizers(objective, tiny())
+    for broken in ([*objective.encoder.parameters()], [*objective.encoder.parameters(), *objective.encoder.parameters()]):
+        objective.groups = lambda broken=broken: {"autoencoder": objectives.Group(broken)}
+        with pytest.raises(ValueError, match="no partition"):
+            training._optimizers(objective, tiny())
