@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, help="of an experiment: seeds 0 to N-1")
     parser.add_argument("--runs", type=Path, help="train in this folder, under the runs' own names")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--threads", type=int, help="CPU threads; recorded at the first start and kept (default: torch's)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; recorded at the first start and kept (default: torch's)"
+    )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
     parser.add_argument("--features", choices=("classifier", "inception", "none"), help="extractor of the distances")
     parser.add_argument("--weights", type=Path, help="file of Inception's weights")

@@ -30,7 +30,8 @@ def _option(default: Any, **rule: Any) -> Any:
 def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
     """Return `value` as a plain `kind` within `rule`, or raise a ValueError that shows the right spelling.
 
-    An int is accepted for a float, and NumPy's scalars for Python's; nothing else is converted: `"1e-3"`, `"false"`, 1.5 for an int and NaN are refused.
+    An int is accepted for a float, and NumPy's scalars for Python's; nothing else is converted: `"1e-3"`, `"false"`,
+    1.5 for an int and NaN are refused.
     """
     rule = rule or {}
     value = value.item() if isinstance(value, np.generic) else value
@@ -170,9 +171,7 @@ class RunConfig:
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         names = [*mine, *(name for name in theirs if name not in mine)]
         return [
-            f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}"
-            for name in names
-            if mine.get(name) != theirs.get(name)
+            f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}" for name in names if mine.get(name) != theirs.get(name)
         ]
 
 

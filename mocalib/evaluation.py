@@ -1,4 +1,5 @@
-"""Scores of a trained run: how close its samples are to test images, what is lost where, and how its codes cover the sphere.
+"""Scores of a trained run: how close its samples are to test images, what is lost where, and how its codes cover the
+sphere.
 
 n images, B batch, C H W image, d latent, D features. Everything here runs in float32, on images rounded to uint8.
 """
@@ -34,13 +35,14 @@ def evaluate(
     weights: Path | str | None = None,
     device: torch.device | str = "cpu",
 ) -> list[dict]:
-    """Score a finished run, or its weights kept at `epoch`, and return the rows; rows that are there are not made again.
+    """Score a finished run, or its weights kept at `epoch`, and return the rows; rows that are there are not made
+    again.
 
-    `features`: "classifier", "inception" (`weights`: its file, if not in torch's hub folder) or "none" for no distances;
-    by default "classifier" where the dataset has labels, else "none". `n` samples are drawn from the prior with `seed` and
-    compared with the whole test split. Rows join scores.json; grids and singular values join the directory; another
-    evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the extractor's weights are missing,
-    RunMismatch if the data changed.
+    `features`: "classifier", "inception" (`weights`: its file, if not in torch's hub folder) or "none" for no
+    distances; by default "classifier" where the dataset has labels, else "none". `n` samples are drawn from the prior
+    with `seed` and compared with the whole test split. Rows join scores.json; grids and singular values join the
+    directory; another evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the
+    extractor's weights are missing, RunMismatch if the data changed.
     """
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
@@ -67,7 +69,9 @@ def _score(
 ) -> None:
     dataset = data.load(run.config)
     if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
-        raise RunMismatch(f"{run.directory} was trained on data {trained_on[:12]}, found are {dataset.fingerprint[:12]}")
+        raise RunMismatch(
+            f"{run.directory} was trained on data {trained_on[:12]}, found are {dataset.fingerprint[:12]}"
+        )
     final = epoch == run.manifest["epoch"]
     autoencoder = load(run.directory, None if final else epoch, device)
     codes = autoencoder.encode(dataset.train.images[: max(n, CODES)])  # n d
@@ -109,7 +113,8 @@ def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, 
 
 
 def score_codes(autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor) -> tuple[list[dict], bytes]:
-    """Rows on training codes (n d) and reconstructions, and the singular values beside those of uniform codes as npz."""
+    """Rows on training codes (n d) and reconstructions, and the singular values beside those of uniform codes as
+    npz."""
     values = latent.singular_values(codes)
     uniform = latent.singular_values(autoencoder.prior(len(codes)))
     rows = [
@@ -132,9 +137,7 @@ def reconstruction_error(autoencoder: Autoencoder, images: Tensor) -> float:
     return total / len(images)
 
 
-def subjects(
-    autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor, n: int, seed: int
-) -> dict[str, Tensor]:
+def subjects(autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor, n: int, seed: int) -> dict[str, Tensor]:
     """What is compared with the test split, each as uint8 images: it tells what is lost where.
 
     New samples; reconstructed test images; decoded training codes; and training images themselves, the floor.

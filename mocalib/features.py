@@ -61,9 +61,10 @@ def build(
 ) -> Extractor:
     """Return the extractor "inception" or "classifier" on a device.
 
-    `weights` is a file of Inception's weights (default: the one in torch's hub folder, else torch-fidelity's download). The
-    classifier's are committed for digits, else trained once on the training labels. Raises FileNotFoundError where
-    Inception's weights are not to be had and ValueError for a wrong file, an unknown name or a dataset without labels.
+    `weights` is a file of Inception's weights (default: the one in torch's hub folder, else torch-fidelity's
+    download). The classifier's are committed for digits, else trained once on the training labels. Raises
+    FileNotFoundError where Inception's weights are not to be had and ValueError for a wrong file, an unknown name or a
+    dataset without labels.
     """
     cuda = torch.device(device).type == "cuda"
     if name == "inception":
@@ -110,7 +111,7 @@ def _download(placed: Path) -> None:
 
 def _inception_help(placed: Path) -> str:
     return (
-        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases on GitHub) at {placed}, or pass its path as weights; "
+        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights; "
         f"features 'classifier' needs no download"
     )
 

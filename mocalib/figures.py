@@ -55,8 +55,7 @@ def tiles(run: Run, name: str) -> Tensor:
 
 def show(ax: Axes, images: Tensor, title: str = "", gap: int = 1) -> None:
     """Draw images (uint8 R columns C H W) as a grid with white gaps."""
-    rows, columns = images.shape[:2]
-    grid = make_grid(images.flatten(0, 1), nrow=columns, padding=gap, pad_value=255)
+    grid = make_grid(images.flatten(0, 1), nrow=images.shape[1], padding=gap, pad_value=255)
     ax.imshow(grid.permute(1, 2, 0).numpy())
     ax.set_title(title)
     ax.axis("off")
@@ -66,9 +65,7 @@ def _row(*counts: tuple[int, int], inch: float = 0.36) -> tuple[Figure, np.ndarr
     """Axes side by side for grids of (rows, columns) images."""
     widths = [columns for _, columns in counts]
     height = inch * max(rows for rows, _ in counts) + 0.4
-    return plt.subplots(
-        1, len(counts), figsize=(inch * sum(widths) + 0.3, height), width_ratios=widths, squeeze=False
-    )
+    return plt.subplots(1, len(counts), figsize=(inch * sum(widths) + 0.3, height), width_ratios=widths, squeeze=False)
 
 
 def samples(run: Run) -> Figure:
@@ -114,7 +111,8 @@ def singular_values(runs: dict[str, Run]) -> Figure:
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
-    """Logged terms against training images, one line a labelled run; Eq. 4 with its exact value for the uniform sphere."""
+    """Logged terms against training images, one line a labelled run; Eq. 4 with its exact value for the uniform
+    sphere."""
     frames = [pd.DataFrame(run.metrics).assign(run=label, batch=run.config.batch_size) for label, run in runs.items()]
     lines = pd.concat(frames, ignore_index=True)
     lines["images"] = lines["step"] * lines["batch"]
@@ -135,10 +133,11 @@ def training_curves(runs: dict[str, Run]) -> Figure:
 def save(
     figure: Figure, name: str, scale: str, runs: list[Run], caption: str, table: pd.DataFrame | None = None
 ) -> list[Path]:
-    """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv where there are any; return the paths.
+    """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv where there are any; return the
+    paths.
 
-    The scale is said in the caption below the picture; run names, seeds and caption go into its metadata. Files are byte
-    for byte the same from the same records and library versions, and replace older ones only when they are whole.
+    The scale is said in the caption below the picture; run names, seeds and caption go into its metadata. Files are
+    byte for byte the same from the same records and library versions, and replace older ones only when they are whole.
     """
     figure.supxlabel(f"{caption} [{scale} scale]", fontsize=7, color="0.35")
     about = {"runs": [run.directory.name for run in runs], "seeds": sorted({run.config.seed for run in runs})}

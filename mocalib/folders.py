@@ -1,4 +1,5 @@
-"""Folders of image files: what lies in them, which split and class each file belongs to, and decoding them in parallel."""
+"""Folders of image files: what lies in them, which split and class each file belongs to, and decoding them in
+parallel."""
 
 import hashlib
 import os
@@ -28,7 +29,9 @@ class Named(NamedTuple):
 
 
 NAMED = {
-    "cifar10-jpeg": Named(32, 0, "CIFAR-10 as JPEG files: train/<class>/*.jpg (50,000) and test/<class>/*.jpg (10,000)"),
+    "cifar10-jpeg": Named(
+        32, 0, "CIFAR-10 as JPEG files: train/<class>/*.jpg (50,000) and test/<class>/*.jpg (10,000)"
+    ),
     "faces10k": Named(64, 70, "10,000 CelebA faces at 89x109: train/000001.jpg-008000.jpg, test/008001.jpg-010000.jpg"),
 }
 
@@ -56,8 +59,8 @@ def missing(dataset: str, root: Path) -> str:
 def scan(root: Path) -> Listing:
     """List the images below `root`, flat or nested.
 
-    With `train/` and `test/` below it those are the splits; else a fixed tenth of the files is held out. Raises ValueError
-    if either split is empty.
+    With `train/` and `test/` below it those are the splits; else a fixed tenth of the files is held out. Raises
+    ValueError if either split is empty.
     """
     found = sorted(_images(root))
     names = [name for name, _ in found]
@@ -110,9 +113,9 @@ def _classes(names: list[str], depth: int) -> list[str] | None:
 def decode(listing: Listing, size: int, crop: int, folder: Path) -> None:
     """Decode every image into `folder`/train.npy and test.npy, uint8 N C H W, with labels where there are classes.
 
-    Crops the centred square of `crop` pixels (0: the largest) and resizes it to `size` with Pillow's antialiased Lanczos
-    filter; without either, images must share one square size. One channel where all files are grey, else RGB. Raises
-    ValueError naming every file that cannot be used; `folder` is then of no use.
+    Crops the centred square of `crop` pixels (0: the largest) and resizes it to `size` with Pillow's antialiased
+    Lanczos filter; without either, images must share one square size. One channel where all files are grey, else RGB.
+    Raises ValueError naming every file that cannot be used; `folder` is then of no use.
     """
     names = [*listing.train, *listing.test]
     headers = dict(zip(names, _parallel("reading headers", lambda name: _header(listing.root / name), names)))

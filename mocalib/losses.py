@@ -1,7 +1,7 @@
 """The paper's losses as pure functions of tensors, one per equation.
 
-B batch, C H W image, d latent, K keys. `q`, `k` and `keys` hold unit vectors; logits and their reductions are computed in
-float32 or better, whatever the nets used.
+B batch, C H W image, d latent, K keys. `q`, `k` and `keys` hold unit vectors; logits and their reductions are computed
+in float32 or better, whatever the nets used.
 """
 
 import math

@@ -1,4 +1,5 @@
-"""What makes the contrast cheap: a queue of keys, an averaged key encoder and its schedule (MoCo, with the paper's cosine)."""
+"""What makes the contrast cheap: a queue of keys, an averaged key encoder and its schedule (MoCo, with the paper's
+cosine)."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""One run's directory: its config, environment, metric lines, checkpoints, scores and manifest; and the trained nets in it.
+"""One run's directory: its config, environment, metric lines, checkpoints, scores and manifest; and the trained nets
+in it.
 
 B batch, C H W image, d latent.
 """
@@ -260,7 +261,8 @@ def _unit(x: Tensor) -> Tensor:
 def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
     """The trained autoencoder of a finished run, or of a kept epoch.
 
-    Raises FileNotFoundError if its weights are not there, as in a fresh clone, with the command that retrains it elsewhere.
+    Raises FileNotFoundError if its weights are not there, as in a fresh clone, with the command that retrains it
+    elsewhere.
     """
     run = open_run(directory)
     path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))

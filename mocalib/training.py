@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mocalib import data, objectives, paths
 from mocalib.config import RunConfig
@@ -27,11 +26,10 @@ def train(
 ) -> Run:
     """Train a run to its end and return it: a finished run returns at once, a partial one resumes.
 
-    The run lives in `runs`/<config.name>, or in `directory` if given. `threads` (default: torch's) is recorded at the first
-    start and kept on resume, since results depend on it; on a CPU a resumed run then equals an uninterrupted one bit for
-    bit. Raises RunMismatch for a directory of another config or other data, NotFinite if a loss is not finite, ValueError
-    for a batch larger than the dataset, an unknown device or
-    no threads.
+    The run lives in `runs`/<config.name>, or in `directory` if given. `threads` (default: torch's) is recorded at the
+    first start and kept on resume, since results depend on it; on a CPU a resumed run then equals an uninterrupted one
+    bit for bit. Raises RunMismatch for a directory of another config or other data, NotFinite if a loss is not finite,
+    ValueError for a batch larger than the dataset, an unknown device or no threads.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads = {threads}: at least 1")

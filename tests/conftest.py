@@ -38,7 +38,7 @@ def _closed_figures():
     plt.close("all")
 
 
-@pytest.fixture()
+@pytest.fixture
 def scratch(tmp_path, monkeypatch):
     """Caches, raw data, runs and figures in a temporary folder."""
     for name in ("CACHE", "RAW", "RUNS", "FIGURES"):
@@ -55,7 +55,15 @@ def digits():
 def tiny(**changes) -> RunConfig:
     """A run of a few seconds: 8 steps an epoch on 256 digits with a narrow net."""
     moca = MoCA(temperature=0.1, momentum=0.9, queue_size=100, weight=1.0)
-    settings = {"limit": 256, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 3, "objective": moca}
+    settings = {
+        "limit": 256,
+        "width": 4,
+        "blocks": 1,
+        "latent_dim": 8,
+        "batch_size": 32,
+        "epochs": 3,
+        "objective": moca,
+    }
     return RunConfig(**settings | changes)
 
 

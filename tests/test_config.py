@@ -100,7 +100,11 @@ def test_wrong_values_of_the_objective_are_refused(changes, message):
 
 def test_notebook_parameters_come_back_checked():
     namespace = {"epochs": 3, "weight": 2, "output": "demo", "In": ["", "epochs = 3"], "anything": object()}
-    assert notebook_parameters(namespace, "epochs", "weight", "output") == {"epochs": 3, "weight": 2.0, "output": "demo"}
+    assert notebook_parameters(namespace, "epochs", "weight", "output") == {
+        "epochs": 3,
+        "weight": 2.0,
+        "output": "demo",
+    }
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,9 @@ def test_named_folders_have_their_own_size_and_crop(scratch, name):
 
 
 def test_a_missing_named_folder_says_what_goes_where(scratch):
-    with pytest.raises(FileNotFoundError, match=r"'faces10k' is not on this disk. Expected: .*raw/faces10k/ with 10,000"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'faces10k' is not on this disk. Expected: .*raw/faces10k/ with 10,000"
+    ):
         data.load(RunConfig(dataset="faces10k"))
     assert not paths.CACHE.exists()
 

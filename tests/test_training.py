@@ -1,4 +1,4 @@
-"""The loop: equal to Algorithm 1, resumable bit for bit, idempotent, locked, and stopped by a loss that is not finite."""
+"""The loop: equal to Algorithm 1, resumable bit for bit, idempotent, locked, stopped by a loss that is not finite."""
 
 import copy
 import json
@@ -20,6 +20,7 @@ from mocalib.meter import Meter, NotFinite
 from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
 
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 STOPPED = "stopped by the test"
 
 
@@ -304,7 +305,7 @@ def test_torchs_own_number_of_threads_is_given_back(tmp_path):
     ("keywords", "message"),
     [
         ({"threads": 0}, "threads = 0: at least 1"),
-        pytest.param({"device": "cuda"}, "no CUDA device", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="GPU")),
+        pytest.param({"device": "cuda"}, "no CUDA device", marks=WITHOUT_GPU),
     ],
 )
 def test_what_cannot_be_computed_on_is_refused_before_anything_is_written(tmp_path, keywords, message):
@@ -346,7 +347,8 @@ def test_turns_are_due_by_step_and_part_of_training():
 def test_groups_that_miss_or_repeat_a_parameter_are_refused():
     objective = objectives.build(tiny(), (1, 16, 16))
     training._optimizers(objective, tiny())
-    for broken in ([*objective.encoder.parameters()], [*objective.encoder.parameters(), *objective.encoder.parameters()]):
+    encoder = list(objective.encoder.parameters())
+    for broken in (encoder, [*encoder, *encoder]):
         objective.groups = lambda broken=broken: {"autoencoder": objectives.Group(broken)}
         with pytest.raises(ValueError, match="no partition"):
             training._optimizers(objective, tiny())

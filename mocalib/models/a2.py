@@ -1,9 +1,12 @@
 """A2, the ResNet-18 autoencoder of the paper (about 24 M parameters at width 64, two blocks a stage, d 128).
 
-Encoder: ResNet-18 with a 3x3 stride-2 stem and no max-pool. Decoder: its mirror with nearest-neighbour upsampling, after
-VAE-ResNet18-PyTorch (julianstastny, commit 3e758ab7), the only public net that fits the paper's words on it: "the final
-convolutional layer uses an upscaling factor of 1 for CIFAR-10 and 2 for CelebA". Default PyTorch initialisation.
+Encoder: ResNet-18 with a 3x3 stride-2 stem and no max-pool. Decoder: its mirror with nearest-neighbour upsampling,
+after VAE-ResNet18-PyTorch (julianstastny, commit 3e758ab7), the only public net that fits the paper's words on it:
+"the final convolutional layer uses an upscaling factor of 1 for CIFAR-10 and 2 for CelebA". Default PyTorch
+initialisation.
 """
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
@@ -50,7 +53,7 @@ def decoder(channels: int, size: int, latent_dim: int, width: int, blocks: int) 
     """B d -> B C H W in [0, 1]."""
     widths = [8 * width, 4 * width, 2 * width, width, width]
     stages = []
-    for before, after in zip(widths, widths[1:]):
+    for before, after in pairwise(widths):
         stages.extend(UpBlock(before, before, scale=1) for _ in range(blocks - 1))
         stages.append(UpBlock(before, after, scale=1 if before == after else 2))
     first = min(4, size // 8)  # 4x4 at 32 and 64 pixels, 2x2 at 16

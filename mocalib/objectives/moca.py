@@ -13,8 +13,8 @@ from mocalib.objectives.base import Objective, StepLoss
 class MoCA(Objective):
     """Eq. 5 with the contrastive term in one of three forms; at weight 0 the term is only logged.
 
-    The key encoder starts as a copy, follows by averaging its parameters, and keeps BatchNorm statistics of its own, as in
-    MoCo. The queue travels in `state_dict`.
+    The key encoder starts as a copy, follows by averaging its parameters, and keeps BatchNorm statistics of its own,
+    as in MoCo. The queue travels in `state_dict`.
     """
 
     def __init__(

@@ -1,0 +1,321 @@
+"""Scores: closed forms, torch-fidelity's own way of computing them, what is counted, named, kept and refused."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from conftest import picture, tiny
+from PIL import Image
+
+from mocalib import RunConfig, data, evaluate, evaluation, features, figures, files, latent, load, paths, runs, train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained and scored run; `n` is small so that scoring takes a second."""
+    run = train(tiny(keep_epochs=(1,)), runs=tmp_path_factory.mktemp("runs"))
+    evaluate(run, n=300)
+    return run
+
+
+def value(rows, metric, sampler="prior"):
+    [row] = [row for row in rows if row["metric"] == metric and row["sampler"] == sampler]
+    return row["value"]
+
+
+def test_frechet_distance_of_equal_covariances_is_the_squared_distance_of_means():
+    x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shift = torch.arange(6, dtype=torch.float64)
+    assert evaluation.frechet_distance(x, x + shift) == pytest.approx(shift.square().sum().item(), rel=1e-9)
+    assert evaluation.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_axis_aligned_gaussians_has_a_closed_form():
+    n = 4
+    corners = torch.tensor([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)], dtype=torch.float64)
+    x = corners.repeat(n, 1)  # covariance is exactly diagonal
+    s, t = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.5, 3.0])
+    factor = len(x) / (len(x) - 1)
+    expected = factor * (s - t).square().sum().item()
+    assert evaluation.frechet_distance(x * s, x * t) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_single_image_has_no_covariance():
+    with pytest.raises(ValueError, match="two images or more: 1 against 5"):
+        evaluation.frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+
+
+def test_scores_equal_torch_fidelitys_own_interface(digits):
+    """The rows come from its parts, one pass of the extractor; `calculate_metrics` must say the same."""
+    extractor = features.build("classifier", digits, "digits")
+    a, b = digits.train.images[:400], 255 - digits.test.images[:300]
+    found, reference = extractor(a), extractor(b)
+    whole = torch_fidelity.calculate_metrics(
+        input1=features._RGB(a), input2=features._RGB(b), feature_extractor=extractor.module.get_name(),
+        feature_extractor_weights_path=str(paths.FEATURES / "digits.pt"), fid=True, kid=True, prc=True,
+        kid_subset_size=300, rng_seed=0, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
+    )  # fmt: skip
+    ours = evaluation.frechet_distance(found, reference)
+    assert ours == pytest.approx(whole["frechet_inception_distance"], rel=1e-4)
+    kid = evaluation.kernel_distance(found, reference)
+    assert kid == pytest.approx(whole["kernel_inception_distance_mean"], rel=1e-4)
+
+
+def test_every_subject_is_scored_with_exact_numbers_of_images(run):
+    counted = {(r["metric"], r["sampler"]): (r["n_generated"], r["n_reference"]) for r in run.scores}
+    assert counted["fd_classifier", "prior"] == (300, 1000)
+    assert counted["fd_classifier", "reconstruction"] == (1000, 1000)
+    assert counted["fd_classifier", "train_codes"] == (256, 1000)  # there are no more training images
+    assert counted["fd_classifier", "real"] == (256, 1000)
+    assert {m for m, s in counted if s == "prior"} == {"fd_classifier", "kid_classifier", "precision", "recall"}
+    assert {r["epoch"] for r in run.scores} == {3}
+    assert {r["split"] for r in run.scores if r["features"]} == {"test"}
+
+
+def test_distances_bear_the_extractors_name_and_digest_and_only_inceptions_are_called_fid(run):
+    digest = files.sha256(paths.FEATURES / "digits.pt")
+    assert {row["digest"] for row in run.scores if row["features"]} == {digest}
+    assert not [row for row in run.scores if "fid" in row["metric"].replace("classifier", "")]
+    assert [evaluation.distance_name(kind, "inception") for kind in ("fd", "kid")] == ["fid", "kid"]
+
+
+def test_scores_are_those_of_the_images_themselves(run, digits):
+    """An independent path: the trained nets, the images and the features, put together here."""
+    net, extractor = load(run.directory), features.build("classifier", digits, "digits")
+    prior = torch.nn.functional.normalize(torch.randn(300, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    samples = (net.decode(prior) * 255).round().to(torch.uint8)
+    reference = extractor(digits.test.images).double()
+    x = extractor(samples).double()
+    root = torch.linalg.eigvals(torch.cov(x.T) @ torch.cov(reference.T)).sqrt().sum().real
+    expected = (
+        (x.mean(0) - reference.mean(0)).square().sum() + (torch.cov(x.T) + torch.cov(reference.T)).trace() - 2 * root
+    )
+    assert value(run.scores, "fd_classifier") == pytest.approx(expected.item(), rel=1e-4)
+    x = digits.test.images.float() / 255
+    error = (net.decode(net.encode(x)) - x).square().sum() / len(x)
+    [row] = [r for r in run.scores if r["metric"] == "reconstruction" and r["split"] == "test"]
+    assert row["value"] == pytest.approx(error.item(), rel=1e-4)
+    codes = net.encode(digits.train.images[:256])
+    ratio = np.linalg.cond(codes.double().numpy())
+    assert value(run.scores, "singular_value_ratio", "train_codes") == pytest.approx(ratio, rel=1e-4)
+
+
+def test_rows_that_are_there_are_not_made_again_and_need_no_weights(run, monkeypatch):
+    before = {path.name: path.read_bytes() for path in run.directory.iterdir() if path.suffix != ".pt"}
+    monkeypatch.setattr(evaluation, "load", None)
+    monkeypatch.setattr(data, "load", None)
+    assert len(evaluate(run, n=300)) == len(run.scores)
+    assert {path.name: path.read_bytes() for path in run.directory.iterdir() if path.suffix != ".pt"} == before
+
+
+def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
+    copy = train(run.config, runs=tmp_path)
+    first = evaluate(copy, n=300)
+    second = evaluate(copy, n=200)
+    assert copy.scores[: len(first)] == first
+    assert {row["n_generated"] for row in second if row["sampler"] == "prior"} == {200, 300}
+    early = evaluate(copy, n=200, epoch=1)
+    assert {row["epoch"] for row in early} == {1}
+    assert (copy.directory / "samples-epoch-0001.png").exists()
+    assert (copy.directory / "samples.png").read_bytes() == (run.directory / "samples.png").read_bytes()
+    copy.verify()
+
+
+def test_grids_hold_the_images_that_they_say(run, digits):
+    net = load(run.directory)
+    samples = figures.tiles(run, "samples.png").flatten(0, 1)
+    assert torch.equal(samples, (net.sample(64, seed=0) * 255).round().to(torch.uint8))
+    pairs = figures.tiles(run, "reconstructions.png").flatten(0, 1)
+    assert torch.equal(pairs[::2], digits.test.images[:16])
+    rows = figures.tiles(run, "interpolations.png")
+    assert rows.shape[:2] == (8, 10)
+    assert torch.equal(torch.stack([rows[:, 0], rows[:, -1]]).flatten(0, 1), digits.test.images[:16])
+    near = figures.tiles(run, "neighbours.png").flatten(0, 1)
+    for sample, neighbour in zip(samples[:5].int(), near.int()):
+        distances = (digits.train.images[:256].int() - sample).square().sum((1, 2, 3))
+        assert (neighbour - sample).square().sum() == distances.min()
+
+
+def test_interpolations_end_at_reconstructions(run, digits):
+    net, x = load(run.directory), digits.test.images[:4]
+    between = net.interpolate(x[:2], x[2:], 5)
+    assert between.shape == (2, 5, 1, 16, 16)
+    assert torch.allclose(between[:, 0], net.decode(net.encode(x[:2])), atol=1e-4)
+    middle = torch.nn.functional.normalize(net.encode(x[:2]) + net.encode(x[2:]), dim=1)
+    assert torch.allclose(between[:, 2], net.decode(middle), atol=1e-4)
+
+
+def test_rgb_grids_survive_the_png():
+    images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = np.asarray(Image.open(io.BytesIO(evaluation._png(images, 3))))
+    assert np.array_equal(pixels[4:8, 8:12], images[5].permute(1, 2, 0).numpy())
+
+
+def test_rounding_to_uint8_is_to_the_nearest():
+    x = torch.tensor([-0.1, 0.0, 0.5 / 255 + 1e-4, 0.999, 1.0, 1.2])
+    assert evaluation.to_uint8(x).tolist() == [0, 0, 1, 255, 255, 255]
+
+
+def test_nearest_is_the_brute_force_minimum():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 256, (n, 1, 3, 3), dtype=torch.uint8, generator=generator) for n in (5, 6_000))
+    expected = [min(range(6_000), key=lambda j, i=i: int((a[i].int() - b[j].int()).square().sum())) for i in range(5)]
+    assert evaluation.nearest(a, b).tolist() == expected
+
+
+def test_singular_values_lie_beside_those_of_uniform_codes(run):
+    with np.load(run.directory / "latents.npz") as found:
+        assert found["singular_values"].shape == found["uniform"].shape == (8,)
+        assert found["uniform"].mean() == pytest.approx(np.sqrt(256 / 8), rel=0.02)
+    assert value(run.scores, "uniformity", "train_codes") >= latent.uniform_uniformity(8) - 0.05
+
+
+def test_reference_features_are_kept_under_data_split_n_and_digest(digits, scratch, monkeypatch):
+    extractor = features.build("classifier", digits, "digits")
+    calls = []
+
+    class Counted:
+        name, digest = "classifier", extractor.digest
+
+        def __call__(self, images):
+            calls.append(len(images))
+            return extractor(images)
+
+    counted = Counted()
+    ask = [
+        (digits.test.images[:20], "aa" * 32, "test"),
+        (digits.test.images[:20], "aa" * 32, "test"),  # the only one that is there already
+        (digits.test.images[:30], "aa" * 32, "test"),
+        (digits.test.images[:20], "bb" * 32, "test"),
+        (digits.test.images[:20], "aa" * 32, "train"),
+    ]
+    found = [features.cached_features(counted, *one) for one in ask]
+    assert calls == [20, 30, 20, 20]
+    assert torch.equal(found[0], found[1])
+    counted.digest = "f" * 64
+    features.cached_features(counted, *ask[0])
+    assert len(calls) == 5
+
+
+def test_the_committed_classifier_is_what_its_record_says(digits):
+    path = paths.FEATURES / "digits.pt"
+    record = json.loads(path.with_suffix(".json").read_text())
+    saved = files.read_tensors(path)
+    net = features.Classifier(saved["channels"], saved["size"], saved["classes"])
+    net.load_state_dict(saved["weights"])
+    guesses = net.eval()(digits.test.images.float() / 255).argmax(1)
+    assert (guesses == digits.test.labels).double().mean().item() == pytest.approx(record["test_accuracy"], abs=0.002)
+    assert record["test_accuracy"] >= 0.96
+    assert record["fingerprint"] == digits.fingerprint
+    assert path.stat().st_size < 300_000
+
+
+def test_a_damaged_classifier_is_refused(digits, monkeypatch, tmp_path):
+    for name in ("digits.pt", "digits.json"):
+        (tmp_path / name).write_bytes((paths.FEATURES / name).read_bytes())
+    content = bytearray((tmp_path / "digits.pt").read_bytes())
+    content[5_000] ^= 1
+    (tmp_path / "digits.pt").write_bytes(content)
+    monkeypatch.setattr(paths, "FEATURES", tmp_path)
+    with pytest.raises(ValueError, match=r"digits.pt is damaged.*restore it with git"):
+        features.build("classifier", digits, "digits")
+
+
+def test_classifier_features_are_the_same_for_grey_and_for_three_equal_channels(digits):
+    extractor = features.build("classifier", digits, "digits")
+    grey = extractor(digits.test.images[:10])
+    assert torch.equal(extractor(digits.test.images[:10].expand(-1, 3, -1, -1)), grey)
+    with pytest.raises(ValueError, match="uint8"):
+        extractor(digits.test.images[:10].float())
+
+
+def test_the_classifier_reads_other_sizes_at_its_native_one():
+    """16 pixels, as Inception's 299: digits of 32 pixels, averaged down, are nearly the ones it was trained on."""
+    large = data.load(RunConfig(size=32)).test
+    saved = files.read_tensors(paths.FEATURES / "digits.pt")
+    net = features.Classifier(saved["channels"], saved["size"], saved["classes"]).eval()
+    net.load_state_dict(saved["weights"])
+    assert (net(large.images.float() / 255).argmax(1) == large.labels).double().mean() > 0.9
+
+
+def test_a_labelled_folder_gets_a_classifier_of_its_own_once(scratch, monkeypatch):
+    for split, count in (("train", 12), ("test", 4)):
+        for shade, name in ((40, "dark"), (200, "light")):
+            for i in range(count):
+                path = picture(scratch / "shades" / split / name / f"{i}.png", size=(16, 16), seed=i)
+                noise = np.asarray(Image.open(path)) // 8
+                Image.fromarray((noise + shade).astype(np.uint8)).save(path)
+    config = RunConfig(dataset="folder", root=str(scratch / "shades"))
+    found = data.load(config)
+    monkeypatch.setitem(features.TRAINING, "steps", 40)
+    monkeypatch.setitem(features.TRAINING, "batch_size", 8)
+    extractor = features.build("classifier", found, "folder")
+    saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
+    assert saved["record"]["test_accuracy"] == 1.0
+    monkeypatch.setattr(features, "train_classifier", None)
+    assert features.build("classifier", found, "folder").digest == extractor.digest
+    assert extractor(found.test.images).shape == (8, 64)
+
+
+def test_a_set_without_labels_is_scored_without_distances(scratch):
+    for i in range(40):
+        picture(scratch / "plain" / f"{i}.png", size=(16, 16), seed=i)
+    config = tiny(dataset="folder", root=str(scratch / "plain"), limit=0, batch_size=8, epochs=1)
+    run = train(config, runs=scratch)
+    assert {row["metric"] for row in evaluate(run)} == {"singular_value_ratio", "uniformity", "reconstruction"}
+    assert evaluate(run) == run.scores
+    assert figures.tiles(run, "samples.png").shape == (8, 8, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"need class labels, and this dataset has none; use features 'inception'"):
+        evaluate(run, features="classifier")
+
+
+def test_an_unfinished_run_and_changed_data_are_refused(tmp_path, run, monkeypatch):
+    with pytest.raises(ValueError, match="is not finished"):
+        evaluate(runs.Run(tmp_path, tiny()))
+    real = data.load(run.config)
+    monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="f" * 64))
+    with pytest.raises(runs.RunMismatch, match="was trained on data .*, found are ffffffffffff"):
+        evaluate(run, n=123)
+
+
+def test_missing_inception_weights_say_what_to_place_where(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    message = r"Place weights-inception-2015-12-05-6726825d.pth .* at .*checkpoints.*'classifier' needs no download"
+    with pytest.raises(FileNotFoundError, match=message):
+        features.build("inception", digits, "digits")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.pth does not exist"):
+        features.build("inception", digits, "digits", weights=tmp_path / "nowhere.pth")
+    assert not list(tmp_path.rglob("*.pth*"))
+
+
+def test_a_wrong_inception_file_is_refused(digits, tmp_path):
+    (tmp_path / "wrong.pth").write_bytes(b"anything")
+    with pytest.raises(ValueError, match=r"is not Inception's weights: its sha256 is .* not 6726825d"):
+        features.build("inception", digits, "digits", weights=tmp_path / "wrong.pth")
+
+
+def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monkeypatch):
+    """The real net with random weights in the real file format, under a digest of its own."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(torch_fidelity.feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {})
+    net = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3
+    monkeypatch.setattr(net, "load_state_dict", lambda self, state: None)
+    template = net("inception-v3-compat", ["2048"])
+    monkeypatch.undo()
+    path = tmp_path / "weights.pth"
+    torch.save(template.state_dict(), path)
+    monkeypatch.setattr(features, "INCEPTION_SHA256", files.sha256(path)[:8])
+    extractor = features.build("inception", digits, "digits", weights=path)
+    found = extractor(digits.test.images[:3])
+    assert found.shape == (3, 2048)
+    assert extractor.digest == files.sha256(path)
+    with torch.no_grad():
+        assert torch.allclose(found, template.eval()(digits.test.images[:3].expand(-1, 3, -1, -1))[0], atol=1e-5)
+
+
+def test_unknown_features_are_refused(digits):
+    with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'classifier'"):
+        features.build("vgg", digits, "digits")

@@ -1,0 +1,73 @@
+"""Every figure draws from committed records, says where it comes from, and is the same bytes again."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import tiny
+from PIL import Image
+
+from mocalib import Run, experiments, figures, open_run, paths, runs
+
+COMMITTED = sorted(path.parent for path in (paths.ROOT / "data" / "runs" / "laptop").glob("*/manifest.json"))
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[str, Run]:
+    return {path.name: open_run(path) for path in COMMITTED}
+
+
+def test_committed_records_are_what_their_manifests_sealed(committed):
+    assert committed
+    for run in committed.values():
+        run.verify()
+        assert run.directory.name == run.config.name
+        assert run.scores
+        assert not run.environment["dirty"]
+
+
+def test_the_quickstarts_six_runs_are_committed(committed):
+    assert {config.name for config in experiments.configs("quickstart", "laptop", seeds=3)} <= set(committed)
+
+
+@pytest.mark.parametrize("draw", [figures.samples, figures.reconstructions, figures.interpolations])
+def test_grids_draw_from_records(committed, draw, scratch):
+    run = next(iter(committed.values()))
+    [png, pdf] = figures.save(draw(run), "grid", "demo", [run], "a caption")
+    assert np.asarray(Image.open(png).convert("L")).std() > 20
+    assert pdf.stat().st_size > 1_000
+
+
+@pytest.mark.parametrize("draw", [figures.singular_values, figures.training_curves])
+def test_curves_draw_from_records(committed, draw, scratch):
+    figure = draw({run.config.name: run for run in list(committed.values())[:2]})
+    lines = [line for ax in figure.axes for line in ax.get_lines() if len(line.get_xdata()) > 2]
+    assert len(lines) >= 3
+
+
+def test_singular_values_are_drawn_as_recorded(committed):
+    run = next(iter(committed.values()))
+    figure = figures.singular_values({"a": run})
+    with np.load(run.directory / "latents.npz") as found:
+        assert np.array_equal(figure.axes[0].get_lines()[0].get_ydata(), found["singular_values"])
+        assert np.array_equal(figure.axes[0].get_lines()[1].get_ydata(), found["uniform"])
+
+
+def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(committed, scratch):
+    run = next(iter(committed.values()))
+    table = pd.DataFrame({"x": [1, 2]})
+    first = {p: p.read_bytes() for p in figures.save(figures.samples(run), "s", "demo", [run], "a caption", table)}
+    assert [path.name for path in first] == ["s.png", "s.pdf", "s.csv"]
+    again = figures.save(figures.samples(run), "s", "demo", [run], "a caption", table)
+    assert {path: path.read_bytes() for path in again} == first
+    note = json.loads(Image.open(again[0]).info["Description"])
+    assert note == {
+        "runs": [run.directory.name], "seeds": [run.config.seed], "caption": "a caption", "scale": "demo",
+    }  # fmt: skip
+    assert again[2].read_text() == "x\n1\n2\n"
+
+
+def test_a_run_without_scores_says_how_to_make_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"score the run first: python -m mocalib"):
+        figures.tiles(runs.Run(tmp_path, tiny()), "samples.png")

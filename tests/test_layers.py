@@ -1,0 +1,52 @@
+"""Data flows one way: a module imports only from modules to its left."""
+
+import ast
+
+import pytest
+
+from mocalib import paths
+
+ORDER = [
+    ["paths", "config"],
+    ["progress", "files"],
+    ["folders", "data", "models", "losses", "momentum", "latent", "features", "meter"],
+    ["objectives", "algorithm1"],
+    ["runs"],
+    ["training"],
+    ["evaluation"],
+    ["experiments"],
+    ["figures"],
+    ["__init__"],
+    ["__main__"],
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+MODULES = sorted((paths.ROOT / "mocalib").rglob("*.py"))
+
+
+def part(path) -> str:
+    """Name of the module or sub-package directly below mocalib."""
+    below = path.relative_to(paths.ROOT / "mocalib").parts
+    return below[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(paths.ROOT).as_posix())
+def test_imports_go_one_way(path):
+    here = part(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mocalib":
+            inner = node.module.split(".")[1:]
+            names = inner[:1] or [alias.name for alias in node.names]
+        for name in names:
+            if name in RANK and name != here:
+                assert RANK[name] <= RANK[here], f"{here} imports {name}"
+
+
+def test_every_module_has_its_place():
+    assert {part(path) for path in MODULES} == set(RANK)
+
+
+def test_neither_losses_nor_algorithm_1_use_the_engine():
+    for name in ("losses", "algorithm1"):
+        text = (paths.ROOT / "mocalib" / f"{name}.py").read_text()
+        assert "mocalib" not in "".join(line for line in text.splitlines() if "import" in line)

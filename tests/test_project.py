@@ -1,0 +1,88 @@
+"""What stands around the package is true: pins, environments, commands."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+
+import pytest
+import yaml
+from conftest import tiny
+
+from mocalib import __main__, files, paths, runs
+
+LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_torch_is_locked_at_the_versions_that_results_were_made_with():
+    assert LOCK["torch"] == "2.14.1"
+    assert LOCK["torchvision"] == "0.29.1"
+
+
+def test_every_dependency_is_locked_within_its_bound():
+    from packaging.requirements import Requirement
+
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(LOCK[requirement.name]), requirement
+
+
+def test_what_runs_here_is_what_is_locked():
+    for name in ("torch", "torchvision", "torch-fidelity", "numpy", "pillow", "papermill", "nbval"):
+        assert metadata.version(name).split("+")[0] == LOCK[name]
+
+
+def test_environment_yml_installs_the_lock_with_a_python_that_the_project_takes():
+    environment = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
+    assert environment["name"] == "mocalib"
+    python, pip, nested = environment["dependencies"]
+    assert pip == "pip"
+    assert nested == {"pip": ["-r requirements.lock", "-e ."]}
+    version = tuple(map(int, re.fullmatch(r"python=(\d+)\.(\d+)", python).groups()))
+    assert version >= tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
+
+
+def test_every_command_of_the_readme_exists():
+    text = (paths.ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE))
+    rules = set(re.findall(r"^([a-z]+):", (paths.ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= targets <= rules
+    for link in re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        assert (paths.ROOT / link).exists(), link
+
+
+def test_help_lists_every_target():
+    text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    for target in ("demo", "test", "lint", "notebooks", "lab", "clean"):
+        assert re.search(rf"make {target} ", text)
+
+
+def test_the_command_line_trains_and_scores_a_directory_and_prints_it(tmp_path, capsys):
+    files.write_json(tmp_path / "mine" / "config.json", tiny(epochs=1).to_dict())
+    assert __main__.main([str(tmp_path / "mine"), "--n", "100"]) == 0
+    assert runs.open_run(tmp_path / "mine").finished
+    printed = capsys.readouterr().out
+    assert re.search(r"fd_classifier +prior +\d+\.\d+ \| 100 against 1000 test", printed)
+    assert __main__.main([str(tmp_path / "mine"), "--n", "100", "--runs", str(tmp_path / "copy")]) == 0
+    assert runs.open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere/config.json does not exist"),
+        (["quickstart", "--seeds", "0"], "seeds = 0: at least 1"),
+    ],
+)
+def test_the_command_line_answers_mistakes_in_one_line(arguments, message, capsys):
+    assert __main__.main(arguments) == 1
+    assert capsys.readouterr().err.splitlines()[0].startswith(f"mocalib: {message}")
+
+
+def test_importing_the_package_reaches_for_nothing_and_is_quiet():
+    code = "import socket; socket.socket.connect = None; import mocalib; print(sorted(mocalib.__all__)[:2])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "['MoCA', 'Run']\n"
+    assert done.stderr == ""
