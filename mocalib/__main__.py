@@ -1,10 +1,10 @@
-"""The package from the shell: train and score run directories, or all runs of an experiment."""
+"""The package from the shell: train and score run directories, or all runs of an experiment; draw figures."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from mocalib import evaluation, experiments, runs, training
+from mocalib import evaluation, experiments, figures, runs, training
 from mocalib.config import RunConfig
 
 
@@ -12,6 +12,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Train and score what is asked for and print the scores; return the process's exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.what == ["figures"]:
+            print(*figures.draw(options.scale), sep="\n")
+            return 0
         for config, place in _asked(options):
             _run(config, place, options)
     except (ValueError, FileNotFoundError, RuntimeError) as error:  # an answer to the user, not a defect
@@ -46,10 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mocalib",
         description="Train and score the config.json that lies in each run directory, or every run of an experiment. "
-        "What is finished is not done again; what was interrupted resumes.",
+        "What is finished is not done again; what was interrupted resumes. `figures` draws from committed records.",
     )
     names = ", ".join(experiments.NAMES)
-    parser.add_argument("what", nargs="+", metavar="run-directory", help=f"or the name of an experiment: {names}")
+    parser.add_argument("what", nargs="+", metavar="run-directory", help=f"or an experiment ({names}), or figures")
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
     parser.add_argument("--seeds", type=int, default=1, help="of an experiment: seeds 0 to N-1")
     parser.add_argument("--runs", type=Path, help="train in this folder, under the runs' own names")

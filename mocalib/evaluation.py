@@ -223,7 +223,7 @@ def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[st
 def nearest(images: Tensor, training: Tensor) -> Tensor:
     """Index of the training image with the least Euclidean pixel distance to each image; both uint8 n C H W."""
     x = images.flatten(1).float()
-    distances = [torch.cdist(x, part.flatten(1).float()) for part in training.split(10 * BATCH)]
+    distances = [torch.cdist(x, part.flatten(1).float()) for part in training.split(BATCH)]
     return torch.cat(distances, dim=1).argmin(dim=1)
 
 

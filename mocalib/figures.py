@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from mocalib import files, latent, paths
-from mocalib.runs import Run
+from mocalib import experiments, files, latent, paths
+from mocalib.runs import Run, open_run
 
 STYLE = Path(__file__).with_name("moca.mplstyle")
 CURVES = {  # logged term -> axis label
@@ -128,6 +128,51 @@ def training_curves(runs: dict[str, Run]) -> Figure:
         axes[1, 0].axhline(exact, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
         axes[1, 0].legend()
         return figure
+
+
+def quickstart(moca: Run, twin: Run) -> Figure:
+    """Samples of MoCA beside those of the same autoencoder trained with weight 0."""
+    with style():
+        images = {
+            "uniform points decoded, weight 0": tiles(twin, "samples.png")[:5],
+            f"MoCA, weight {moca.config.objective.weight:g}": tiles(moca, "samples.png")[:5],
+        }
+        figure, axes = _row(*(grid.shape[:2] for grid in images.values()))
+        for ax, (title, grid) in zip(axes[0], images.items()):
+            show(ax, grid, title)
+        return figure
+
+
+def quickstart_table(runs: list[Run]) -> pd.DataFrame:
+    """One row a run: its weight and seed, distances of samples, reconstructions and the floor, and the spectrum."""
+    columns = {
+        "fd_prior": ("fd_classifier", "prior"),
+        "fd_reconstruction": ("fd_classifier", "reconstruction"),
+        "fd_train_codes": ("fd_classifier", "train_codes"),
+        "fd_floor": ("fd_classifier", "real"),
+        "singular_value_ratio": ("singular_value_ratio", "train_codes"),
+    }
+    rows = []
+    for run in runs:
+        values = {(row["metric"], row["sampler"]): row["value"] for row in run.scores}
+        about = {"run": run.directory.name, "weight": run.config.objective.weight, "seed": run.config.seed}
+        rows.append(about | {column: round(values[key], 4) for column, key in columns.items()})
+    return pd.DataFrame(rows)
+
+
+def draw(scale: str = "laptop", seeds: int = 3) -> list[Path]:
+    """Draw every figure of a scale from its committed records; nothing is trained. Return the paths."""
+    found = [open_run(experiments.folder(scale) / c.name) for c in experiments.configs("quickstart", scale, seeds)]
+    for run in found:
+        run.verify()
+    moca, twin = found[0], found[seeds]
+    table = quickstart_table(found)
+    caption = "digits 16x16, d 24, 40 epochs, seed 0; random, not chosen"
+    spectrum = singular_values({"MoCA, weight 1": moca, "weight 0": twin})
+    return [
+        *save(quickstart(moca, twin), "quickstart", scale, [moca, twin], caption, table),
+        *save(spectrum, "quickstart_singular_values", scale, [moca, twin], "4,000 training codes, d 24, seed 0"),
+    ]
 
 
 def save(
