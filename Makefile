@@ -51,4 +51,6 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -m venv $(VENV) || { echo "making $(VENV) failed; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements.lock
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@mkdir -p $(VENV)/etc/ipython  # kernels warn of their loopback sockets at every start; errors still show
+	@echo '{"IPKernelApp": {"log_level": 40}}' > $(VENV)/etc/ipython/ipython_kernel_config.json
 	@touch $@

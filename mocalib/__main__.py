@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import evaluation, experiments, figures, runs, training
+from mocalib import evaluation, experiments, figures, paths, runs, training
 from mocalib.config import RunConfig
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _asked(options: argparse.Namespace) -> list[tuple[RunConfig, dict]]:
     """Configs to run, each with the keywords of `train` that say where."""
     if options.what[0] in experiments.NAMES and len(options.what) == 1:
-        folder = options.runs or experiments.folder(options.scale)
+        folder = options.runs or paths.RUNS / options.scale
         return [(c, {"runs": folder}) for c in experiments.configs(options.what[0], options.scale, options.seeds)]
     directories = [Path(name) for name in options.what]
     return [(runs.read_config(d), {"runs": options.runs} if options.runs else {"directory": d}) for d in directories]

@@ -1,9 +1,7 @@
 """Experiments as data: which runs a table or figure is made of, at which scale."""
 
 from dataclasses import replace
-from pathlib import Path
 
-from mocalib import paths
 from mocalib.config import MoCA, RunConfig
 
 SCALES = ("laptop",)
@@ -35,8 +33,3 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
         raise ValueError(f"seeds = {seeds}: at least 1")
     twin = replace(QUICKSTART, objective=replace(QUICKSTART.objective, weight=0.0))
     return [replace(config, seed=seed) for config in (QUICKSTART, twin) for seed in range(seeds)]
-
-
-def folder(scale: str) -> Path:
-    """Where the runs of a scale lie."""
-    return paths.RUNS / scale

@@ -3,10 +3,8 @@
 R rows, n images, C H W image.
 """
 
-import contextlib
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +14,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -23,20 +22,14 @@ from torchvision.utils import make_grid
 from mocalib import experiments, files, latent, paths
 from mocalib.runs import Run, open_run
 
-STYLE = Path(__file__).with_name("moca.mplstyle")
+plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # one look for every figure, and for what users draw beside
+
 CURVES = {  # logged term -> axis label
     "reconstruction": "reconstruction loss\n(sum of squares an image)",
     "contrastive": "contrastive loss (nats)",
     "negative": "Eq. 4 (nats)",
     "positive_probability": "probability of\nthe positive",
 }
-
-
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """The project's look, for this figure only."""
-    with plt.style.context(STYLE):
-        yield
 
 
 def tiles(run: Run, name: str) -> Tensor:
@@ -70,44 +63,40 @@ def _row(*counts: tuple[int, int], inch: float = 0.36) -> tuple[Figure, np.ndarr
 
 def samples(run: Run) -> Figure:
     """New images from uniform points of the sphere beside the nearest training image of each, in pixels."""
-    with style():
-        images, near = tiles(run, "samples.png"), tiles(run, "neighbours.png")
-        figure, axes = _row(images.shape[:2], near.shape[:2])
-        show(axes[0, 0], images, "samples")
-        show(axes[0, 1], near, "nearest training image of each")
-        return figure
+    images, near = tiles(run, "samples.png"), tiles(run, "neighbours.png")
+    figure, axes = _row(images.shape[:2], near.shape[:2])
+    show(axes[0, 0], images, "samples")
+    show(axes[0, 1], near, "nearest training image of each")
+    return figure
 
 
 def reconstructions(run: Run) -> Figure:
     """Test images (odd columns) and their reconstructions (even columns), as in rows 1-2 of Figure 2."""
-    with style():
-        images = tiles(run, "reconstructions.png")
-        figure, axes = _row(images.shape[:2], inch=0.5)
-        show(axes[0, 0], images, "test image | reconstruction")
-        return figure
+    images = tiles(run, "reconstructions.png")
+    figure, axes = _row(images.shape[:2], inch=0.5)
+    show(axes[0, 0], images, "test image | reconstruction")
+    return figure
 
 
 def interpolations(run: Run) -> Figure:
     """Between two test images (outer columns) along the sphere, as in rows 3-4 of Figure 2."""
-    with style():
-        images = tiles(run, "interpolations.png")
-        figure, axes = _row(images.shape[:2], inch=0.5)
-        show(axes[0, 0], images, "original | decoded points between the two codes | original")
-        return figure
+    images = tiles(run, "interpolations.png")
+    figure, axes = _row(images.shape[:2], inch=0.5)
+    show(axes[0, 0], images, "original | decoded points between the two codes | original")
+    return figure
 
 
 def singular_values(runs: dict[str, Run]) -> Figure:
     """Singular values of training codes (Figure 5), one line a labelled run, with uniform codes of the same shape."""
-    with style():
-        figure, ax = plt.subplots(figsize=(4.2, 2.8))
-        for label, run in runs.items():
-            with np.load(run.directory / "latents.npz") as found:
-                values, uniform = found["singular_values"], found["uniform"]
-            ax.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=label)
-        ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label="uniform on the sphere")
-        ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
-        ax.legend()
-        return figure
+    figure, ax = plt.subplots(figsize=(4.2, 2.8))
+    for label, run in runs.items():
+        with np.load(run.directory / "latents.npz") as found:
+            values, uniform = found["singular_values"], found["uniform"]
+        ax.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=label)
+    ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label="uniform on the sphere")
+    ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
+    ax.legend()
+    return figure
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
@@ -116,31 +105,31 @@ def training_curves(runs: dict[str, Run]) -> Figure:
     frames = [pd.DataFrame(run.metrics).assign(run=label, batch=run.config.batch_size) for label, run in runs.items()]
     lines = pd.concat(frames, ignore_index=True)
     lines["images"] = lines["step"] * lines["batch"]
-    with style():
-        figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.2), sharex=True)
-        for ax, (term, label) in zip(axes.flat, CURVES.items()):
-            sns.lineplot(lines, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
-            ax.set(ylabel=label, xlabel="training images")
-        axes[0, 0].set(yscale="log")
-        axes[0, 0].legend(title=None)
-        config = next(iter(runs.values())).config
-        exact = latent.uniform_negative(config.latent_dim, config.objective.temperature)
-        axes[1, 0].axhline(exact, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
-        axes[1, 0].legend()
-        return figure
+    figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.2), sharex=True)
+    for ax, (term, label) in zip(axes.flat, CURVES.items()):
+        sns.lineplot(lines, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
+        ax.set(ylabel=label, xlabel="training images")
+    axes[0, 0].set(yscale="log")
+    axes[0, 0].yaxis.set_major_formatter(ScalarFormatter())  # plain numbers: the range is about a decade
+    axes[0, 0].yaxis.set_minor_formatter(ScalarFormatter())
+    axes[0, 0].legend(title=None)
+    config = next(iter(runs.values())).config
+    exact = latent.uniform_negative(config.latent_dim, config.objective.temperature)
+    axes[1, 0].axhline(exact, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
+    axes[1, 0].legend()
+    return figure
 
 
 def quickstart(moca: Run, twin: Run) -> Figure:
     """Samples of MoCA beside those of the same autoencoder trained with weight 0."""
-    with style():
-        images = {
-            "uniform points decoded, weight 0": tiles(twin, "samples.png")[:5],
-            f"MoCA, weight {moca.config.objective.weight:g}": tiles(moca, "samples.png")[:5],
-        }
-        figure, axes = _row(*(grid.shape[:2] for grid in images.values()))
-        for ax, (title, grid) in zip(axes[0], images.items()):
-            show(ax, grid, title)
-        return figure
+    images = {
+        "uniform points decoded, weight 0": tiles(twin, "samples.png")[:5],
+        f"MoCA, weight {moca.config.objective.weight:g}": tiles(moca, "samples.png")[:5],
+    }
+    figure, axes = _row(*(grid.shape[:2] for grid in images.values()))
+    for ax, (title, grid) in zip(axes[0], images.items()):
+        show(ax, grid, title)
+    return figure
 
 
 def quickstart_table(runs: list[Run]) -> pd.DataFrame:
@@ -162,16 +151,16 @@ def quickstart_table(runs: list[Run]) -> pd.DataFrame:
 
 def draw(scale: str = "laptop", seeds: int = 3) -> list[Path]:
     """Draw every figure of a scale from its committed records; nothing is trained. Return the paths."""
-    found = [open_run(experiments.folder(scale) / c.name) for c in experiments.configs("quickstart", scale, seeds)]
+    found = [open_run(paths.RECORDS / scale / c.name) for c in experiments.configs("quickstart", scale, seeds)]
     for run in found:
         run.verify()
     moca, twin = found[0], found[seeds]
     table = quickstart_table(found)
-    caption = "digits 16x16, d 24, 40 epochs, seed 0; random, not chosen"
-    spectrum = singular_values({"MoCA, weight 1": moca, "weight 0": twin})
+    about = "{dataset} {size}x{size}, d {latent_dim}, {epochs} epochs, seed {seed}".format(**moca.config.to_dict())
+    spectrum = singular_values({f"MoCA, weight {moca.config.objective.weight:g}": moca, "weight 0": twin})
     return [
-        *save(quickstart(moca, twin), "quickstart", scale, [moca, twin], caption, table),
-        *save(spectrum, "quickstart_singular_values", scale, [moca, twin], "4,000 training codes, d 24, seed 0"),
+        *save(quickstart(moca, twin), "quickstart", scale, [moca, twin], f"{about}; random, not chosen", table),
+        *save(spectrum, "quickstart_singular_values", scale, [moca, twin], f"training codes; {about}"),
     ]
 
 
@@ -194,8 +183,7 @@ def save(
         ("pdf", {"Title": name, "Subject": note, "CreationDate": None, "Producer": None, "Creator": None}),
     ):
         buffer = io.BytesIO()
-        with style():
-            figure.savefig(buffer, format=kind, metadata=metadata)
+        figure.savefig(buffer, format=kind, metadata=metadata)
         files.write(folder / f"{name}.{kind}", buffer.getvalue())
         written.append(folder / f"{name}.{kind}")
     if table is not None:

@@ -11,5 +11,6 @@ DATA = Path(os.environ.get("MOCALIB_DATA") or ROOT / "data").resolve()
 RUNS = Path(os.environ.get("MOCALIB_RUNS") or DATA / "runs").resolve()
 RAW = DATA / "raw"
 CACHE = DATA / "cache"
+RECORDS = ROOT / "data" / "runs"  # committed records of finished runs: evidence, so they never move
 FEATURES = ROOT / "data" / "features"  # committed weights: they belong to the code and never move
 FIGURES = ROOT / "figures"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mocalib import Run, experiments, figures, open_run, paths, runs
 
-COMMITTED = sorted(path.parent for path in (paths.ROOT / "data" / "runs" / "laptop").glob("*/manifest.json"))
+COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def test_the_quickstarts_six_runs_are_committed(committed):
 def test_grids_draw_from_records(committed, draw, scratch):
     run = next(iter(committed.values()))
     [png, pdf] = figures.save(draw(run), "grid", "demo", [run], "a caption")
-    assert np.asarray(Image.open(png).convert("L")).std() > 20
+    with Image.open(png) as image:
+        assert np.asarray(image.convert("L")).std() > 20
     assert pdf.stat().st_size > 1_000
 
 
@@ -61,7 +62,8 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(com
     assert [path.name for path in first] == ["s.png", "s.pdf", "s.csv"]
     again = figures.save(figures.samples(run), "s", "demo", [run], "a caption", table)
     assert {path: path.read_bytes() for path in again} == first
-    note = json.loads(Image.open(again[0]).info["Description"])
+    with Image.open(again[0]) as image:
+        note = json.loads(image.info["Description"])
     assert note == {
         "runs": [run.directory.name], "seeds": [run.config.seed], "caption": "a caption", "scale": "demo",
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Rules that keep notebooks readable and rerunnable; `make notebooks` runs them."""
 
 import ast
+import statistics
 import subprocess
 import sys
 
@@ -61,7 +62,7 @@ def test_cells_are_few_short_and_explained(path):
     code, prose = cells(path), cells(path, "markdown")
     lengths = sorted(len(cell.source.splitlines()) for cell in code)
     assert 8 <= len(code) <= 14
-    assert lengths[len(lengths) // 2] <= 9
+    assert statistics.median(lengths) <= 9
     assert lengths[-1] <= 25
     assert len(prose) >= len(code) - 1
     assert nbformat.read(path, as_version=4).cells[0].source.startswith("# ")
