@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, RuntimeError) as error:  # an answer to the user, not a defect
         print(f"mocalib: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("mocalib: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

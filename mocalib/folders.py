@@ -131,14 +131,14 @@ def decode(listing: Listing, size: int, crop: int, folder: Path) -> None:
         shape = (len(chosen), 1 if grey else 3, side, side)
         array = np.lib.format.open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
 
-        def write(place: int, array: np.ndarray = array, chosen: list[str] = chosen) -> str | None:
+        def decode_one(place: int, array: np.ndarray = array, chosen: list[str] = chosen) -> str | None:
             try:
                 if chosen[place] in headers:
                     array[place] = _pixels(listing.root / chosen[place], side, crop, grey)
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for a broken file
                 return f"{chosen[place]} ({error})"
 
-        broken += filter(None, _parallel(f"decoding {split}", write, range(len(chosen))))
+        broken += filter(None, _parallel(f"decoding {split}", decode_one, range(len(chosen))))
         array.flush()
         if listing.classes:
             labels = [listing.classes.index(name.split("/")[-2]) for name in chosen]

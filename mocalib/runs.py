@@ -6,11 +6,8 @@ B batch, C H W image, d latent.
 
 import contextlib
 import json
-import platform
-import subprocess
 import warnings
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,9 @@ import filelock
 import torch
 from torch import Tensor
 
-from mocalib import files, latent, objectives, paths
+from mocalib import environment, files, latent, objectives, paths
 from mocalib.config import RunConfig
 
-PACKAGES = ("mocalib", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pillow", "mlxtend")
 RECORDS = ("config.json", "environment.json", "metrics.jsonl", "scores.json", "*.png", "*.npz")  # what a manifest seals
 BATCH = 250  # images a forward pass outside of training
 
@@ -98,7 +94,7 @@ class Run:
                 raise RunMismatch(f"{self.directory} was trained on other data: {recorded['data']}, now {data}")
             return
         files.write_json(self.directory / "config.json", self.config.to_dict())
-        files.write_json(self.directory / "environment.json", describe(device, threads) | {"data": data})
+        files.write_json(self.directory / "environment.json", environment.describe(device, threads) | {"data": data})
 
     def append(self, name: str, line: dict) -> None:
         """Add one JSON line to a log."""
@@ -185,27 +181,6 @@ def read_config(directory: Path | str) -> RunConfig:
 def open_run(directory: Path | str) -> Run:
     """The run of a directory that holds a config.json."""
     return Run(directory, read_config(directory))
-
-
-def describe(device: torch.device, threads: int) -> dict:
-    """How a run is computed: versions, commit, device and threads; no host or user name."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    versions = {package: metadata.version(package) for package in PACKAGES}
-    return {
-        "versions": {"python": platform.python_version()} | versions,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "mocalib")),
-        "device": name,
-        "threads": threads,
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        command = ["git", "-C", str(paths.ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None  # not a checkout, or no git
 
 
 def _read_json(path: Path, default: Any) -> Any:

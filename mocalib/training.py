@@ -62,24 +62,13 @@ def _fit(
     steps = config.epochs * images.steps_per_epoch
     log_every = -(-steps // LOG_LINES)
     optimizers = _optimizers(objective, config)
-    meter, epoch_meter = Meter(), Meter()  # means between log lines; means of an epoch, for stop_at
+    meters = {"line": Meter(), "epoch": Meter()}  # means of a log line; means of an epoch, for stop_at
     progress = torch.zeros((), dtype=torch.float64, device=device)
-    start, seconds = _restore(run, objective, optimizers, meter, epoch_meter, device)
+    start, seconds = _restore(run, objective, optimizers, meters, device)
     clock = _Clock(seconds, start)
     step, epoch, rate = start - 1, (start - 1) // images.steps_per_epoch, 0.0
     objective.train()
-
-    def state(step: int) -> dict:
-        return {
-            "step": step,
-            "objective": objective.state_dict(),
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-            "meter": meter.state(),
-            "epoch_meter": epoch_meter.state(),
-            "seconds": clock.seconds,
-        }
-
-    with bar(run.config.name, steps, initial=start, unit="step") as shown:
+    with bar(config.name, steps, initial=start, unit="step") as shown:
         for step in range(start, steps):
             epoch, end = step // images.steps_per_epoch, (step + 1) % images.steps_per_epoch == 0
             rate = learning_rate(config, epoch)
@@ -94,25 +83,23 @@ def _fit(
                 for group in turn.updates:
                     _step(optimizers[group], rate)
                 objective.after(turn.name, out, progress)
-                meter.add(turn.name, out.terms, step)
+                meters["line"].add(turn.name, out.terms, step)
                 if config.stop_at:
-                    epoch_meter.add(turn.name, out.terms, step)
-            if (step + 1) % log_every == 0 or step + 1 == steps:
-                _check(meter, run)
-                _log(run, meter, clock, step + 1, epoch + 1, rate, config.batch_size)
-            if end and epoch + 1 in config.keep_epochs:
-                _check(meter, run)
-                run.save_weights(epoch_file(epoch + 1), objective, step + 1, epoch + 1)
+                    meters["epoch"].add(turn.name, out.terms, step)
             shown.update()
-            if end and config.stop_at and epoch_meter.read()["reconstruction"] <= config.stop_at:
+            if (step + 1) % log_every == 0:
+                _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
+            if end and epoch + 1 in config.keep_epochs:
+                _check(meters["line"], run)
+                run.save_weights(epoch_file(epoch + 1), objective, step + 1, epoch + 1)
+            if end and config.stop_at and meters["epoch"].read()["reconstruction"] <= config.stop_at:
                 break
             if clock.since_checkpoint >= checkpoint_seconds:
-                _check(meter, run)
-                run.save_checkpoint(state(step + 1))
+                _check(meters["line"], run)
+                run.save_checkpoint(_state(step + 1, objective, optimizers, meters, clock))
                 clock.checkpointed()
-    if any(meter.counts.values()):  # stopped between log lines
-        _check(meter, run)
-        _log(run, meter, clock, step + 1, epoch + 1, rate, config.batch_size)
+    if any(meters["line"].counts.values()):  # steps since the last line
+        _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
     run.finish(objective, step + 1, epoch + 1)
 
 
@@ -158,10 +145,11 @@ class _Clock:
         self._checkpoint = time.monotonic()
 
 
-def _log(run: Run, meter: Meter, clock: _Clock, step: int, epoch: int, rate: float, batch_size: int) -> None:
+def _log(run: Run, meter: Meter, clock: _Clock, step: int, epoch: int, rate: float) -> None:
+    _check(meter, run)
     run.append("metrics.jsonl", {"step": step, "epoch": epoch, **meter.read(), "learning_rate": rate})
     (seconds, before), now = clock.logged, clock.seconds
-    speed = (step - before) * batch_size / max(now - seconds, 1e-9)
+    speed = (step - before) * run.config.batch_size / max(now - seconds, 1e-9)
     run.append("timing.jsonl", {"step": step, "seconds": round(now, 3), "images_per_second": round(speed, 1)})
     clock.logged = (now, step)
 
@@ -195,12 +183,28 @@ def _step(optimizer: torch.optim.Adam, rate: float) -> None:
     optimizer.step()
 
 
+def _state(
+    step: int,
+    objective: objectives.Objective,
+    optimizers: dict[str, torch.optim.Adam],
+    meters: dict[str, Meter],
+    clock: _Clock,
+) -> dict:
+    """Everything that a resumed run needs to equal an uninterrupted one."""
+    return {
+        "step": step,
+        "objective": objective.state_dict(),
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        "meters": {name: meter.state() for name, meter in meters.items()},
+        "seconds": clock.seconds,
+    }
+
+
 def _restore(
     run: Run,
     objective: objectives.Objective,
     optimizers: dict[str, torch.optim.Adam],
-    meter: Meter,
-    epoch_meter: Meter,
+    meters: dict[str, Meter],
     device: torch.device,
 ) -> tuple[int, float]:
     """Load the latest checkpoint, if any; return its step and seconds."""
@@ -210,8 +214,8 @@ def _restore(
     objective.load_state_dict(state["objective"])
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])
-    meter.load(state["meter"])
-    epoch_meter.load(state["epoch_meter"])
+    for name, meter in meters.items():
+        meter.load(state["meters"][name])
     return state["step"], state["seconds"]
 
 

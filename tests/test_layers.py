@@ -8,7 +8,7 @@ from mocalib import paths
 
 ORDER = [
     ["paths", "config"],
-    ["progress", "files"],
+    ["progress", "files", "environment"],
     ["folders", "data", "models", "losses", "momentum", "latent", "features", "meter"],
     ["objectives", "algorithm1"],
     ["runs"],

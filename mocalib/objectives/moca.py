@@ -26,6 +26,7 @@ class MoCA(Objective):
         self.queue = KeyQueue(config.queue_size, latent_dim)
 
     def loss(self, turn: str, x: Tensor) -> StepLoss:
+        """Eq. 5 on images B C H W; every form of the contrast is logged, whichever is minimised."""
         with self.nets():
             q = self.encoder(x)  # B d
             x_hat = self.decoder(q)  # B C H W
