@@ -167,7 +167,7 @@ class RunConfig:
         return cls(**values)
 
     def differences(self, other: "RunConfig") -> list[str]:
-        """One line for each field in which two configs differ, objective fields included."""
+        """One line for each field in which two runs differ, objective fields included; `root` by its last part."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         names = [*mine, *(name for name in theirs if name not in mine)]
         return [
@@ -191,6 +191,7 @@ def _objective(values: dict) -> Any:
 
 
 def _flat(values: dict) -> dict:
+    values = values | {"root": PurePath(values["root"]).name}
     inner = {f"objective.{key}": value for key, value in values["objective"].items()}
     return {key: value for key, value in values.items() if key != "objective"} | inner
 

@@ -149,6 +149,27 @@ def quickstart_table(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def quickstart_summary(table: pd.DataFrame) -> str:
+    """`quickstart_table` as README shows it: a row a quantity and method, a column a seed, and the mean."""
+    quantities = {
+        "fd_prior": "`fd` of samples",
+        "fd_reconstruction": "`fd` of reconstructed test images",
+        "singular_value_ratio": "singular-value ratio",
+    }
+    seeds = sorted(table["seed"].unique())
+    lines = [
+        "| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
+        "| --- |" + " ---: |" * (len(seeds) + 1),
+    ]
+    for column, quantity in quantities.items():
+        for weight in sorted(table["weight"].unique(), reverse=True):
+            values = table[table["weight"] == weight].set_index("seed")[column][seeds]
+            method = f"MoCA, weight {weight:g}" if weight else "twin, weight 0"
+            cells = [f"{value:.2f}" for value in [*values, values.mean()]]
+            lines.append(f"| {quantity}, {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def draw(scale: str = "laptop", seeds: int = 3) -> list[Path]:
     """Draw every figure of a scale from its committed records; nothing is trained. Return the paths."""
     found = [open_run(paths.RECORDS / scale / c.name) for c in experiments.configs("quickstart", scale, seeds)]
@@ -158,7 +179,10 @@ def draw(scale: str = "laptop", seeds: int = 3) -> list[Path]:
     table = quickstart_table(found)
     about = "{dataset} {size}x{size}, d {latent_dim}, {epochs} epochs, seed {seed}".format(**moca.config.to_dict())
     spectrum = singular_values({f"MoCA, weight {moca.config.objective.weight:g}": moca, "weight 0": twin})
+    summary = paths.FIGURES / scale / "quickstart.md"
+    files.write(summary, quickstart_summary(table).encode())
     return [
+        summary,
         *save(quickstart(moca, twin), "quickstart", scale, [moca, twin], f"{about}; random, not chosen", table),
         *save(spectrum, "quickstart_singular_values", scale, [moca, twin], f"training codes; {about}"),
     ]
@@ -170,11 +194,17 @@ def save(
     """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv where there are any; return the
     paths.
 
-    The scale is said in the caption below the picture; run names, seeds and caption go into its metadata. Files are
+    The scale is said in the caption below the picture; run names, seeds, n and command go into its metadata. Files are
     byte for byte the same from the same records and library versions, and replace older ones only when they are whole.
     """
     figure.supxlabel(f"{caption} [{scale} scale]", fontsize=7, color="0.35")
-    about = {"runs": [run.directory.name for run in runs], "seeds": sorted({run.config.seed for run in runs})}
+    names = [run.directory.name for run in runs]
+    about = {
+        "runs": names,
+        "seeds": sorted({run.config.seed for run in runs}),
+        "n_train": [run.environment["data"]["train"] for run in runs],
+        "command": " ".join(["python -m mocalib", *names]),
+    }
     note = json.dumps(about | {"caption": caption, "scale": scale})
     folder = paths.FIGURES / scale
     written = []

@@ -46,6 +46,7 @@ def test_the_name_hashes_only_what_differs_from_the_defaults():
 def test_the_name_depends_on_the_last_part_of_root_only():
     here, there = (RunConfig(dataset="folder", root=root) for root in ("/a/pictures", "/b/c/pictures/"))
     assert here.name == there.name
+    assert here.differences(there) == []
     assert here.name != RunConfig(dataset="folder", root="/a/others").name
 
 

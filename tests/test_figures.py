@@ -64,8 +64,10 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(com
     assert {path: path.read_bytes() for path in again} == first
     with Image.open(again[0]) as image:
         note = json.loads(image.info["Description"])
+    name = run.directory.name
     assert note == {
-        "runs": [run.directory.name], "seeds": [run.config.seed], "caption": "a caption", "scale": "demo",
+        "runs": [name], "seeds": [run.config.seed], "n_train": [4000], "command": f"python -m mocalib {name}",
+        "caption": "a caption", "scale": "demo",
     }  # fmt: skip
     assert again[2].read_text() == "x\n1\n2\n"
 
@@ -73,3 +75,24 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(com
 def test_a_run_without_scores_says_how_to_make_them(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"score the run first: python -m mocalib"):
         figures.tiles(runs.Run(tmp_path, tiny()), "samples.png")
+
+
+def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
+    """`make figures` in a fresh clone changes nothing."""
+    for path in figures.draw("laptop"):
+        committed = paths.ROOT / "figures" / "laptop" / path.name
+        if path.suffix in (".csv", ".md"):
+            assert path.read_bytes() == committed.read_bytes(), path.name
+        elif path.suffix == ".png":
+            with Image.open(path) as new, Image.open(committed) as old:
+                assert new.info["Description"] == old.info["Description"]
+                assert np.abs(np.asarray(new, dtype=int) - np.asarray(old, dtype=int)).mean() < 1
+    assert (paths.FIGURES / "laptop" / "quickstart.md").read_text() in (paths.ROOT / "README.md").read_text()
+
+
+def test_the_summary_means_are_those_of_its_rows():
+    rows = [{"weight": w, "seed": s, "fd_prior": w + s, "fd_reconstruction": 1, "singular_value_ratio": 2 * s}
+            for w in (0.0, 2.0) for s in (0, 1, 2)]  # fmt: skip
+    text = figures.quickstart_summary(pd.DataFrame(rows))
+    assert "| `fd` of samples, MoCA, weight 2 | 2.00 | 3.00 | 4.00 | 3.00 |" in text
+    assert "| singular-value ratio, twin, weight 0 | 0.00 | 2.00 | 4.00 | 2.00 |" in text
