@@ -24,6 +24,7 @@ CODES = 10_000  # training codes that singular values and uniformity are taken o
 SAMPLES, COLUMNS = 64, 8  # samples in a grid; images a row of it
 RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 8, 8  # shown pairs, rows, and decoded images between two originals
 SUBSETS = 100  # of KID, torch-fidelity's default
+NEIGHBOURS = 3  # of precision and recall, torch-fidelity's default
 
 
 def evaluate(
@@ -44,6 +45,8 @@ def evaluate(
     directory; another evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the
     extractor's weights are missing, RunMismatch if the data changed.
     """
+    if n < 2:
+        raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
     name = features or ("classifier" if run.environment["data"]["labels"] else "none")
@@ -165,8 +168,11 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.
         scores = {distance_name("fd", extractor.name): frechet_distance(found, reference)}
         if sampler in ("prior", "real"):
             scores[distance_name("kid", extractor.name)] = kernel_distance(found, reference)
-            prc = prc_features_to_metric(found, reference, save_cpu_ram=True, verbose=False)
-            scores |= {"precision": prc["precision"], "recall": prc["recall"]}
+            if min(len(found), len(reference)) > NEIGHBOURS:
+                prc = prc_features_to_metric(
+                    found, reference, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False
+                )
+                scores |= {"precision": prc["precision"], "recall": prc["recall"]}
         for metric, value in scores.items():
             row = _row(metric, value, sampler, "test", len(found), len(reference))
             rows.append(row | {"features": extractor.name, "digest": extractor.digest})
@@ -204,7 +210,8 @@ def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[st
     samples (8x8), the nearest training image of each, reconstructions (original, reconstruction, original, ...), and
     interpolations (original, decoded points between the two codes, original) of test images.
     """
-    shown = dataset.test.images[: max(RECONSTRUCTIONS, 2 * INTERPOLATIONS)]
+    enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
+    shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is shown more than once
     samples = _decoded(autoencoder, autoencoder.prior(SAMPLES, seed))
     originals = shown[:RECONSTRUCTIONS]
     pairs = torch.stack([originals, _decoded(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)

@@ -272,9 +272,23 @@ def test_a_set_without_labels_is_scored_without_distances(scratch):
         evaluate(run, features="classifier")
 
 
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_a_handful_of_test_images_is_enough(scratch, count):
+    for split, n in (("train", 8), ("test", count)):
+        for i in range(n):
+            picture(scratch / "few" / split / "ab"[i % 2] / f"{i}.png", size=(16, 16), seed=i)
+    config = tiny(dataset="folder", root=str(scratch / "few"), limit=0, batch_size=4, epochs=1)
+    run = train(config, runs=scratch)
+    evaluate(run, features="none")
+    assert figures.tiles(run, "reconstructions.png").shape[:2] == (4, 8)
+    assert figures.tiles(run, "interpolations.png").shape[:2] == (8, 10)
+
+
 def test_an_unfinished_run_and_changed_data_are_refused(tmp_path, run, monkeypatch):
     with pytest.raises(ValueError, match="is not finished"):
         evaluate(runs.Run(tmp_path, tiny()))
+    with pytest.raises(ValueError, match="n = 1: at least 2 samples"):
+        evaluate(run, n=1)
     real = data.load(run.config)
     monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="f" * 64))
     with pytest.raises(runs.RunMismatch, match="was trained on data .*, found are ffffffffffff"):

@@ -1,5 +1,7 @@
 """What stands around the package is true: pins, environments, commands."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 import yaml
 from conftest import tiny
 
-from mocalib import __main__, files, paths, runs
+from mocalib import RunConfig, __main__, files, paths, runs
 
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
@@ -51,6 +53,17 @@ def test_every_command_of_the_readme_exists():
     assert {"demo", "test"} <= targets <= rules
     for link in re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         assert (paths.ROOT / link).exists(), link
+
+
+def test_configs_of_the_readme_are_accepted():
+    text = (paths.ROOT / "README.md").read_text()
+    [stored] = re.findall(r"```json\n(.+?)```", text, re.DOTALL)
+    assert RunConfig.from_dict(json.loads(stored)).width == 16
+    [code] = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    statements = ast.parse(code).body
+    namespace = {}
+    exec(compile(ast.Module(statements[:2], []), "README.md", "exec"), namespace)  # imports and the config
+    assert namespace["config"].dataset == "folder"
 
 
 def test_help_lists_every_target():
