@@ -24,9 +24,14 @@ def write(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON; NaN is refused, as no strict reader takes it."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN is refused, as no strict reader takes it."""
-    write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+    """Write `json_bytes` atomically."""
+    write(path, json_bytes(value))
 
 
 def write_tensors(path: Path, value: Any) -> None:

@@ -5,6 +5,7 @@ B batch, C H W image, d latent.
 """
 
 import contextlib
+import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -143,18 +144,24 @@ class Run:
             (self.directory / name).unlink(missing_ok=True)
 
     def add_scores(self, rows: list[dict], records: dict[str, bytes]) -> None:
-        """Add score rows and record files, then renew the manifest."""
-        for name, content in records.items():
-            files.write(self.directory / name, content)
-        files.write_json(self.directory / "scores.json", [*self.scores, *rows])
-        self.seal({name: self.manifest[name] for name in ("step", "epoch")})
+        """Add score rows and record files; files that are sealed already stay as they are.
 
-    def seal(self, ended: dict) -> None:
-        """Write the manifest: where training ended and the sha256 of every record but timings."""
+        scores.json comes last: a kill before it leaves rows missing, so that the next evaluation makes all of it again.
+        """
+        manifest = self.manifest
+        for name, content in records.items():
+            if name not in manifest["files"]:
+                files.write(self.directory / name, content)
+        scores = files.json_bytes([*self.scores, *rows])
+        self.seal({name: manifest[name] for name in ("step", "epoch")}, {"scores.json": scores})
+        files.write(self.directory / "scores.json", scores)
+
+    def seal(self, ended: dict, coming: dict[str, bytes] | None = None) -> None:
+        """Write the manifest: where training ended and the sha256 of every record but timings, also of `coming` ones."""
         found = sorted(path for pattern in RECORDS for path in self.directory.glob(pattern))
-        files.write_json(
-            self.directory / "manifest.json", ended | {"files": {path.name: files.sha256(path) for path in found}}
-        )
+        digests = {path.name: files.sha256(path) for path in found}
+        digests |= {name: hashlib.sha256(content).hexdigest() for name, content in (coming or {}).items()}
+        files.write_json(self.directory / "manifest.json", ended | {"files": dict(sorted(digests.items()))})
 
     def verify(self) -> None:
         """Raise ValueError naming every record that is missing or is not what the manifest sealed."""

@@ -124,6 +124,28 @@ def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
     copy.verify()
 
 
+@pytest.mark.parametrize("last", ["latents.npz", "reconstructions.png", "manifest.json", "scores.json"])
+def test_an_evaluation_that_dies_is_made_again_whole(run, tmp_path, monkeypatch, last):
+    whole, broken = (train(run.config, runs=tmp_path / name) for name in ("whole", "broken"))
+    write = files.write
+
+    def dying(path, content):
+        if path.name == last:
+            raise OSError("killed")
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", dying)
+    with pytest.raises(OSError, match="killed"):
+        evaluate(broken, n=300)
+    monkeypatch.setattr(files, "write", write)
+    for scored in (whole, broken):
+        evaluate(scored, n=300)
+        scored.verify()
+    for path in whole.directory.iterdir():
+        if path.suffix in (".png", ".npz") or path.name in ("scores.json", "manifest.json"):
+            assert path.read_bytes() == (broken.directory / path.name).read_bytes(), path.name
+
+
 def test_grids_hold_the_images_that_they_say(run, digits):
     net = load(run.directory)
     samples = figures.tiles(run, "samples.png").flatten(0, 1)
