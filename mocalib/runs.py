@@ -157,7 +157,7 @@ class Run:
         files.write(self.directory / "scores.json", scores)
 
     def seal(self, ended: dict, coming: dict[str, bytes] | None = None) -> None:
-        """Write the manifest: where training ended and the sha256 of every record but timings, also of `coming` ones."""
+        """Write the manifest: where training ended and the sha256 of records, `coming` ones too, but not of timings."""
         found = sorted(path for pattern in RECORDS for path in self.directory.glob(pattern))
         digests = {path.name: files.sha256(path) for path in found}
         digests |= {name: hashlib.sha256(content).hexdigest() for name, content in (coming or {}).items()}
