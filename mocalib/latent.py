@@ -58,6 +58,5 @@ def uniform_negative(d: int, tau: float) -> float:
 
 
 def uniform_uniformity(d: int, t: float = 2.0) -> float:
-    """Exact value of `uniformity` for the uniform sphere: `|x - y|^2 = 2 - 2 x . y`, so Eq. 3 at tau = 1/(2t), less
-    2t."""
+    """Exact `uniformity` of the uniform sphere: `|x - y|^2 = 2 - 2 x . y` makes it Eq. 3 at tau = 1/(2t), less 2t."""
     return uniform_negative(d, 1 / (2 * t)) - 2 * t

@@ -1,5 +1,4 @@
-"""One run's directory: its config, environment, metric lines, checkpoints, scores and manifest; and the trained nets
-in it.
+"""One run's directory (config, environment, logs, checkpoints, scores, manifest) and the trained nets in it.
 
 B batch, C H W image, d latent.
 """
@@ -24,7 +23,7 @@ BATCH = 250  # images a forward pass outside of training
 
 
 class RunMismatch(ValueError):
-    """The directory was made by another config, other data or another machine state than asked for."""
+    """The directory is of another config or other data, or nothing in it can be resumed from."""
 
 
 class Run:
