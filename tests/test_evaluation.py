@@ -94,6 +94,11 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
         (x.mean(0) - reference.mean(0)).square().sum() + (torch.cov(x.T) + torch.cov(reference.T)).trace() - 2 * root
     )
     assert value(run.scores, "fd_classifier") == pytest.approx(expected.item(), rel=1e-4)
+    floor = evaluation.frechet_distance(extractor(digits.train.images[:256]), reference)
+    assert value(run.scores, "fd_classifier", "real") == pytest.approx(floor, rel=1e-6)
+    decoded = evaluation.to_uint8(net.decode(net.encode(digits.train.images[:256])))
+    expected = evaluation.frechet_distance(extractor(decoded), reference)
+    assert value(run.scores, "fd_classifier", "train_codes") == pytest.approx(expected, rel=1e-4)
     x = digits.test.images.float() / 255
     error = (net.decode(net.encode(x)) - x).square().sum() / len(x)
     [row] = [r for r in run.scores if r["metric"] == "reconstruction" and r["split"] == "test"]

@@ -36,6 +36,23 @@ def test_a_batch_far_larger_than_the_queue_leaves_its_last_keys_at_two_threads()
             assert torch.equal(oldest_first(queue), torch.stack(list(expected)))
 
 
+@pytest.mark.parametrize(("size", "batch"), [(64, 4096), (7, 20), (10, 3)])
+def test_no_slot_is_written_twice_in_a_push(monkeypatch, size, batch):
+    """On a GPU the order of two writes to one slot is open."""
+    written, copy = [], torch.Tensor.index_copy_
+
+    def recording(self, dim, index, source):
+        written.append(index.tolist())
+        return copy(self, dim, index, source)
+
+    monkeypatch.setattr(torch.Tensor, "index_copy_", recording)
+    queue = KeyQueue(size, 2)
+    for _ in range(3):
+        queue.push(torch.randn(batch, 2))
+    assert len(written) == 3
+    assert all(len(set(slots)) == len(slots) == min(size, batch) for slots in written)
+
+
 def test_the_queue_starts_as_unit_vectors_and_travels_in_state_dict():
     queue, other = KeyQueue(50, 5, torch.Generator().manual_seed(1)), KeyQueue(50, 5)
     assert torch.allclose(queue.keys.norm(dim=1), torch.ones(50))

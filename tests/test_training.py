@@ -3,13 +3,14 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import filelock
 import numpy as np
 import pytest
 import torch
@@ -193,10 +194,14 @@ def test_a_cut_checkpoint_is_named_and_the_one_before_is_used(tmp_path, monkeypa
         return
     with pytest.warns(UserWarning, match=r"checkpoint.pt does not load"):
         parts = train(tiny(), runs=tmp_path / "parts")
-    assert_same(weights(train(tiny(), runs=tmp_path / "whole")), weights(parts))
+    whole = train(tiny(), runs=tmp_path / "whole")
+    assert_same(weights(whole), weights(parts))
+    assert parts.metrics == whole.metrics  # the line logged after the older checkpoint was dropped and made again
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("lines", [40, 1])  # seen at a log line, or before a checkpoint
+def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_path, monkeypatch, lines):
+    monkeypatch.setattr(training, "LOG_LINES", lines)
     loss = objectives.moca.MoCA.loss
     calls = iter(range(1_000))
 
@@ -215,20 +220,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_p
     assert all(line["step"] <= 13 for line in runs.open_run(directory).metrics)
 
 
-def test_a_second_process_waits_and_takes_the_result(tmp_path, capsys):
-    run = runs.Run(tmp_path / tiny().name, tiny())
+def test_a_second_process_waits_and_takes_the_result(tmp_path, capsys, monkeypatch):
+    finished = train(tiny(), runs=tmp_path / "other")
+    directory = tmp_path / "mine" / finished.directory.name
+    directory.mkdir(parents=True)
+    monkeypatch.setattr(data, "load", None)  # nothing is left to do
     code = (
-        "import sys, filelock, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
-        "time.sleep(1.5)"
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held'); sys.stdin.read()"
     )
-    run.directory.mkdir()
-    child = subprocess.Popen([sys.executable, "-c", code, run.directory / ".lock"], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "held\n"
-    with pytest.raises(filelock.Timeout):
-        filelock.FileLock(run.directory / ".lock").acquire(timeout=0)
-    train(tiny(), runs=tmp_path)
-    assert child.wait() == 0
-    child.stdout.close()
+    command = [sys.executable, "-u", "-c", code, directory / ".lock"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "held\n"
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(train, tiny(), runs=tmp_path / "mine")
+            time.sleep(0.5)
+            assert not waiting.done()
+            shutil.copytree(finished.directory, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+            child.stdin.close()
+            assert waiting.result(timeout=60).finished
     assert "in use by another process; waiting" in capsys.readouterr().out
 
 
