@@ -13,6 +13,7 @@ from PIL import Image
 from mocalib import MoCA, RunConfig, data, paths
 
 mpl.use("Agg")
+torch.set_num_threads(1)  # tiny nets gain nothing from two, and lose much where cores are shared
 
 
 @pytest.fixture(autouse=True)
