@@ -41,8 +41,8 @@ figures: $(STAMP)  ## draw figures/laptop/ from committed records; nothing is tr
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
-clean:  ## remove caches, demo, smoke and custom runs and figures; never data/raw or committed records
-	rm -rf data/cache data/runs/demo data/runs/smoke data/runs/custom figures/demo figures/smoke figures/custom figures/executed
+clean:  ## remove caches and what demo and smoke made; never data/raw, your own runs or committed records
+	rm -rf data/cache data/runs/demo data/runs/smoke figures/demo figures/smoke figures/executed
 	rm -rf .pytest_cache .ruff_cache notebooks/.ipynb_checkpoints build *.egg-info
 
 # Reinstalled only when what it is made from changes.

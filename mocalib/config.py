@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -30,11 +31,12 @@ def _option(default: Any, **rule: Any) -> Any:
 def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
     """Return `value` as a plain `kind` within `rule`, or raise a ValueError that shows the right spelling.
 
-    An int is accepted for a float, and NumPy's scalars for Python's; nothing else is converted: `"1e-3"`, `"false"`,
-    1.5 for an int and NaN are refused.
+    An int is accepted for a float, NumPy's scalars for Python's, a path for a str. Nothing else is converted: `"1e-3"`,
+    `"false"`, 1.5 for an int and NaN are refused.
     """
     rule = rule or {}
     value = value.item() if isinstance(value, np.generic) else value
+    value = os.fspath(value) if kind is str and isinstance(value, os.PathLike) else value
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -118,7 +120,7 @@ class RunConfig:
     learning_rate: float = _option(1.0e-3, above=0.0)  # Adam; section 5
     decay_every: int = _option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
     decay_until: int = _option(0, low=0)  # epoch of the last halving, held after it; 0: to the end
-    seed: int = _option(0, low=0)
+    seed: int = _option(0, low=0, high=2**63 - 1)
     precision: str = _option("float32", choices=PRECISIONS)
     keep_epochs: tuple = ()  # epochs whose checkpoints stay beside the final weights
 
@@ -144,7 +146,7 @@ class RunConfig:
     def name(self) -> str:
         """Directory name: a readable stem and 8 hex digits of the sha256 of the fields that are not the default."""
         changed = _changed(self)
-        if "root" in changed:  # the same images in another place are the same run
+        if "root" in changed:  # so that a name holds no machine's paths; `differences` tells two roots apart
             changed["root"] = PurePath(self.root).name
         if "objective" in changed:
             changed["objective"] = {"name": objective_name(self.objective), **_changed(self.objective)}
@@ -160,6 +162,8 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "RunConfig":
         """The inverse of `to_dict`; a missing field takes its default, an unknown one raises ValueError."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a config is a JSON object of RunConfig's fields, not {values!r}")
         _known(values, cls, "RunConfig")
         values = dict(values)
         if isinstance(values.get("objective"), dict):
@@ -167,7 +171,7 @@ class RunConfig:
         return cls(**values)
 
     def differences(self, other: "RunConfig") -> list[str]:
-        """One line for each field in which two runs differ, objective fields included; `root` by its last part."""
+        """One line for each field in which two runs differ, objective fields included."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         names = [*mine, *(name for name in theirs if name not in mine)]
         return [
@@ -191,7 +195,6 @@ def _objective(values: dict) -> Any:
 
 
 def _flat(values: dict) -> dict:
-    values = values | {"root": PurePath(values["root"]).name}
     inner = {f"objective.{key}": value for key, value in values["objective"].items()}
     return {key: value for key, value in values.items() if key != "objective"} | inner
 

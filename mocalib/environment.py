@@ -15,10 +15,11 @@ def describe(device: torch.device, threads: int) -> dict:
     """How a run is computed: versions, commit, device and threads; no host or user name."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     versions = {package: metadata.version(package) for package in PACKAGES}
+    commit = _git("rev-parse", "HEAD")
     return {
         "versions": {"python": platform.python_version()} | versions,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "mocalib")),
+        "commit": commit,
+        "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", "mocalib")),
         "device": name,
         "threads": threads,
     }

@@ -4,6 +4,7 @@ n images, B batch, C H W image, d latent, D features. Everything here runs in fl
 """
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,22 +48,34 @@ def evaluate(
         raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
-    name = features or ("classifier" if run.environment["data"]["labels"] else "none")
+    if epoch is not None and epoch < 1:
+        raise ValueError(f"epoch = {epoch}: at least 1, or None for the last")
+    about = run.environment["data"]
+    name = features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
     at = epoch or run.manifest["epoch"]
     if not _scored(run, name, n, at, seed):
         with run.locked(), use_threads(run.environment["threads"]):
             if not _scored(run, name, n, at, seed):  # else another process did it while this one waited
                 _score(run, name, n, at, seed, weights, device)
-    return [row for row in run.scores if row["epoch"] == at and row["features"] in ("", name)]
+    return _asked(run, name, n, at, seed)
+
+
+def _asked(run: Run, name: str, n: int, epoch: int, seed: int) -> list[dict]:
+    """The rows of one evaluation and of no other, found without weights or data."""
+    about = run.environment["data"]
+    trained = min(n, about["train"])
+    counts = {"prior": n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
+    return [
+        row
+        for row in run.scores
+        if (row["epoch"], row["seed"]) == (epoch, seed)
+        and (not row["features"] or (row["features"], row["n_generated"]) == (name, counts[row["sampler"]]))
+    ]
 
 
 def _scored(run: Run, name: str, n: int, epoch: int, seed: int) -> bool:
-    """Whether the rows asked for are there; answered without weights or data."""
-    rows = [row for row in run.scores if row["epoch"] == epoch]
-    if name == "none":
-        return bool(rows)
-    asked = {"features": name, "sampler": "prior", "n_generated": n, "seed": seed}
-    return any(asked.items() <= row.items() for row in rows)
+    rows = _asked(run, name, n, epoch, seed)
+    return bool(rows) if name == "none" else any(row["sampler"] == "prior" for row in rows)
 
 
 def _score(
@@ -78,7 +91,8 @@ def _score(
     codes = autoencoder.encode(dataset.train.images[: max(n, CODES)])  # n d
     rows, latents = score_codes(autoencoder, dataset, codes[:CODES])
     if name != "none":
-        extractor = features.build(name, dataset, run.config.dataset, weights, device)
+        whole = data.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
+        extractor = features.build(name, whole, run.config.dataset, weights, device)
         images = subjects(autoencoder, dataset, codes[:n], n, seed)
         rows += score_images(extractor, images, dataset)
     rows = [row | {"epoch": epoch, "seed": seed} for row in rows]

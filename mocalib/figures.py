@@ -87,16 +87,21 @@ def interpolations(run: Run) -> Figure:
 
 
 def singular_values(runs: dict[str, Run]) -> Figure:
-    """Singular values of training codes (Figure 5), one line a labelled run, with uniform codes of the same shape."""
+    """Singular values of training codes (Figure 5), a line a run, with as many uniform codes as the first has."""
     figure, ax = plt.subplots(figsize=(4.2, 2.8))
     for label, run in runs.items():
-        with np.load(run.directory / "latents.npz") as found:
-            values, uniform = found["singular_values"], found["uniform"]
+        values = _singular_values(run)["singular_values"]
         ax.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, label=label)
+    uniform = _singular_values(next(iter(runs.values())))["uniform"]
     ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label="uniform on the sphere")
     ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
     ax.legend()
     return figure
+
+
+def _singular_values(run: Run) -> dict[str, np.ndarray]:
+    with np.load(run.directory / "latents.npz") as found:
+        return dict(found)
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
@@ -202,7 +207,7 @@ def save(
         "runs": names,
         "seeds": sorted({run.config.seed for run in runs}),
         "n_train": [run.environment["data"]["train"] for run in runs],
-        "command": " ".join(["python -m mocalib", *names]),
+        "command": " ".join(["python -m mocalib", *(_place(run) for run in runs)]),
     }
     note = json.dumps(about | {"caption": caption, "scale": scale})
     folder = paths.FIGURES / scale
@@ -219,3 +224,8 @@ def save(
         files.write(folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
         written.append(folder / f"{name}.csv")
     return written
+
+
+def _place(run: Run) -> str:
+    directory = run.directory.resolve()
+    return (directory.relative_to(paths.ROOT) if directory.is_relative_to(paths.ROOT) else directory).as_posix()

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from mocalib.progress import bar
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 HELD_OUT = 0.1  # of a folder without train/ and test/
 FORMAT = f"1, Pillow {PIL.__version__}"  # decoding and resizing vary with Pillow: part of the cache's key
 
@@ -43,7 +43,7 @@ class Listing(NamedTuple):
     train: list[str]
     test: list[str]
     classes: list[str] | None
-    key: str  # sha256 over relative paths and sizes: a content hash of 200,000 files would be no instant start
+    key: str  # sha256 over paths, sizes and times: a content hash of 200,000 files would be no instant start
 
 
 def missing(dataset: str, root: Path) -> str:
@@ -63,8 +63,11 @@ def scan(root: Path) -> Listing:
     ValueError if either split is empty.
     """
     found = sorted(_images(root))
-    names = [name for name, _ in found]
-    if (root / "train").is_dir() and (root / "test").is_dir():
+    names = [name for name, *_ in found]
+    splits = [name for name in ("train", "test") if (root / name).is_dir()]
+    if len(splits) == 1:
+        raise ValueError(f"{root} has {splits[0]}/ but not both train/ and test/; give its other split that name")
+    if splits:
         train = [name for name in names if name.startswith("train/")]
         test = [name for name in names if name.startswith("test/")]
         depth = 1
@@ -75,18 +78,26 @@ def scan(root: Path) -> Listing:
             f"{root} has {len(train)} training and {len(test)} test images; it needs some of each "
             f"({', '.join(sorted(SUFFIXES))}, in train/ and test/ or in one folder)"
         )
-    key = hashlib.sha256("\n".join(f"{name} {size}" for name, size in found).encode()).hexdigest()
-    return Listing(root, _shuffled(train), _shuffled(test), _classes(names, depth), key)
+    key = hashlib.sha256(f"{root.resolve()} {found}".encode()).hexdigest()
+    return Listing(root, _shuffled(train), _shuffled(test), _classes([*train, *test], depth), key)
 
 
-def _images(root: Path) -> Iterable[tuple[str, int]]:
-    """(relative path, bytes) of every image file; 60,000 in half a second, as this runs at each start."""
-    for folder, _, names in os.walk(root):
-        prefix = Path(folder).relative_to(root).as_posix() + "/"
-        prefix = "" if prefix == "./" else prefix
+def _images(root: Path) -> Iterable[tuple[str, int, int]]:
+    """(relative path, bytes, time of change) of every image file; 60,000 in half a second, as this runs at each start.
+
+    Raises ValueError for a link to a folder, which would be left out, and for a link to nothing.
+    """
+    for folder, folders, names in os.walk(root):
+        below = Path(folder).relative_to(root).as_posix() + "/"
+        below = "" if below == "./" else below
+        if links := [name for name in folders if os.path.islink(f"{folder}/{name}")]:
+            raise ValueError(f"{below}{links[0]} in {root} is a link to a folder; put the folder itself there")
         for name in names:
             if os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield prefix + name, os.stat(f"{folder}/{name}").st_size
+                if not os.path.exists(f"{folder}/{name}"):
+                    raise ValueError(f"{below}{name} in {root} is a link to nothing; remove it")
+                found = os.stat(f"{folder}/{name}")
+                yield below + name, found.st_size, found.st_mtime_ns
 
 
 def _shuffled(names: list[str]) -> list[str]:
@@ -162,6 +173,8 @@ def _header(path: Path) -> tuple[str, tuple[int, int]] | str:
     """(mode, (width, height)) without decoding, or what is wrong."""
     try:
         with Image.open(path) as image:
+            if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+                return f"mode {image.mode}: 32-bit pixels have no fixed range; convert it to 8 or 16 bits"
             return image.mode, image.size
     except Exception as error:
         return f"{type(error).__name__}: {error}"

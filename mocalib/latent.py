@@ -5,9 +5,10 @@ n codes, d latent. All codes are unit vectors, n d.
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import gammaln, ive
+from scipy.special import gammaln, logsumexp
 from torch import Tensor
 
 CHUNK = 2_000  # codes a block of pairwise products
@@ -51,10 +52,11 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
 def uniform_negative(d: int, tau: float) -> float:
     """Exact value of Eq. 3 for the uniform sphere in R^d: `log E exp(x . y / tau)`.
 
-    With v = d/2 - 1: `lgamma(d/2) + v log(2 tau) + log I_v(1/tau)`; the scaled Bessel function keeps it finite.
+    With v = d/2 - 1 it is `lgamma(d/2) + v log(2 tau) + log I_v(1/tau)`, here by the Bessel function's power series
+    `sum_k (1/2tau)^2k / (k! (d/2)_k)` in logarithms: no part of it over- or underflows, whatever d and tau.
     """
-    v = d / 2 - 1
-    return float(gammaln(d / 2) + v * math.log(2 * tau) + math.log(ive(v, 1 / tau)) + 1 / tau)
+    k = np.arange(int(2 / tau) + 200)  # terms grow up to about k = 1/(2 tau), then fall faster than any power
+    return float(logsumexp(-2 * k * math.log(2 * tau) - gammaln(k + 1) - gammaln(d / 2 + k) + gammaln(d / 2)))
 
 
 def uniform_uniformity(d: int, t: float = 2.0) -> float:

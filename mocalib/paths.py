@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("MOCALIB_DATA") or ROOT / "data").resolve()
-RUNS = Path(os.environ.get("MOCALIB_RUNS") or DATA / "runs").resolve()
+DATA = Path(os.environ.get("MOCALIB_DATA") or ROOT / "data").expanduser().resolve()
+RUNS = Path(os.environ.get("MOCALIB_RUNS") or DATA / "runs").expanduser().resolve()
 RAW = DATA / "raw"
 CACHE = DATA / "cache"
 RECORDS = ROOT / "data" / "runs"  # committed records of finished runs: evidence, so they never move

@@ -18,7 +18,7 @@ from torch import Tensor
 from mocalib import environment, files, latent, objectives, paths
 from mocalib.config import RunConfig
 
-RECORDS = ("config.json", "environment.json", "metrics.jsonl", "scores.json", "*.png", "*.npz")  # what a manifest seals
+SEALED = ("config.json", "environment.json", "metrics.jsonl")  # when training ends; scores and grids follow
 BATCH = 250  # images a forward pass outside of training
 
 
@@ -117,13 +117,19 @@ class Run:
         state = None
         for path in found:
             try:
-                state = files.read_tensors(path, device)
+                loaded = files.read_tensors(path, device)
+                made_by, state = RunConfig.from_dict(loaded["config"]), loaded
                 break
             except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError and more
-                warnings.warn(f"{path} does not load ({str(error)[:200]}); trying the one before", stacklevel=2)
+                warnings.warn(f"{path} does not load ({repr(error)[:200]})", stacklevel=2)
         if found and state is None:
             names = " and ".join(path.name for path in found)
             raise RunMismatch(f"{self.directory}: {names} do not load; remove them to train from the start")
+        if state and (differences := made_by.differences(self.config)):
+            raise RunMismatch(
+                f"{path} was made by another config (there | asked): {'; '.join(differences)}. Restore config.json, or "
+                f"use another directory"
+            )
         for name in ("metrics.jsonl", "timing.jsonl"):
             lines = [line for line in _read_lines(self.directory / name) if state and line["step"] <= state["step"]]
             files.write(self.directory / name, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -138,7 +144,8 @@ class Run:
     def finish(self, objective: objectives.Objective, step: int, epoch: int) -> None:
         """Write the final weights, then the manifest; only then drop the checkpoints."""
         self.save_weights("weights.pt", objective, step, epoch)
-        self.seal({"step": step, "epoch": epoch})
+        digests = {name: files.sha256(self.directory / name) for name in SEALED}
+        files.write_json(self.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
         for name in ("checkpoint.pt", "previous.pt"):
             (self.directory / name).unlink(missing_ok=True)
 
@@ -148,19 +155,13 @@ class Run:
         scores.json comes last: a kill before it leaves rows missing, so that the next evaluation makes all of it again.
         """
         manifest = self.manifest
-        for name, content in records.items():
-            if name not in manifest["files"]:
-                files.write(self.directory / name, content)
-        scores = files.json_bytes([*self.scores, *rows])
-        self.seal({name: manifest[name] for name in ("step", "epoch")}, {"scores.json": scores})
-        files.write(self.directory / "scores.json", scores)
-
-    def seal(self, ended: dict, coming: dict[str, bytes] | None = None) -> None:
-        """Write the manifest: where training ended and the sha256 of records, `coming` ones too, but not of timings."""
-        found = sorted(path for pattern in RECORDS for path in self.directory.glob(pattern))
-        digests = {path.name: files.sha256(path) for path in found}
-        digests |= {name: hashlib.sha256(content).hexdigest() for name, content in (coming or {}).items()}
-        files.write_json(self.directory / "manifest.json", ended | {"files": dict(sorted(digests.items()))})
+        new = {name: content for name, content in records.items() if name not in manifest["files"]}
+        for name, content in new.items():
+            files.write(self.directory / name, content)
+        new["scores.json"] = files.json_bytes([*self.scores, *rows])
+        digests = manifest["files"] | {name: hashlib.sha256(content).hexdigest() for name, content in new.items()}
+        files.write_json(self.directory / "manifest.json", manifest | {"files": dict(sorted(digests.items()))})
+        files.write(self.directory / "scores.json", new["scores.json"])
 
     def verify(self) -> None:
         """Raise ValueError naming every record that is missing or is not what the manifest sealed."""
@@ -181,7 +182,10 @@ def read_config(directory: Path | str) -> RunConfig:
     path = Path(directory) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: a run directory holds the config.json of its run")
-    return RunConfig.from_dict(json.loads(path.read_text()))
+    try:
+        return RunConfig.from_dict(json.loads(path.read_text()))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def open_run(directory: Path | str) -> Run:
@@ -248,15 +252,25 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     run = open_run(directory)
     path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is not there: weights are not committed, and only epochs in keep_epochs {run.config.keep_epochs} "
-            f"are kept. Retrain the run elsewhere with: python -m mocalib {directory} --runs {paths.RUNS / 'custom'}"
-        )
+        raise FileNotFoundError(_no_weights(run, path))
     state = files.read_tensors(path)
     objective = objectives.build(run.config, tuple(state["image_shape"]))
-    objective.bfloat16 = False  # scores are float32's
     objective.load_state_dict(state["objective"])
     return Autoencoder(objective.float(), state["epoch"], state["step"], torch.device(device))
+
+
+def _no_weights(run: Run, path: Path) -> str:
+    if not run.finished:
+        return f"{path} is not there: the run is not finished. Finish it with: python -m mocalib {run.directory}"
+    elsewhere = paths.RUNS / "custom"
+    if run.directory.resolve().parent == elsewhere:
+        elsewhere = elsewhere / "again"
+    kept = [found.name for found in sorted(run.directory.glob("*.pt"))]
+    return (
+        f"{path} is not there (weights here: {', '.join(kept) or 'none'}): weights are not committed, and of earlier "
+        f"epochs only those in keep_epochs are kept. Retrain the run elsewhere with: "
+        f"python -m mocalib {run.directory} --runs {elsewhere}"
+    )
 
 
 def epoch_file(epoch: int) -> str:

@@ -38,7 +38,8 @@ def train(
         return run
     device = _device(device)
     with run.locked():
-        if run.finished:  # another process did it while this one waited
+        run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
+        if run.finished:
             return run
         threads = run.environment.get("threads") or threads or torch.get_num_threads()
         with use_threads(threads):
@@ -96,7 +97,7 @@ def _fit(
                 break
             if clock.since_checkpoint >= checkpoint_seconds:
                 _check(meters["line"], run)
-                run.save_checkpoint(_state(step + 1, objective, optimizers, meters, clock))
+                run.save_checkpoint(_state(step + 1, config, objective, optimizers, meters, clock))
                 clock.checkpointed()
     if any(meters["line"].counts.values()):  # steps since the last line
         _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
@@ -160,7 +161,7 @@ def _check(meter: Meter, run: Run) -> None:
     except NotFinite as error:
         kept = next((n for n in ("checkpoint.pt", "previous.pt") if (run.directory / n).exists()), None)
         good = f"the last good checkpoint is {run.directory / kept}" if kept else "no checkpoint was written yet"
-        raise NotFinite(f"{error}; {good}. A lower learning_rate, or float32, may help") from None
+        raise NotFinite(f"{error}; {good}. A lower learning_rate or weight may help") from None
 
 
 def _optimizers(objective: objectives.Objective, config: RunConfig) -> dict[str, torch.optim.Adam]:
@@ -185,6 +186,7 @@ def _step(optimizer: torch.optim.Adam, rate: float) -> None:
 
 def _state(
     step: int,
+    config: RunConfig,
     objective: objectives.Objective,
     optimizers: dict[str, torch.optim.Adam],
     meters: dict[str, Meter],
@@ -193,6 +195,7 @@ def _state(
     """Everything that a resumed run needs to equal an uninterrupted one."""
     return {
         "step": step,
+        "config": config.to_dict(),
         "objective": objective.state_dict(),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         "meters": {name: meter.state() for name, meter in meters.items()},
@@ -231,7 +234,10 @@ def _dtype(config: RunConfig) -> torch.dtype:
 
 
 def _device(name: torch.device | str) -> torch.device:
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device = {name!r} is not a device; use 'cpu' or 'cuda'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device = {str(name)!r}: this machine has no CUDA device that torch can use; use 'cpu'")
     return device

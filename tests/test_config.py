@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,12 @@ def test_configs_are_frozen_and_equal_ones_hash_alike():
     assert hash(RunConfig(learning_rate=1)) == hash(RunConfig(learning_rate=1.0))
 
 
+def test_what_is_no_json_object_is_refused_and_a_path_is_a_str():
+    with pytest.raises(ValueError, match=r"a config is a JSON object of RunConfig's fields, not \[1, 2\]"):
+        RunConfig.from_dict([1, 2])
+    assert RunConfig(dataset="folder", root=Path("/a/b")).root == "/a/b"
+
+
 def test_the_name_hashes_only_what_differs_from_the_defaults():
     empty = hashlib.sha256(b"{}").hexdigest()[:8]
     assert RunConfig().name == f"digits-a2-moca-{empty}"
@@ -46,7 +53,7 @@ def test_the_name_hashes_only_what_differs_from_the_defaults():
 def test_the_name_depends_on_the_last_part_of_root_only():
     here, there = (RunConfig(dataset="folder", root=root) for root in ("/a/pictures", "/b/c/pictures/"))
     assert here.name == there.name
-    assert here.differences(there) == []
+    assert here.differences(there) == ["root: '/a/pictures' | '/b/c/pictures/'"]  # so that none is taken for the other
     assert here.name != RunConfig(dataset="folder", root="/a/others").name
 
 
@@ -75,6 +82,7 @@ def test_differences_name_fields_of_the_objective_too():
         ({"keep_epochs": 3}, r"write it like \(850,\)"),
         ({"objective": {"name": "vae"}}, "objective name = 'vae' is not one of 'moca'"),
         ({"objective": {"name": "moca", "tau": 1}}, "has no field 'tau'"),
+        ({"seed": 2**64}, "at most 9223372036854775807"),
         ({"objective": 3}, "is not an objective; use one of: MoCA"),
         ({"epoch": 3}, "no field 'epoch'; did you mean 'epochs'"),
     ],

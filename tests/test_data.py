@@ -1,6 +1,7 @@
 """Batches are a pure function of (seed, step); every loader on small files in their real format."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -109,7 +110,11 @@ def test_train_and_test_folders_with_classes_give_labels(scratch):
     for split, count in (("train", 3), ("test", 2)):
         for name in ("cat", "dog"):
             for i in range(count):
-                picture(scratch / "pets" / split / name / f"{i}.png", size=(8, 8), seed=hash((split, name, i)) % 1000)
+                picture(
+                    scratch / "pets" / split / name / f"{i}.png",
+                    size=(8, 8),
+                    seed=100 * (split == "test") + 10 * (name == "dog") + i,
+                )
     found = folder(scratch / "pets")
     assert (len(found.train.images), len(found.test.images)) == (6, 4)
     for split, name in (("train", found.train), ("test", found.test)):
@@ -135,6 +140,72 @@ def test_named_folders_have_their_own_size_and_crop(scratch, name):
     if name == "faces10k":
         image = image.crop((9, 19, 79, 89)).resize((64, 64), Image.Resampling.LANCZOS)
     assert np.array_equal(found.train.images[0].numpy(), np.asarray(image).transpose(2, 0, 1))
+
+
+def test_two_folders_whose_files_agree_in_name_and_size_are_not_confused(scratch):
+    for place, seed in (("a", 0), ("b", 50)):
+        for i in range(10):
+            path = picture(scratch / place / "images" / f"{i}.bmp", size=(8, 8), seed=seed + i)
+            os.utime(path, (1, 1))
+    first, second = (folder(scratch / place / "images") for place in "ab")
+    assert first.fingerprint != second.fingerprint
+    picture(scratch / "a" / "images" / "3.bmp", size=(8, 8), seed=99)  # replaced in place, same size
+    assert folder(scratch / "a" / "images").fingerprint != first.fingerprint
+
+
+def test_a_single_split_folder_is_not_taken_for_a_class(scratch):
+    for split in ("train", "val"):
+        for i in range(5):
+            picture(scratch / "photos" / split / f"{i}.png", size=(8, 8), seed=i)
+    with pytest.raises(ValueError, match=r"has train/ but not both train/ and test/; give its other split that name"):
+        folder(scratch / "photos")
+
+
+def test_a_stray_file_beside_the_splits_changes_neither_images_nor_labels(scratch):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            picture(scratch / "pets" / split / name / "1.png", size=(8, 8), seed=len(split + name))
+    picture(scratch / "pets" / "logo.png", size=(8, 8))
+    found = folder(scratch / "pets")
+    assert len(found.train.images) == 2
+    assert sorted(found.train.labels.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("target", ["real", "nowhere.png"])
+def test_links_that_would_be_left_out_are_named(scratch, target):
+    for i in range(10):
+        picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
+    picture(scratch / "real" / "x.png", size=(8, 8))
+    (scratch / "photos" / ("link" if target == "real" else "link.png")).symlink_to(scratch / target)
+    with pytest.raises(ValueError, match=r"^link(.png)? in .*photos is a link to (a folder|nothing)"):
+        folder(scratch / "photos")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_greys_without_a_fixed_range_are_refused_and_not_blackened(scratch, dtype):
+    for i in range(10):
+        picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
+    Image.fromarray(np.ones((8, 8), dtype=dtype)).save(scratch / "photos" / "deep.tif")
+    with pytest.raises(ValueError, match=r"deep.tif \(mode [FI]: 32-bit pixels have no fixed range"):
+        folder(scratch / "photos")
+
+
+def test_a_camera_held_upright_is_turned_upright(scratch):
+    path = picture(scratch / "photos" / "train" / "a.png", size=(8, 8))
+    picture(scratch / "photos" / "test" / "b.png", size=(8, 8))
+    upright = pixels(path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    assert np.array_equal(folder(scratch / "photos").train.images[0].numpy(), upright)
+
+
+def test_a_tenth_is_held_out(scratch):
+    for i in range(50):
+        picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
+    found = folder(scratch / "photos")
+    assert (len(found.train.images), len(found.test.images)) == (45, 5)
 
 
 def test_a_missing_named_folder_says_what_goes_where(scratch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import unit_vectors
+from scipy.special import gammaln, ive
 
 from mocalib import latent, losses
 
@@ -85,6 +86,22 @@ def test_eq_3_exact_uniform_value_against_monte_carlo(d, tau):
 @pytest.mark.parametrize("tau", [0.05, 0.3, 1.0])
 def test_eq_3_on_the_sphere_in_three_dimensions_is_elementary(tau):
     assert latent.uniform_negative(3, tau) == pytest.approx(math.log(tau * math.sinh(1 / tau)), rel=1e-12)
+
+
+@pytest.mark.parametrize(("d", "tau"), [(4, 0.05), (24, 0.1), (128, 0.05), (128, 1.0)])
+def test_eq_3_is_the_bessel_form_where_that_is_finite(d, tau):
+    v = d / 2 - 1
+    bessel = gammaln(d / 2) + v * math.log(2 * tau) + math.log(ive(v, 1 / tau)) + 1 / tau
+    assert latent.uniform_negative(d, tau) == pytest.approx(bessel, rel=1e-9)
+
+
+@pytest.mark.parametrize(("d", "tau"), [(512, 0.1), (1024, 0.05), (200, 100.0), (24, 1e-3)])
+def test_eq_3_is_finite_where_the_bessel_function_is_not(d, tau):
+    second = 1 / (2 * d * tau**2)  # log E exp = Var / 2 + ..., from below for large d
+    value = latent.uniform_negative(d, tau)
+    assert 0 < value < min(second, 1 / tau) * (1 + 1e-9)
+    if second < 5:
+        assert value == pytest.approx(second, rel=0.05)
 
 
 def test_uniform_codes_reach_the_exact_value_of_eq_4():

@@ -121,7 +121,10 @@ def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
     first = evaluate(copy, n=300)
     second = evaluate(copy, n=200)
     assert copy.scores[: len(first)] == first
-    assert {row["n_generated"] for row in second if row["sampler"] == "prior"} == {200, 300}
+    assert {row["n_generated"] for row in second if row["sampler"] == "prior"} == {200}  # its own rows only
+    assert len(second) == len(first)
+    assert evaluate(copy, n=300) == first
+    assert {row["seed"] for row in evaluate(copy, n=200, seed=1)} == {1}
     early = evaluate(copy, n=200, epoch=1)
     assert {row["epoch"] for row in early} == {1}
     assert (copy.directory / "samples-epoch-0001.png").exists()
@@ -149,6 +152,25 @@ def test_an_evaluation_that_dies_is_made_again_whole(run, tmp_path, monkeypatch,
     for path in whole.directory.iterdir():
         if path.suffix in (".png", ".npz") or path.name in ("scores.json", "manifest.json"):
             assert path.read_bytes() == (broken.directory / path.name).read_bytes(), path.name
+
+
+def test_an_evaluation_blesses_no_damaged_record(run, tmp_path):
+    copy = train(run.config, runs=tmp_path)
+    lines = (copy.directory / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy.directory / "metrics.jsonl").write_text("".join(lines[1:]))
+    evaluate(copy, n=300)
+    with pytest.raises(ValueError, match="not as its manifest says: metrics.jsonl$"):
+        copy.verify()
+
+
+def test_scores_are_computed_with_the_recorded_threads(tmp_path, monkeypatch):
+    used, count = [], torch.get_num_threads()
+    run = train(tiny(epochs=1), runs=tmp_path, threads=2)
+    score = evaluation.score_codes
+    monkeypatch.setattr(evaluation, "score_codes", lambda *a: used.append(torch.get_num_threads()) or score(*a))
+    evaluate(run, features="none")
+    assert used == [2]
+    assert torch.get_num_threads() == count
 
 
 def test_grids_hold_the_images_that_they_say(run, digits):
@@ -287,6 +309,18 @@ def test_a_labelled_folder_gets_a_classifier_of_its_own_once(scratch, monkeypatc
     assert extractor(found.test.images).shape == (8, 64)
 
 
+def test_a_limited_run_gets_the_classifier_of_the_whole_set(scratch, monkeypatch):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for i in range(12):
+                picture(scratch / "ab" / split / name / f"{i}.png", size=(16, 16), seed=i)
+    monkeypatch.setitem(features.TRAINING, "steps", 5)
+    run = train(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1), runs=scratch)
+    evaluate(run, n=50)
+    saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
+    assert saved["record"]["n_train"] == 24
+
+
 def test_a_set_without_labels_is_scored_without_distances(scratch):
     for i in range(40):
         picture(scratch / "plain" / f"{i}.png", size=(16, 16), seed=i)
@@ -300,13 +334,15 @@ def test_a_set_without_labels_is_scored_without_distances(scratch):
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
-def test_a_handful_of_test_images_is_enough(scratch, count):
+def test_a_handful_of_test_images_is_enough(scratch, monkeypatch, count):
     for split, n in (("train", 8), ("test", count)):
         for i in range(n):
             picture(scratch / "few" / split / "ab"[i % 2] / f"{i}.png", size=(16, 16), seed=i)
     config = tiny(dataset="folder", root=str(scratch / "few"), limit=0, batch_size=4, epochs=1)
     run = train(config, runs=scratch)
-    evaluate(run, features="none")
+    monkeypatch.setitem(features.TRAINING, "steps", 5)
+    rows = evaluate(run, n=50)
+    assert any(row["features"] for row in rows) == (count > 1)  # one image has no covariance
     assert figures.tiles(run, "reconstructions.png").shape[:2] == (4, 8)
     assert figures.tiles(run, "interpolations.png").shape[:2] == (8, 10)
 
@@ -316,6 +352,8 @@ def test_an_unfinished_run_and_changed_data_are_refused(tmp_path, run, monkeypat
         evaluate(runs.Run(tmp_path, tiny()))
     with pytest.raises(ValueError, match="n = 1: at least 2 samples"):
         evaluate(run, n=1)
+    with pytest.raises(ValueError, match="epoch = 0: at least 1"):
+        evaluate(run, epoch=0)
     real = data.load(run.config)
     monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="f" * 64))
     with pytest.raises(runs.RunMismatch, match="was trained on data .*, found are ffffffffffff"):

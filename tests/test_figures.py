@@ -66,8 +66,8 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(com
         note = json.loads(image.info["Description"])
     name = run.directory.name
     assert note == {
-        "runs": [name], "seeds": [run.config.seed], "n_train": [4000], "command": f"python -m mocalib {name}",
-        "caption": "a caption", "scale": "demo",
+        "runs": [name], "seeds": [run.config.seed], "n_train": [4000], "caption": "a caption", "scale": "demo",
+        "command": f"python -m mocalib data/runs/laptop/{name}",
     }  # fmt: skip
     assert again[2].read_text() == "x\n1\n2\n"
 

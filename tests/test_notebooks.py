@@ -68,7 +68,7 @@ def test_cells_are_few_short_and_explained(path):
     assert nbformat.read(path, as_version=4).cells[0].source.startswith("# ")
 
 
-def test_no_loops_of_training_classes_or_tricks(path):
+def test_no_classes_no_training_code_and_no_tricks(path):
     for cell in cells(path):
         tree = ast.parse(cell.source)
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]

@@ -86,10 +86,15 @@ def test_the_command_line_trains_and_scores_a_directory_and_prints_it(tmp_path, 
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere/config.json does not exist"),
+        (["broken"], "broken/config.json: Expecting value: line 1 column 1"),
+        (["list"], "list/config.json: a config is a JSON object"),
         (["quickstart", "--seeds", "0"], "seeds = 0: at least 1"),
     ],
 )
-def test_the_command_line_answers_mistakes_in_one_line(arguments, message, capsys):
+def test_the_command_line_answers_mistakes_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("broken", ""), ("list", "[1, 2]")):
+        files.write(tmp_path / name / "config.json", text.encode())
     assert __main__.main(arguments) == 1
     assert capsys.readouterr().err.splitlines()[0].startswith(f"mocalib: {message}")
 

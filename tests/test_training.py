@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import picture, tiny
 
 from mocalib import MoCA, algorithm1, data, files, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
@@ -164,6 +164,50 @@ def test_a_directory_of_another_config_is_refused_with_the_fields(tmp_path):
     assert (run.directory / "config.json").read_bytes() == before
 
 
+def test_a_run_of_other_images_under_a_folder_of_the_same_name_is_refused(scratch):
+    configs = []
+    for place in "ab":
+        for i in range(20):
+            picture(scratch / place / "images" / f"{i}.png", size=(16, 16), seed=i)
+        configs.append(tiny(dataset="folder", root=str(scratch / place / "images"), limit=0, batch_size=8, epochs=1))
+    train(configs[0], runs=scratch)
+    with pytest.raises(RunMismatch, match=r"root: '.*/a/images' \| '.*/b/images'"):
+        train(configs[1], runs=scratch)
+
+
+def test_an_edited_config_is_refused_on_resume(tmp_path, monkeypatch):
+    go_on = stop_at_step(monkeypatch, 10)
+    with pytest.raises(Stopped):
+        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
+    go_on()
+    edited = tiny(learning_rate=0.5)
+    files.write_json(tmp_path / "run" / "config.json", edited.to_dict())
+    with pytest.raises(RunMismatch, match=r"checkpoint.pt was made by another config .*learning_rate: 0.001 \| 0.5"):
+        train(edited, directory=tmp_path / "run")
+
+
+def test_a_process_that_waited_is_refused_another_config(tmp_path, monkeypatch):
+    started = runs.Run.locked
+
+    def late(self):
+        files.write_json(self.directory / "config.json", tiny(seed=1).to_dict())  # the first process began meanwhile
+        return started(self)
+
+    monkeypatch.setattr(runs.Run, "locked", late)
+    with pytest.raises(RunMismatch, match=r"seed: 1 \| 0"):
+        train(tiny(), directory=tmp_path / "run")
+
+
+def test_a_checkpoint_that_is_no_checkpoint_is_passed_over(tmp_path, monkeypatch):
+    go_on = stop_at_step(monkeypatch, 14)
+    with pytest.raises(Stopped):
+        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
+    go_on()
+    files.write_tensors(tmp_path / "run" / "checkpoint.pt", {"step": 3})
+    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load \(KeyError"):
+        assert train(tiny(), directory=tmp_path / "run").finished
+
+
 def test_other_data_are_refused_on_resume(tmp_path, monkeypatch):
     go_on = stop_at_step(monkeypatch, 10)
     with pytest.raises(Stopped):
@@ -273,13 +317,28 @@ def test_kept_epochs_can_be_loaded_beside_the_final_weights(tmp_path):
     assert torch.equal(last, runs.load(run.directory).sample(2))
 
 
-def test_weights_that_are_not_there_are_explained(tmp_path):
+def test_weights_that_are_not_there_are_explained(tmp_path, monkeypatch):
     run = train(tiny(), runs=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"epoch-0002.pt is not there.*keep_epochs"):
         runs.load(run.directory, epoch=2)
     (run.directory / "weights.pt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"Retrain the run elsewhere with: python -m mocalib .* --runs"):
+    with pytest.raises(
+        FileNotFoundError, match=r"Retrain the run elsewhere with: python -m mocalib .* --runs .*custom"
+    ):
         runs.load(run.directory)
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    [custom] = [train(tiny(), runs=tmp_path / "custom")]
+    (custom.directory / "weights.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"--runs .*custom/again$"):  # not the finished directory itself
+        runs.load(custom.directory)
+
+
+def test_weights_of_an_unfinished_run_are_explained(tmp_path, monkeypatch):
+    stop_at_step(monkeypatch, 3)
+    with pytest.raises(Stopped):
+        train(tiny(), directory=tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"not finished. Finish it with: python -m mocalib .*run"):
+        runs.load(tmp_path / "run")
 
 
 def test_a_manifest_seals_the_records(tmp_path):
@@ -314,6 +373,7 @@ def test_torchs_own_number_of_threads_is_given_back(tmp_path):
     ("keywords", "message"),
     [
         ({"threads": 0}, "threads = 0: at least 1"),
+        ({"device": "gpu"}, "device = 'gpu' is not a device; use 'cpu' or 'cuda'"),
         pytest.param({"device": "cuda"}, "no CUDA device", marks=WITHOUT_GPU),
     ],
 )
