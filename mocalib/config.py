@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 MODELS = ("a2",)
-DATASETS = ("digits", "folder", "cifar10-jpeg", "faces10k")
 FOLDERS = ("folder", "cifar10-jpeg", "faces10k")  # datasets that are read from a folder of image files
+DATASETS = ("digits", *FOLDERS)
 PRECISIONS = ("float32", "bfloat16", "float64")
 DIGIT_SIZES = (8, 16, 32)
 

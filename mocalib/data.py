@@ -86,10 +86,10 @@ class ResidentImages:
 def load(config: RunConfig) -> Dataset:
     """Open the dataset of a run, decoding it on first use.
 
-    Raises FileNotFoundError where files are missing and ValueError for images that cannot be used, before anything is
-    written.
+    Raises FileNotFoundError where files are missing and ValueError for images that cannot be used; nothing is kept
+    then.
     """
-    dataset = _digits(config) if config.dataset == "digits" else folders_dataset(config)
+    dataset = _digits(config) if config.dataset == "digits" else _folder(config)
     if not config.limit:
         return dataset
     if config.limit > len(dataset.train.images):
@@ -100,7 +100,7 @@ def load(config: RunConfig) -> Dataset:
     )
 
 
-def folders_dataset(config: RunConfig) -> Dataset:
+def _folder(config: RunConfig) -> Dataset:
     """A folder of images, or one with a name under `data/raw/`."""
     named = folders.NAMED.get(config.dataset)
     root = Path(config.root).expanduser() if config.root else paths.RAW / config.dataset

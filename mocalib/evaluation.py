@@ -6,6 +6,7 @@ n images, B batch, C H W image, d latent, D features. Everything here runs in fl
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,12 +89,20 @@ def _score(
         )
     final = epoch == run.manifest["epoch"]
     autoencoder = load(run.directory, None if final else epoch, device)
-    codes = autoencoder.encode(dataset.train.images[: max(n, CODES)])  # n d
-    rows, latents = score_codes(autoencoder, dataset, codes[:CODES])
+    train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:CODES], dataset.test.images))
+    rows, latents = score_codes(autoencoder, train, test)
     if name != "none":
         whole = data.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
         extractor = features.build(name, whole, run.config.dataset, weights, device)
-        images = subjects(autoencoder, dataset, codes[:n], n, seed)
+        decoded = train.images[:n]
+        if len(more := dataset.train.images[CODES:n]):  # beyond those whose codes are looked at
+            decoded = torch.cat([decoded, reconstruct(autoencoder, more).images])
+        images = {  # what is compared with the test split: it tells what is lost where
+            "prior": decode(autoencoder, autoencoder.prior(n, seed)),
+            "reconstruction": test.images,
+            "train_codes": decoded,
+            "real": dataset.train.images[:n],  # the floor
+        }
         rows += score_images(extractor, images, dataset)
     rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
     known = [_identity(row) for row in run.scores]
@@ -121,41 +130,38 @@ def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, 
     }
 
 
-def score_codes(autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor) -> tuple[list[dict], bytes]:
-    """Rows on training codes (n d) and reconstructions; singular values, with those of uniform codes, as npz."""
-    values = latent.singular_values(codes)
-    uniform = latent.singular_values(autoencoder.prior(len(codes)))
+class Reconstruction(NamedTuple):
+    """Codes n d of n images, the images decoded from them (uint8 n C H W), and the error of Eq. 5 on [0, 1]."""
+
+    codes: Tensor
+    images: Tensor
+    error: float
+
+
+def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
+    """Encode and decode images (uint8 n C H W) once, in parts, for every score that needs either."""
+    codes, decoded, total = [], [], 0.0
+    for part in images.split(BATCH):
+        codes.append(autoencoder.encode(part))
+        x_hat = autoencoder.decode(codes[-1])
+        decoded.append(to_uint8(x_hat))
+        total += losses.reconstruction(x_hat, part / 255).item() * len(part)
+    return Reconstruction(torch.cat(codes), torch.cat(decoded), total / len(images))
+
+
+def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
+    """Rows on training codes and reconstructions; singular values, with those of uniform codes, as npz."""
+    n = len(train.codes)
+    values, uniform = (latent.singular_values(z) for z in (train.codes, autoencoder.prior(n)))
     rows = [
-        _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", len(codes)),
-        _row("uniformity", latent.uniformity(codes), "train_codes", "train", len(codes)),
+        _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
+        _row("uniformity", latent.uniformity(train.codes), "train_codes", "train", n),
+        _row("reconstruction", train.error, "reconstruction", "train", n, n),
+        _row("reconstruction", test.error, "reconstruction", "test", len(test.codes), len(test.codes)),
     ]
-    for split, images in (("train", dataset.train.images[: len(codes)]), ("test", dataset.test.images)):
-        error = reconstruction_error(autoencoder, images)
-        rows.append(_row("reconstruction", error, "reconstruction", split, len(images), len(images)))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, singular_values=values.numpy(), uniform=uniform.numpy())
     return rows, buffer.getvalue()
-
-
-def reconstruction_error(autoencoder: Autoencoder, images: Tensor) -> float:
-    """Mean over images (uint8 n C H W) of the summed squared error on [0, 1]: the reconstruction term of Eq. 5."""
-    total = 0.0
-    for part in images.split(BATCH):
-        total += losses.reconstruction(autoencoder.decode(autoencoder.encode(part)), part / 255).item() * len(part)
-    return total / len(images)
-
-
-def subjects(autoencoder: Autoencoder, dataset: data.Dataset, codes: Tensor, n: int, seed: int) -> dict[str, Tensor]:
-    """What is compared with the test split, each as uint8 images: it tells what is lost where.
-
-    New samples; reconstructed test images; decoded training codes; and training images themselves, the floor.
-    """
-    return {
-        "prior": _decoded(autoencoder, autoencoder.prior(n, seed)),
-        "reconstruction": _decoded(autoencoder, autoencoder.encode(dataset.test.images)),
-        "train_codes": _decoded(autoencoder, codes),
-        "real": dataset.train.images[: len(codes)],
-    }
 
 
 def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.Dataset) -> list[dict]:
@@ -217,9 +223,9 @@ def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[st
     """
     enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
     shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is shown more than once
-    samples = _decoded(autoencoder, autoencoder.prior(SAMPLES, seed))
+    samples = decode(autoencoder, autoencoder.prior(SAMPLES, seed))
     originals = shown[:RECONSTRUCTIONS]
-    pairs = torch.stack([originals, _decoded(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
+    pairs = torch.stack([originals, decode(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
     x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
     between = to_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
     rows = torch.cat([x0.unsqueeze(1), between, x1.unsqueeze(1)], dim=1)
@@ -244,7 +250,7 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _decoded(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+def decode(autoencoder: Autoencoder, z: Tensor) -> Tensor:
     """Codes n d to uint8 images, in parts: 10,000 float images of 256 pixels would take 8 GB."""
     return torch.cat([to_uint8(autoencoder.decode(part)) for part in z.split(BATCH)])
 

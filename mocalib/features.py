@@ -66,26 +66,28 @@ def build(
     FileNotFoundError where Inception's weights are not to be had and ValueError for a wrong file, an unknown name or a
     dataset without labels.
     """
-    cuda = torch.device(device).type == "cuda"
     if name == "inception":
-        path = inception_weights(weights)
-        layer, options = "2048", {"feature_extractor_weights_path": str(path)}
-        module = create_feature_extractor("inception-v3-compat", [layer], cuda=cuda, verbose=False, **options)
+        path, digest = inception_weights(weights)
+        registered, layer = "inception-v3-compat", "2048"
     elif name == "classifier":
-        path = classifier_weights(dataset, dataset_name)
-        layer = "features"
-        registered = f"mocalib-classifier-{files.sha256(path)[:16]}"  # a name for each file: the registry keeps names
+        path, digest = classifier_weights(dataset, dataset_name)
+        registered, layer = f"mocalib-classifier-{digest[:16]}", "features"  # a name a file: the registry keeps names
         if registered not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
             torch_fidelity.register_feature_extractor(registered, ClassifierFeatures)
-        options = {"feature_extractor_weights_path": str(path)}
-        module = create_feature_extractor(registered, [layer], cuda=cuda, verbose=False, **options)
     else:
         raise ValueError(f"features = {name!r} is not one of 'inception', 'classifier'")
-    return Extractor(name, files.sha256(path), layer, module)
+    module = create_feature_extractor(
+        registered,
+        [layer],
+        cuda=torch.device(device).type == "cuda",
+        feature_extractor_weights_path=str(path),
+        verbose=False,
+    )
+    return Extractor(name, digest, layer, module)
 
 
-def inception_weights(given: Path | None = None) -> Path:
-    """The checked file of Inception's weights: the given one, the pre-placed one, or torch-fidelity's download."""
+def inception_weights(given: Path | None = None) -> tuple[Path, str]:
+    """Inception's checked weights and their sha256: the given file, the placed one, or torch-fidelity's download."""
     placed = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     path = Path(given) if given else placed
     if not path.exists() and given is None:
@@ -97,7 +99,7 @@ def inception_weights(given: Path | None = None) -> Path:
             f"{path} is not Inception's weights: its sha256 is {digest[:8]}..., not {INCEPTION_SHA256}.... "
             f"{_inception_help(placed)}"
         )
-    return path
+    return path, digest
 
 
 def _download(placed: Path) -> None:
@@ -133,9 +135,13 @@ class Classifier(nn.Module):
         """N 64 from N C H W in [0, 1], resized to the classifier's own size as Inception resizes to 299."""
         if x.shape[1] > self.channels:
             x = x[:, : self.channels]  # grey shown as RGB: three equal channels
-        if x.shape[-1] != self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.trunk(x)
+        return self.trunk(self.resized(x))
+
+    def resized(self, x: Tensor) -> Tensor:
+        """N C H W at the classifier's own size."""
+        if x.shape[-1] == self.size:
+            return x
+        return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -171,18 +177,18 @@ class ClassifierFeatures(torch_fidelity.FeatureExtractorBase):
         return torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
 
 
-def classifier_weights(dataset: Dataset, dataset_name: str) -> Path:
-    """The classifier's weights: committed ones, checked against their digest, or ones trained now and kept."""
+def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
+    """The classifier's weights and their sha256: committed and checked ones, or ones trained now and kept."""
     committed = paths.FEATURES / f"{dataset_name}.pt"
     if committed.exists():
         expected = json.loads(committed.with_suffix(".json").read_text())["sha256"]
         if (found := files.sha256(committed)) != expected:
             raise ValueError(f"{committed} is damaged: its sha256 is {found}, not {expected}; restore it with git")
-        return committed
+        return committed, found
     path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
     if not path.exists():
         train_classifier(dataset, path)
-    return path
+    return path, files.sha256(path)
 
 
 def train_classifier(dataset: Dataset, path: Path) -> dict:
@@ -223,9 +229,7 @@ def _fit_classifier(net: Classifier, dataset: Dataset) -> None:
     with bar("training the classifier for features", steps, unit="step") as shown:
         for _ in range(steps):
             index = torch.randint(len(dataset.train.images), (batch,))
-            x = dataset.train.images[index].float() / 255
-            if x.shape[-1] != net.size:
-                x = F.interpolate(x, (net.size, net.size), mode="bilinear", antialias=True)
+            x = net.resized(dataset.train.images[index].float() / 255)
             top, left = torch.randint(2 * shift + 1, (2,)).tolist()
             x = F.pad(x, [shift] * 4)[..., top : top + net.size, left : left + net.size]
             optimizer.zero_grad()

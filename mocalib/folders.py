@@ -1,5 +1,4 @@
-"""Folders of image files: what lies in them, which split and class each file belongs to, and decoding them in
-parallel."""
+"""Folders of image files: what lies in them, each file's split and class, and decoding them in parallel."""
 
 import hashlib
 import os
@@ -59,8 +58,8 @@ def missing(dataset: str, root: Path) -> str:
 def scan(root: Path) -> Listing:
     """List the images below `root`, flat or nested.
 
-    With `train/` and `test/` below it those are the splits; else a fixed tenth of the files is held out. Raises
-    ValueError if either split is empty.
+    With `train/` and `test/` below it those are the splits; with neither, a fixed tenth of the files is held out.
+    Raises ValueError if there is only one of the two folders, or a split is empty.
     """
     found = sorted(_images(root))
     names = [name for name, *_ in found]

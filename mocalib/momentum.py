@@ -1,5 +1,4 @@
-"""What makes the contrast cheap: a queue of keys, an averaged key encoder and its schedule (MoCo, with the paper's
-cosine)."""
+"""What makes the contrast cheap: a queue of keys, an averaged key encoder, and the paper's schedule for it."""
 
 import math
 

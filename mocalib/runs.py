@@ -32,15 +32,14 @@ class Run:
     def __init__(self, directory: Path | str, config: RunConfig) -> None:
         self.directory, self.config = Path(directory), config
         if (self.directory / "config.json").exists():
-            made_by = read_config(self.directory)
-            if differences := made_by.differences(config):
-                raise RunMismatch(
-                    f"{self.directory} was made by another config (there | asked): {'; '.join(differences)}. "
-                    f"Use another directory, or remove this one"
-                )
+            self._refuse_other(self.directory, read_config(self.directory), "Use another directory, or remove this one")
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory)!r})"
+
+    def _refuse_other(self, path: Path, made_by: RunConfig, way_out: str) -> None:
+        if differences := made_by.differences(self.config):
+            raise RunMismatch(f"{path} was made by another config (there | asked): {'; '.join(differences)}. {way_out}")
 
     @property
     def finished(self) -> bool:
@@ -125,11 +124,8 @@ class Run:
         if found and state is None:
             names = " and ".join(path.name for path in found)
             raise RunMismatch(f"{self.directory}: {names} do not load; remove them to train from the start")
-        if state and (differences := made_by.differences(self.config)):
-            raise RunMismatch(
-                f"{path} was made by another config (there | asked): {'; '.join(differences)}. Restore config.json, or "
-                f"use another directory"
-            )
+        if state:
+            self._refuse_other(path, made_by, "Restore config.json, or use another directory")
         for name in ("metrics.jsonl", "timing.jsonl"):
             lines = [line for line in _read_lines(self.directory / name) if state and line["step"] <= state["step"]]
             files.write(self.directory / name, "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -108,6 +108,17 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     assert value(run.scores, "singular_value_ratio", "train_codes") == pytest.approx(ratio, rel=1e-4)
 
 
+def test_more_training_codes_are_decoded_than_are_looked_at(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "CODES", 100)
+    copy = train(run.config, runs=tmp_path)
+    rows = evaluate(copy, n=300)
+    assert value(rows, "fd_classifier", "train_codes") == pytest.approx(
+        value(run.scores, "fd_classifier", "train_codes"), rel=1e-4
+    )
+    [row] = [row for row in rows if row["metric"] == "singular_value_ratio"]
+    assert row["n_generated"] == 100
+
+
 def test_rows_that_are_there_are_not_made_again_and_need_no_weights(run, monkeypatch):
     before = {path.name: path.read_bytes() for path in run.directory.iterdir() if path.suffix != ".pt"}
     monkeypatch.setattr(evaluation, "load", None)
