@@ -1,5 +1,7 @@
 """Shapes, exact parameter counts and ranges of the nets."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torchvision
@@ -45,12 +47,88 @@ def test_a2_layer_by_layer(size, encoded, decoded):
     assert maps[-1] == (3, size, size)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize(("size", "total"), [(32, 37_074_051), (64, 44_987_523)])
+def test_a1_has_the_parameters_of_waes_net_with_batchnorm_in_every_layer(size, total):
+    """37.07 M and 44.99 M; the sum is written out from the listing of WAE's code."""
+    widths, kernel, d = [3, 128, 256, 512, 1024], 5 * 5, 128
+    convolutions = sum(a * b * kernel + b + 2 * b for a, b in pairwise(widths))
+    code = 1024 * (size // 16) ** 2 * d + d
+    back = d * 1024 * (size // 8) ** 2 + 1024 * (size // 8) ** 2 + 2 * 1024
+    deconvolutions = sum(a * b * kernel + b + 2 * b for a, b in pairwise([1024, 512, 256, 128])) + 128 * 3 * kernel + 3
+    nets = models.build("a1", (3, size, size), d)
+    assert sum(map(count, nets)) == convolutions + code + back + deconvolutions == total
+
+
 @pytest.mark.parametrize("size", [16, 32, 64])
-def test_codes_lie_on_the_unit_sphere_and_pixels_in_range(size, channels, blocks):
+def test_a1_layer_by_layer(size):
+    encoder, decoder = models.build("a1", (3, size, size), 10, width=4)
+    halves, doubles = [], []
+    x = torch.rand(2, 3, size, size)
+    for layer in encoder:
+        x = layer(x)
+        if isinstance(layer, torch.nn.Conv2d):
+            assert (layer.kernel_size, layer.stride) == ((5, 5), (2, 2))
+            halves.append(tuple(x.shape[1:]))
+    assert halves == [(c, size // s, size // s) for c, s in ((8, 2), (16, 4), (32, 8), (64, 16))]
+    x = torch.rand(2, 10)
+    for layer in decoder:
+        x = layer(x)
+        if isinstance(layer, torch.nn.ConvTranspose2d):
+            doubles.append((layer.stride[0], *x.shape[1:]))
+    assert doubles == [
+        (2, 32, size // 4, size // 4), (2, 16, size // 2, size // 2), (2, 8, size, size), (1, 3, size, size),
+    ]  # fmt: skip
+
+
+def test_every_layer_of_a1_but_code_and_pixels_is_followed_by_batchnorm_and_relu():
+    encoder, decoder = models.build("a1", (3, 32, 32), 10, width=4)
+    kinds = [type(layer).__name__ for layer in (*encoder, *decoder)]
+    norm = ["BatchNorm2d", "ReLU"]
+    assert kinds == [
+        *["Conv2d", *norm] * 4, "Flatten", "Linear", "UnitNorm",
+        "Linear", "Unflatten", *norm, *["ConvTranspose2d", *norm] * 3, "ConvTranspose2d", "Pixels",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "millions", "exact"), [(256, 38.8, 38_847_619), (64, 13.7, 13_669_507), (32, 4.0, 3_960_963)]
+)
+def test_hq_has_the_parameters_of_our_reading_of_appendix_c(size, millions, exact):
+    total = sum(map(count, models.build("hq", (3, size, size), 128)))
+    assert total == exact
+    assert round(total / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(8, 1), (16, 2), (32, 3), (64, 4), (128, 5), (256, 6)])
+def test_hq_ends_at_4x4_with_a_block_less_for_every_halving_of_the_side(size, blocks):
+    encoder, decoder = models.build("hq", (3, size, size), 10, width=2)
+    x, widths = torch.rand(2, 3, size, size), [2, 4, 8, 16, 16, 16][:blocks]
+    maps = []
+    for layer in encoder:
+        x = layer(x)
+        if type(layer).__name__ == "BasicBlock":
+            maps.append(tuple(x.shape[1:]))
+    assert maps == [(c, size >> i, size >> i) for i, c in enumerate(widths, start=1)]
+    assert maps[-1][1] == 4
+    x, maps = torch.rand(2, 10), []
+    for layer in decoder:
+        x = layer(x)
+        if type(layer).__name__ == "UpBlock":
+            maps.append(tuple(x.shape[1:]))
+    assert maps == [(c, 8 << i, 8 << i) for i, c in enumerate([*widths[-2::-1], 2])]
+    upsampling = [m.kernel_size[0] for m in decoder.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
+    assert upsampling == [4, 2] * blocks  # deconvolutions, on both paths
+
+
+TAKEN = [("a1", s, 2) for s in (16, 32, 64)] + [("a2", s, b) for s in (16, 32, 64) for b in (1, 2, 3)]
+TAKEN += [("hq", s, 2) for s in (8, 16, 32, 64, 128, 256)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("name", "size", "blocks"), TAKEN)
+def test_codes_lie_on_the_unit_sphere_and_pixels_in_range(name, size, blocks, channels):
     torch.manual_seed(0)
-    encoder, decoder = models.build("a2", (channels, size, size), 12, width=4, blocks=blocks)
+    encoder, decoder = models.build(name, (channels, size, size), 12, width=4, blocks=blocks)
     z = encoder(torch.rand(5, channels, size, size))
     assert torch.allclose(z.norm(dim=1), torch.ones(5), atol=1e-6)
     x = decoder(100 * z)
@@ -59,8 +137,9 @@ def test_codes_lie_on_the_unit_sphere_and_pixels_in_range(size, channels, blocks
     assert x.max() <= 1
 
 
-def test_width_scales_every_channel_count():
-    wide, narrow = (models.build("a2", (3, 32, 32), 16, width=width) for width in (16, 8))
+@pytest.mark.parametrize("name", models.NETS)
+def test_width_scales_every_channel_count(name):
+    wide, narrow = (models.build(name, (3, 32, 32), 16, width=width) for width in (16, 8))
     for big, small in zip(wide, narrow):
         for a, b in zip(big.modules(), small.modules()):
             if isinstance(a, torch.nn.BatchNorm2d):
@@ -70,10 +149,14 @@ def test_width_scales_every_channel_count():
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("a3", (3, 32, 32), "'a3' is not one of 'a2'"),
+        ("a3", (3, 32, 32), "'a3' is not one of 'a1', 'a2', 'hq'"),
         ("a2", (3, 32, 48), "square"),
         ("a2", (2, 32, 32), "1 or 3 channels"),
         ("a2", (3, 48, 48), "16, 32, 64 pixels"),
+        ("a1", (3, 40, 40), "a1 takes multiples of 16 pixels"),
+        ("a1", (3, 8, 8), "image size 8: a1 takes multiples of 16"),
+        ("hq", (3, 48, 48), "hq takes 8, 16, 32, 64, 128, 256 pixels"),
+        ("hq", (3, 512, 512), "image size 512: hq takes"),
     ],
 )
 def test_unknown_nets_and_shapes_are_refused(name, shape, message):

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from mocalib.models import a2
+from mocalib.models import a1, a2, hq
 
-NETS = {"a2": a2.build}
+NETS = {"a1": a1.build, "a2": a2.build, "hq": hq.build}
 
 
 def build(
@@ -13,12 +13,13 @@ def build(
     """Return (encoder, decoder) of the net `name`.
 
     The encoder maps B C H W in [0, 1] to unit vectors B d, the decoder B d to B C H W in [0, 1]. `image_shape` is
-    (C, H, W); `width` and `blocks` scale the net, 64 and 2 are the paper's. Raises ValueError for an unknown name or a
-    shape that the net does not take.
+    (C, H, W); `width` and, for a2 alone, `blocks` scale the net, 64 and 2 are the paper's. Raises ValueError for an
+    unknown name or a shape that the net does not take.
     """
     if name not in NETS:
         raise ValueError(f"model = {name!r} is not one of {', '.join(map(repr, NETS))}")
     channels, height, width_pixels = image_shape
     if height != width_pixels or channels not in (1, 3):
         raise ValueError(f"image shape {image_shape}: nets take square images of 1 or 3 channels; pass a size")
-    return NETS[name](channels, height, latent_dim, width, blocks)
+    scale = (width, blocks) if name == "a2" else (width,)
+    return NETS[name](channels, height, latent_dim, *scale)

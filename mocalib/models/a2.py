@@ -6,12 +6,13 @@ after VAE-ResNet18-PyTorch (julianstastny, commit 3e758ab7), the only public net
 initialisation.
 """
 
+from functools import partial
 from itertools import pairwise
 
-from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
+from torch import nn
+from torchvision.models.resnet import BasicBlock, conv3x3
 
-from mocalib.models.layers import Pixels, UnitNorm
+from mocalib.models.layers import Pixels, UnitNorm, UpBlock, down_block
 
 SIZES = (16, 32, 64)
 
@@ -28,7 +29,7 @@ def encoder(channels: int, latent_dim: int, width: int, blocks: int) -> nn.Seque
     widths = [width, 2 * width, 4 * width, 8 * width]
     stages = []
     for before, after in zip([width, *widths], widths):
-        stages.append(_down(before, after, stride=1 if before == after else 2))
+        stages.append(BasicBlock(before, after) if before == after else down_block(before, after))
         stages.extend(BasicBlock(after, after) for _ in range(blocks - 1))
     return nn.Sequential(
         conv3x3(channels, width, stride=2),
@@ -42,20 +43,13 @@ def encoder(channels: int, latent_dim: int, width: int, blocks: int) -> nn.Seque
     )
 
 
-def _down(before: int, after: int, stride: int) -> BasicBlock:
-    if stride == 1:
-        return BasicBlock(before, after)
-    shortcut = nn.Sequential(conv1x1(before, after, stride), nn.BatchNorm2d(after))
-    return BasicBlock(before, after, stride, shortcut)
-
-
 def decoder(channels: int, size: int, latent_dim: int, width: int, blocks: int) -> nn.Sequential:
     """B d -> B C H W in [0, 1]."""
     widths = [8 * width, 4 * width, 2 * width, width, width]
-    stages = []
+    resize, stages = partial(ResizeConv2d, scale=2), []
     for before, after in pairwise(widths):
-        stages.extend(UpBlock(before, before, scale=1) for _ in range(blocks - 1))
-        stages.append(UpBlock(before, after, scale=1 if before == after else 2))
+        stages.extend(UpBlock(before, before, conv3x3) for _ in range(blocks - 1))
+        stages.append(UpBlock(before, after, conv3x3) if before == after else UpBlock(before, after, resize, resize))
     first = min(4, size // 8)  # 4x4 at 32 and 64 pixels, 2x2 at 16
     return nn.Sequential(
         nn.Linear(latent_dim, widths[0]),
@@ -73,22 +67,3 @@ class ResizeConv2d(nn.Sequential):
     def __init__(self, before: int, after: int, scale: int) -> None:
         layers = [nn.Upsample(scale_factor=scale)] if scale > 1 else []
         super().__init__(*layers, nn.Conv2d(before, after, 3, padding=1))
-
-
-class UpBlock(nn.Module):
-    """Residual block of the decoder: 3x3 at the old width, then 3x3 to the new one, upsampled by `scale`."""
-
-    def __init__(self, before: int, after: int, scale: int) -> None:
-        super().__init__()
-        resize = scale > 1
-        self.conv1, self.bn1 = conv3x3(before, before), nn.BatchNorm2d(before)
-        self.conv2 = ResizeConv2d(before, after, scale) if resize else conv3x3(before, after)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.shortcut = (
-            nn.Sequential(ResizeConv2d(before, after, scale), nn.BatchNorm2d(after)) if resize else nn.Identity()
-        )
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(h)) + self.shortcut(x))

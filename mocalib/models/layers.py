@@ -1,8 +1,11 @@
 """Layers that several nets share."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -22,3 +25,34 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(at_least_float32(x))
+
+
+def down_block(before: int, after: int) -> BasicBlock:
+    """ResNet's basic block that halves the side, with a strided 1x1 convolution beside it."""
+    shortcut = nn.Sequential(conv1x1(before, after, stride=2), nn.BatchNorm2d(after))
+    return BasicBlock(before, after, stride=2, downsample=shortcut)
+
+
+class UpBlock(nn.Module):
+    """Residual block of a decoder: 3x3 at the old width, then `up` to the new one, beside a `shortcut`.
+
+    `up` and `shortcut` make a layer from (channels before, channels after); without a shortcut the input is added.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        up: Callable[[int, int], nn.Module],
+        shortcut: Callable[[int, int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv3x3(before, before), nn.BatchNorm2d(before)
+        self.conv2, self.bn2 = up(before, after), nn.BatchNorm2d(after)
+        beside = [shortcut(before, after), nn.BatchNorm2d(after)] if shortcut else []
+        self.shortcut = nn.Sequential(*beside)  # empty: the identity
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(h)) + self.shortcut(x))
