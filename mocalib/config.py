@@ -3,7 +3,6 @@
 `RunConfig` names one run; its directory follows from it. How a run is computed (device, threads) is no part of it.
 """
 
-import ast
 import dataclasses
 import difflib
 import hashlib
@@ -16,14 +15,16 @@ from typing import Any
 
 import numpy as np
 
-MODELS = ("a2",)
-FOLDERS = ("folder", "cifar10-jpeg", "faces10k")  # datasets that are read from a folder of image files
-DATASETS = ("digits", *FOLDERS)
+MODELS = ("a1", "a2", "hq")
+IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets that are decoded from image files
+ROOTED = ("cifar10", *IMAGE_FILES)  # datasets that lie somewhere on the disk
+DATASETS = ("digits", "photos", *ROOTED)
 PRECISIONS = ("float32", "bfloat16", "float64")
 DIGIT_SIZES = (8, 16, 32)
+PHOTO_SIZE = 320  # half a photograph's width: training and test crops share no pixel
 
 
-def _option(default: Any, **rule: Any) -> Any:
+def option(default: Any, **rule: Any) -> Any:
     """A field with its rule: `low`, `high` (inclusive), `above` (exclusive) or `choices`."""
     return field(default=default, metadata=rule)
 
@@ -82,11 +83,11 @@ def _changed(config: Any) -> dict:
 class MoCA:
     """Momentum contrastive autoencoder, Algorithm 1; the defaults are Table 1's for CIFAR-10 with A2 (Appendix A)."""
 
-    temperature: float = _option(0.05, above=0.0)  # tau
-    momentum: float = _option(0.99, low=0.0, high=1.0)  # m0, the base of the cosine schedule
-    queue_size: int = _option(30_000, low=1)  # K
-    weight: float = _option(100.0, low=0.0)  # lambda; 0 is the plain autoencoder on the sphere
-    form: str = _option("info_nce", choices=("info_nce", "eq6", "negative"))  # Algorithm 1 | Eq. 6 | Eq. 4 alone
+    temperature: float = option(0.05, above=0.0)  # tau
+    momentum: float = option(0.99, low=0.0, high=1.0)  # m0, the base of the cosine schedule
+    queue_size: int = option(30_000, low=1)  # K
+    weight: float = option(100.0, low=0.0)  # lambda; 0 is the plain autoencoder on the sphere
+    form: str = option("info_nce", choices=("info_nce", "eq6", "negative"))  # Algorithm 1 | Eq. 6 | Eq. 4 alone
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -104,24 +105,25 @@ def objective_name(objective: Any) -> str:
 class RunConfig:
     """One run. Raises ValueError with field, value and what is allowed when built with a wrong value."""
 
-    dataset: str = _option("digits", choices=DATASETS)
-    root: str = ""  # folder of images; "" is data/raw/<dataset> for the named folders
-    size: int = _option(0, low=0)  # pixels a side; 0: the dataset's own
-    crop: int = _option(0, low=0)  # centred square of so many pixels, before `size`; 0: the dataset's own
-    limit: int = _option(0, low=0)  # the first n training images; 0: all
-    model: str = _option("a2", choices=MODELS)
-    width: int = _option(64, low=1)  # channels of the first stage; 64 is the paper's net
-    blocks: int = _option(2, low=1)  # residual blocks a stage; 2 is the paper's net
-    latent_dim: int = _option(128, low=2)  # d
+    dataset: str = option("digits", choices=DATASETS)
+    root: str = ""  # folder or zip of images; "" is data/raw/<dataset> for the datasets with a name
+    size: int = option(0, low=0)  # pixels a side; 0: the dataset's own
+    crop: int = option(0, low=0)  # centred square of so many pixels, before `size`; 0: the dataset's own
+    limit: int = option(0, low=0)  # the first n training images; 0: all
+    skip_broken: bool = False  # leave out image files that cannot be read, instead of refusing the folder
+    model: str = option("a2", choices=MODELS)
+    width: int = option(64, low=1)  # channels of the first stage; 64 is the paper's net
+    blocks: int = option(2, low=1)  # residual blocks a stage of a2; 2 is the paper's net
+    latent_dim: int = option(128, low=2)  # d
     objective: MoCA = field(default_factory=MoCA)
-    batch_size: int = _option(64, low=2)  # B; section 5
-    epochs: int = _option(100, low=1)  # section 5: 100 on CIFAR-10
-    stop_at: float = _option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
-    learning_rate: float = _option(1.0e-3, above=0.0)  # Adam; section 5
-    decay_every: int = _option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
-    decay_until: int = _option(0, low=0)  # epoch of the last halving, held after it; 0: to the end
-    seed: int = _option(0, low=0, high=2**63 - 1)
-    precision: str = _option("float32", choices=PRECISIONS)
+    batch_size: int = option(64, low=2)  # B; section 5
+    epochs: int = option(100, low=1)  # section 5: 100 on CIFAR-10
+    stop_at: float = option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
+    learning_rate: float = option(1.0e-3, above=0.0)  # Adam; section 5
+    decay_every: int = option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
+    decay_until: int = option(0, low=0)  # epoch of the last halving, held after it; 0: to the end
+    seed: int = option(0, low=0, high=2**63 - 1)
+    precision: str = option("float32", choices=PRECISIONS)
     keep_epochs: tuple = ()  # epochs whose checkpoints stay beside the final weights
 
     def __post_init__(self) -> None:
@@ -135,10 +137,16 @@ class RunConfig:
     def _check_combinations(self) -> None:
         if self.dataset == "folder" and not self.root:
             raise ValueError('RunConfig.root = "" but dataset "folder" needs the path of a folder of images')
-        if self.dataset not in FOLDERS and (self.root or self.crop):
-            raise ValueError(f"RunConfig.root and crop are for folders of images, not for dataset {self.dataset!r}")
+        if self.dataset not in ROOTED and (self.root or self.crop):
+            raise ValueError(f"RunConfig.root and crop are for datasets on the disk, not for {self.dataset!r}")
+        if self.dataset not in IMAGE_FILES and self.skip_broken:
+            raise ValueError(f"RunConfig.skip_broken is for datasets of image files, not for {self.dataset!r}")
         if self.dataset == "digits" and self.size not in (0, *DIGIT_SIZES):
             raise ValueError(f"RunConfig.size = {self.size}: digits come at 8, 16 or 32 pixels (0 means 16)")
+        if self.dataset == "photos" and self.size > PHOTO_SIZE:
+            raise ValueError(f"RunConfig.size = {self.size}: photos come at up to {PHOTO_SIZE} pixels (0 means 64)")
+        if self.model != "a2" and self.blocks != 2:
+            raise ValueError(f"RunConfig.blocks = {self.blocks} is for a2 alone; for {self.model} leave it at 2")
         if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
             raise ValueError(f"RunConfig.keep_epochs holds {late}, beyond the last epoch, {self.epochs}")
 
@@ -172,7 +180,7 @@ class RunConfig:
 
     def differences(self, other: "RunConfig") -> list[str]:
         """One line for each field in which two runs differ, objective fields included."""
-        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        mine, theirs = flat(self.to_dict()), flat(other.to_dict())
         names = [*mine, *(name for name in theirs if name not in mine)]
         return [
             f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}" for name in names if mine.get(name) != theirs.get(name)
@@ -194,7 +202,8 @@ def _objective(values: dict) -> Any:
     return OBJECTIVES[name](**fields)
 
 
-def _flat(values: dict) -> dict:
+def flat(values: dict) -> dict:
+    """A config's `to_dict` with the objective's fields beside the others, as `objective.<field>`."""
     inner = {f"objective.{key}": value for key, value in values["objective"].items()}
     return {key: value for key, value in values.items() if key != "objective"} | inner
 
@@ -202,47 +211,9 @@ def _flat(values: dict) -> dict:
 def _known(values: dict, kind: type, what: str) -> None:
     for name in values:
         if name not in (allowed := [f.name for f in dataclasses.fields(kind)]):
-            raise ValueError(f"{what} has no field {name!r}{_nearest(name, allowed)}; it has: {', '.join(allowed)}")
+            raise ValueError(f"{what} has no field {name!r}{nearest(name, allowed)}; it has: {', '.join(allowed)}")
 
 
-def _nearest(name: str, allowed: list[str]) -> str:
+def nearest(name: str, allowed: list[str]) -> str:
     close = difflib.get_close_matches(name, allowed, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-@dataclass(frozen=True)
-class NotebookOptions:
-    """Parameters that notebooks take beside the fields of `RunConfig` and of the objectives."""
-
-    output: str = _option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
-    device: str = "cpu"
-    n_generated: int = _option(10_000, low=100)
-
-
-def notebook_parameters(namespace: dict, *names: str) -> dict[str, Any]:
-    """Check a notebook's parameters strictly and return them by name.
-
-    `namespace` is the notebook's `globals()` in the cell after the parameters; `names` are the parameters it takes.
-    papermill only warns of an unknown `-p` and exits 0, so a name that it injected and that is not among `names` raises
-    ValueError with the nearest one, as does a value of the wrong type or out of range.
-    """
-    if unknown := [name for name in _injected(namespace.get("In", [])) if name not in names]:
-        value = namespace.get(unknown[0])
-        raise ValueError(
-            f"unknown parameter {unknown[0]} = {value!r}{_nearest(unknown[0], list(names))}; "
-            f"this notebook takes: {', '.join(names)}"
-        )
-    if missing := [name for name in names if name not in namespace]:
-        raise ValueError(f"the parameters cell does not set: {', '.join(missing)}")
-    rules = {f.name: f for kind in (RunConfig, *OBJECTIVES.values(), NotebookOptions) for f in dataclasses.fields(kind)}
-    return {name: check(name, namespace[name], rules[name].type, dict(rules[name].metadata)) for name in names}
-
-
-def _injected(history: list[str]) -> list[str]:
-    """Names set by papermill's injected cell, the latest in the kernel's history that opens with its comment.
-
-    The namespace itself cannot tell: once a notebook has run, it is full of names that are no parameters.
-    """
-    source = next((cell for cell in reversed(history) if cell.startswith("# Parameters\n")), "")
-    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    return [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]

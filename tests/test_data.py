@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from conftest import picture, tiny
 from PIL import Image
 
-from mocalib import RunConfig, data, folders, paths
+from mocalib import RunConfig, data, decoding, embedded, paths
 
 
 def images(n: int, side: int = 4) -> torch.Tensor:
@@ -19,6 +22,11 @@ def images(n: int, side: int = 4) -> torch.Tensor:
 
 def folder(root, **settings) -> data.Dataset:
     return data.load(RunConfig(dataset="folder", root=str(root), **settings))
+
+
+def arrays() -> list:
+    """What lies in the cache but locks."""
+    return [path for path in paths.CACHE.iterdir() if path.suffix != ".lock"]
 
 
 def pixels(path) -> np.ndarray:
@@ -133,8 +141,8 @@ def test_a_folder_without_classes_has_no_labels(scratch):
 def test_named_folders_have_their_own_size_and_crop(scratch, name):
     shape = {"cifar10-jpeg": (32, 32), "faces10k": (89, 109)}[name]
     below = {"cifar10-jpeg": "airplane/0001.jpg", "faces10k": "000001.jpg"}[name]
-    for split in ("train", "test"):
-        picture(paths.RAW / name / split / below, size=shape)
+    for i, split in enumerate(("train", "test")):
+        picture(paths.RAW / name / split / below, size=shape, seed=i)
     found = data.load(RunConfig(dataset=name))
     image = Image.open(paths.RAW / name / "train" / below)
     if name == "faces10k":
@@ -157,14 +165,14 @@ def test_a_single_split_folder_is_not_taken_for_a_class(scratch):
     for split in ("train", "val"):
         for i in range(5):
             picture(scratch / "photos" / split / f"{i}.png", size=(8, 8), seed=i)
-    with pytest.raises(ValueError, match=r"has train/ but not both train/ and test/; give its other split that name"):
+    with pytest.raises(ValueError, match=r"has images in train/ but none in test/; give its other split that name"):
         folder(scratch / "photos")
 
 
 def test_a_stray_file_beside_the_splits_changes_neither_images_nor_labels(scratch):
-    for split in ("train", "test"):
-        for name in ("cat", "dog"):
-            picture(scratch / "pets" / split / name / "1.png", size=(8, 8), seed=len(split + name))
+    for i, split in enumerate(("train", "test")):
+        for j, name in enumerate(("cat", "dog")):
+            picture(scratch / "pets" / split / name / "1.png", size=(8, 8), seed=2 * i + j)
     picture(scratch / "pets" / "logo.png", size=(8, 8))
     found = folder(scratch / "pets")
     assert len(found.train.images) == 2
@@ -192,7 +200,7 @@ def test_greys_without_a_fixed_range_are_refused_and_not_blackened(scratch, dtyp
 
 def test_a_camera_held_upright_is_turned_upright(scratch):
     path = picture(scratch / "photos" / "train" / "a.png", size=(8, 8))
-    picture(scratch / "photos" / "test" / "b.png", size=(8, 8))
+    picture(scratch / "photos" / "test" / "b.png", size=(8, 8), seed=1)
     upright = pixels(path)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
@@ -206,14 +214,6 @@ def test_a_tenth_is_held_out(scratch):
         picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
     found = folder(scratch / "photos")
     assert (len(found.train.images), len(found.test.images)) == (45, 5)
-
-
-def test_a_missing_named_folder_says_what_goes_where(scratch):
-    with pytest.raises(
-        FileNotFoundError, match=r"'faces10k' is not on this disk. Expected: .*raw/faces10k/ with 10,000"
-    ):
-        data.load(RunConfig(dataset="faces10k"))
-    assert not paths.CACHE.exists()
 
 
 def test_greys_stay_one_channel_and_mixed_folders_become_rgb(scratch):
@@ -250,7 +250,91 @@ def test_broken_files_are_all_named_at_once_and_nothing_is_kept(scratch):
     (root / "02.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"(?s)3 files in .*00.jpg.*01.jpg.*02.jpg"):
         folder(root, size=8)
-    assert list(paths.CACHE.iterdir()) == []
+    assert arrays() == []
+
+
+def test_broken_files_can_be_left_out_and_are_named(scratch, capsys):
+    root = scratch / "photos"
+    for i in range(20):
+        picture(root / f"{i:02d}.jpg", size=(32, 32), seed=i)
+    whole = data.load(RunConfig(dataset="folder", root=str(root)))
+    (root / "00.jpg").write_bytes(b"")
+    content = (root / "02.jpg").read_bytes()
+    (root / "02.jpg").write_bytes(content[: len(content) // 2])  # its header is good
+    with pytest.raises(
+        ValueError, match=r"(?s)2 files in .*photos cannot be read.*skip_broken = True to leave them out"
+    ):
+        folder(root)
+    found = folder(root, skip_broken=True)
+    printed = capsys.readouterr().out
+    assert "2 files in" in printed
+    assert "00.jpg" in printed
+    assert "02.jpg" in printed
+    before, after = ({x.numpy().tobytes() for split in d[:2] for x in split.images} for d in (whole, found))
+    assert after < before
+    assert len(after) == 18
+    assert (
+        RunConfig(dataset="folder", root=str(root), skip_broken=True).name
+        != RunConfig(dataset="folder", root=str(root)).name
+    )
+
+
+def test_leaving_out_broken_files_must_leave_something(scratch):
+    picture(scratch / "photos" / "train" / "a.png", size=(8, 8))
+    (scratch / "photos" / "test").mkdir()
+    (scratch / "photos" / "test" / "b.png").write_bytes(b"no picture")
+    for settings in ({}, {"skip_broken": True}):
+        with pytest.raises(ValueError, match=r"(?s)1 files in .*b.png \(no image"):
+            folder(scratch / "photos", **settings)
+
+
+@pytest.mark.parametrize("how", ["copy", "link", "held out"])
+def test_an_image_in_both_splits_is_refused(scratch, how):
+    root = scratch / "photos"
+    for i in range(20):
+        split = "" if how == "held out" else ("train", "test")[i % 2]
+        picture(root / split / f"{i:02d}.png", size=(8, 8), seed=i)
+    if how == "held out":  # every image twice: some of the held-out tenth are trained on
+        for path in list(root.iterdir()):
+            shutil.copy(path, root / f"copy-{path.name}")
+    elif how == "copy":
+        shutil.copy(root / "train" / "04.png", root / "test" / "other.png")
+    else:
+        (root / "test" / "other.png").symlink_to(root / "train" / "04.png")
+    named = r"\d\d.png = .*\d\d.png" if how == "held out" else r"test/other.png = train/04.png"
+    with pytest.raises(ValueError, match=rf"(?s)test images of .*photos are training images too; remove one.*{named}"):
+        folder(root)
+    assert arrays() == []
+
+
+def test_a_zip_is_read_like_the_folder_that_was_packed(scratch):
+    for split, seed in (("train", 0), ("test", 50)):
+        for name in ("cat", "dog"):
+            for i in range(3):
+                picture(scratch / "pets" / split / name / f"{i}.png", size=(8, 8), seed=seed + i + 10 * (name == "dog"))
+    unpacked = folder(scratch / "pets")
+    packed = shutil.make_archive(str(scratch / "flat"), "zip", scratch / "pets")
+    below = shutil.make_archive(str(scratch / "nested"), "zip", scratch, "pets")  # as a desktop packs a folder
+    with zipfile.ZipFile(below, "a") as archive:
+        archive.writestr("__MACOSX/pets/train/cat/._0.png", b"resource fork")
+    for path in (packed, below):
+        found = folder(path)
+        assert found.fingerprint == unpacked.fingerprint
+
+
+def test_what_is_no_zip_is_named(scratch):
+    (scratch / "photos.zip").write_bytes(b"PK and then nothing")
+    with pytest.raises(ValueError, match=r"photos.zip is no folder and no zip that can be read"):
+        folder(scratch / "photos.zip")
+
+
+def test_splits_further_down_are_not_mixed(scratch):
+    for i, split in enumerate(("train", "test")):
+        picture(scratch / "archive" / "photos" / split / "a.png", size=(8, 8), seed=i)
+    with pytest.raises(
+        ValueError, match=r"has its splits further down \(photos/test/a.png\); pass the folder that holds"
+    ):
+        folder(scratch / "archive")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +347,7 @@ def test_broken_files_are_all_named_at_once_and_nothing_is_kept(scratch):
 )
 def test_sizes_that_do_not_fit_are_explained(scratch, sizes, settings, message):
     for i, size in enumerate(sizes):
-        picture(scratch / "odd" / ("train", "test")[i] / f"{i}.png", size=size)
+        picture(scratch / "odd" / ("train", "test")[i] / f"{i}.png", size=size, seed=i)
     with pytest.raises(ValueError, match=message):
         folder(scratch / "odd", **settings)
 
@@ -272,7 +356,7 @@ def test_an_empty_or_absent_folder_is_refused(scratch):
     (scratch / "empty").mkdir()
     with pytest.raises(ValueError, match="0 training and 0 test images"):
         folder(scratch / "empty")
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="absent' does not exist; pass the path of a folder or zip"):
         folder(scratch / "absent")
 
 
@@ -280,7 +364,7 @@ def test_the_second_start_decodes_nothing_and_maps_the_same_arrays(scratch, monk
     for i in range(10):
         picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
     first = folder(scratch / "photos")
-    monkeypatch.setattr(folders, "decode", None)
+    monkeypatch.setattr(decoding, "decode", None)
     second = folder(scratch / "photos")
     assert torch.equal(first.train.images, second.train.images)
     assert first.fingerprint == second.fingerprint
@@ -295,32 +379,47 @@ def test_the_cache_key_holds_files_size_and_crop(scratch):
     picture(scratch / "photos" / "new.png", size=(16, 16), seed=99)
     prints.append(folder(scratch / "photos").fingerprint)
     assert len(set(prints)) == 4
-    assert len(list(paths.CACHE.iterdir())) == 4
+    assert len(arrays()) == 4
 
 
-def test_a_write_that_fails_leaves_no_cache_and_a_lost_race_is_no_error(scratch):
+def test_a_write_that_fails_leaves_no_cache_and_what_a_kill_leaves_is_removed(scratch):
     def fail(folder):
         np.save(folder / "train.npy", np.zeros(3))
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        data.cached("x", {"a": 1}, fail)
-    assert list(paths.CACHE.iterdir()) == []
-
-    def write(folder, raced=False):
-        if raced:  # another process finishes the same arrays first
-            data.cached("x", {"a": 1}, write)
+    def write(folder):
+        assert list(folder.iterdir()) == []
         for split in ("train", "test"):
             np.save(folder / f"{split}.npy", np.zeros((2, 1, 4, 4), dtype=np.uint8))
 
-    assert len(data.cached("x", {"a": 1}, lambda folder: write(folder, raced=True)).train.images) == 2
-    assert [path.suffix for path in paths.CACHE.iterdir()] == [""]
+    with pytest.raises(OSError, match="disk full"):
+        data.cached("x", {"a": 1}, fail)
+    assert arrays() == []
+    [lock] = paths.CACHE.iterdir()
+    (lock.with_suffix(".partial") / "half").mkdir(parents=True)  # as SIGKILL leaves it
+    assert len(data.cached("x", {"a": 1}, write).train.images) == 2
+    assert arrays() == [lock.with_suffix("")]
+
+
+def test_of_two_processes_one_decodes_and_the_other_waits(scratch):
+    calls = []
+
+    def write(folder):
+        calls.append(folder)
+        time.sleep(0.5)
+        for split in ("train", "test"):
+            np.save(folder / f"{split}.npy", np.zeros((2, 1, 4, 4), dtype=np.uint8))
+
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(data.cached, "x", {"a": 1}, write) for _ in range(2)]
+        assert [len(found.result(timeout=60).train.images) for found in both] == [2, 2]
+    assert len(calls) == 1
 
 
 def test_batches_come_from_a_memory_mapped_cache_without_reading_it_whole(scratch):
     """A sparse 6 GB array: its pages are read one batch at a time."""
-    source = data.cached("digits", {"any": 1}, lambda folder: data._write_digits(16, folder))
-    name = next(paths.CACHE.iterdir())
+    source = data.cached("digits", {"any": 1}, lambda folder: embedded.write_digits(16, folder))
+    [name] = arrays()
     shutil.copytree(name, big := paths.CACHE / "big")
     shape = (2_000_000, 3, 32, 32)
     np.lib.format.open_memmap(big / "train.npy", mode="w+", dtype=np.uint8, shape=shape)

@@ -1,0 +1,177 @@
+"""Image files to uint8 arrays: every mode and size to squares of one size, in parallel, and broken files named."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps
+
+from mocalib.folders import Listing
+from mocalib.progress import bar
+
+GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+FORMAT = f"1, Pillow {PIL.__version__}"  # decoding and resizing vary with Pillow: part of the cache's key
+SHOWN = 20  # files that a message names
+
+
+class Header(NamedTuple):
+    """What a file says of itself, and a digest of its bytes."""
+
+    mode: str
+    size: tuple[int, int]
+    digest: bytes
+
+
+def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bool = False) -> None:
+    """Decode every image into `folder`/train.npy and test.npy, uint8 N C H W, with labels where there are classes.
+
+    Crops the centred square of `crop` pixels (0: the largest) and resizes it to `size` with Pillow's antialiased
+    Lanczos filter; without either, images must share one square size. One channel where all files are grey, else RGB.
+    Raises ValueError naming every file that cannot be used, unless `skip_broken` leaves those out, and for a file that
+    lies in both splits; `folder` is then of no use.
+    """
+    headers, broken = _headers(listing)
+    readable, late = listing.without(broken), {}
+    if readable.train and readable.test:
+        _refuse_shared(readable, headers)
+        side = size or crop or _common_size(headers)
+        if small := [name for name, header in headers.items() if crop and min(header.size) < crop]:
+            raise ValueError(f"crop = {crop} is larger than {len(small)} images, for example {small[0]}")
+        grey = all(header.mode in GREY_MODES for header in headers.values())
+        late = _write(readable, side, crop, grey, folder)
+    if broken | late:
+        _report(listing, broken | late, skip_broken)
+    if late:
+        _write(readable.without(late), side, crop, grey, folder)
+
+
+def _report(listing: Listing, broken: dict[str, str], skip_broken: bool) -> None:
+    """Say which files cannot be read; raise unless they are to be skipped and some remain in either split."""
+    place, rest = listing.files.place, listing.without(broken)
+    named = _list(f"{name} ({reason})" for name, reason in sorted(broken.items()))
+    if not skip_broken:
+        raise ValueError(
+            f"{len(broken)} files in {place} cannot be read as images; remove or replace them, or pass "
+            f"skip_broken = True to leave them out:\n{named}"
+        )
+    if not rest.train or not rest.test:
+        raise ValueError(f"{len(broken)} files in {place} cannot be read, which leaves a split empty:\n{named}")
+    print(f"{len(broken)} files in {place} cannot be read and are left out:\n{named}")
+
+
+def _list(lines: Iterable[str]) -> str:
+    lines = list(lines)
+    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join(f"  {line}" for line in lines[:SHOWN] + more)
+
+
+def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
+    """Headers of readable files, and what is wrong with the others."""
+    names = [*listing.train, *listing.test]
+    found = dict(zip(names, _parallel("reading headers", lambda name: _header(listing.files.read, name), names)))
+    broken = {name: header for name, header in found.items() if isinstance(header, str)}
+    return {name: header for name, header in found.items() if name not in broken}, broken
+
+
+def _header(read: Callable[[str], bytes], name: str) -> Header | str:
+    try:
+        content = read(name)
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+                return f"mode {image.mode}: 32-bit pixels have no fixed range; convert it to 8 or 16 bits"
+            return Header(image.mode, image.size, hashlib.blake2b(content, digest_size=16).digest())
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for a broken file
+        return _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "no image, or none that Pillow knows"
+    return f"{type(error).__name__}: {error}"
+
+
+def _refuse_shared(listing: Listing, headers: dict[str, Header]) -> None:
+    """A test image that was trained on is no test."""
+    trained = {headers[name].digest: name for name in listing.train}
+    pairs = {name: trained.get(headers[name].digest) for name in listing.test}
+    shared = [f"{name} = {twin}" for name, twin in pairs.items() if twin]
+    if shared:
+        raise ValueError(
+            f"{len(shared)} test images of {listing.files.place} are training images too; remove one of each pair, or "
+            f"pass as root a folder in which they are not:\n{_list(sorted(shared))}"
+        )
+
+
+def _write(listing: Listing, side: int, crop: int, grey: bool, folder: Path) -> dict[str, str]:
+    """Write arrays and labels of both splits; return what is wrong with files of which only the header was good."""
+    broken = {}
+    for split, names in (("train", listing.train), ("test", listing.test)):
+        shape = (len(names), 1 if grey else 3, side, side)
+        array = np.lib.format.open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+        def decode_one(place: int, array: np.ndarray = array, names: list[str] = names) -> str | None:
+            try:
+                with Image.open(io.BytesIO(listing.files.read(names[place]))) as image:
+                    array[place] = pixels(image, side, crop, grey)
+            except Exception as error:
+                return _reason(error)
+
+        reasons = _parallel(f"decoding {split}", decode_one, range(len(names)))
+        broken |= {name: reason for name, reason in zip(names, reasons) if reason}
+        array.flush()
+        if listing.classes:
+            labels = [listing.classes.index(name.split("/")[-2]) for name in names]
+            np.save(folder / f"{split}-labels.npy", np.array(labels, dtype=np.int64))
+    return broken
+
+
+def _parallel(description: str, work: Callable, items: Iterable) -> list[Any]:
+    """Map in threads, in order: Pillow releases the interpreter lock while it decodes."""
+    items = list(items)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(description, len(items), unit="img") as progress:
+        results = []
+        for result in pool.map(work, items):
+            results.append(result)
+            progress.update()
+    return results
+
+
+def _common_size(headers: dict[str, Header]) -> int:
+    sizes = {}
+    for name, header in headers.items():
+        sizes.setdefault(header.size, name)
+    if len(sizes) > 1:
+        (a, first), (b, second) = list(sizes.items())[:2]
+        raise ValueError(
+            f"images differ in size: {first} is {a[0]}x{a[1]}, {second} is {b[0]}x{b[1]}; pass size, "
+            f"for example 64 (each is cropped to its largest centred square, or to `crop`, and resized)"
+        )
+    width, height = next(iter(sizes))
+    if width != height:
+        raise ValueError(f"images are {width}x{height}, not square; pass size (and crop) to make them so")
+    return width
+
+
+def pixels(opened: Image.Image, size: int, crop: int = 0, grey: bool = False) -> np.ndarray:
+    """One image as uint8 C H W: turned upright, cropped to its centred square, resized by Lanczos."""
+    image = _eight_bit(ImageOps.exif_transpose(opened)).convert("L" if grey else "RGB")
+    square = crop or min(image.size)
+    left, top = (image.width - square) // 2, (image.height - square) // 2
+    image = image.crop((left, top, left + square, top + square))
+    if square != size:
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    array = np.asarray(image)
+    return array[None] if grey else array.transpose(2, 0, 1)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit greys scaled to 8 bits, which Pillow would clip at 255."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    return image

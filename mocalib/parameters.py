@@ -1,0 +1,69 @@
+"""Parameters of notebooks: what papermill passes on, checked strictly, and the run that they describe."""
+
+import ast
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from mocalib.config import OBJECTIVES, RunConfig, check, nearest, option
+
+
+@dataclass(frozen=True)
+class NotebookOptions:
+    """Parameters that notebooks take beside the fields of `RunConfig` and of the objectives, or write otherwise."""
+
+    objective: str = option("moca", choices=tuple(OBJECTIVES))
+    keep_epochs: str = ""  # epochs with commas between them: papermill passes no lists
+    output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
+    device: str = "cpu"
+    threads: int = option(0, low=0)  # 0: torch's own number
+    checkpoint_seconds: float = option(60.0, low=0.0)  # between checkpoints
+    features: str = option("", choices=("", "classifier", "inception", "none"))  # "": classifier, if there are labels
+    inception_weights: str = ""  # path; "": torch's hub folder
+    n_generated: int = option(10_000, low=100)
+
+
+def notebook_parameters(namespace: dict, *names: str) -> dict[str, Any]:
+    """Check a notebook's parameters strictly and return them by name.
+
+    `namespace` is the notebook's `globals()` in the cell after the parameters; `names` are the parameters it takes.
+    papermill only warns of an unknown `-p` and exits 0, so a name that it injected and that is not among `names` raises
+    ValueError with the nearest one, as does a value of the wrong type or out of range.
+    """
+    if unknown := [name for name in _injected(namespace.get("In", [])) if name not in names]:
+        value = namespace.get(unknown[0])
+        raise ValueError(
+            f"unknown parameter {unknown[0]} = {value!r}{nearest(unknown[0], list(names))}; "
+            f"this notebook takes: {', '.join(names)}"
+        )
+    if missing := [name for name in names if name not in namespace]:
+        raise ValueError(f"the parameters cell does not set: {', '.join(missing)}")
+    rules = {f.name: f for kind in (RunConfig, *OBJECTIVES.values(), NotebookOptions) for f in dataclasses.fields(kind)}
+    return {name: check(name, namespace[name], rules[name].type, dict(rules[name].metadata)) for name in names}
+
+
+def run_config(settings: dict[str, Any]) -> RunConfig:
+    """The run that flat notebook settings describe; settings that no config has are left out.
+
+    Raises ValueError as `RunConfig` does, and for a `keep_epochs` that is no list of epochs.
+    """
+    objective = OBJECTIVES[settings["objective"]]
+    inner = {f.name: settings[f.name] for f in dataclasses.fields(objective) if f.name in settings}
+    outer = {f.name: settings[f.name] for f in dataclasses.fields(RunConfig) if f.name in settings}
+    kept = outer.get("keep_epochs", "")
+    if not re.fullmatch(r"\s*(\d+\s*(,\s*\d+\s*)*)?", kept):
+        raise ValueError(f'keep_epochs = {kept!r} is no list of epochs; write it like "40,80"')
+    return RunConfig(
+        **outer | {"objective": objective(**inner), "keep_epochs": tuple(map(int, re.findall(r"\d+", kept)))}
+    )
+
+
+def _injected(history: list[str]) -> list[str]:
+    """Names set by papermill's injected cell, the latest in the kernel's history that opens with its comment.
+
+    The namespace itself cannot tell: once a notebook has run, it is full of names that are no parameters.
+    """
+    source = next((cell for cell in reversed(history) if cell.startswith("# Parameters\n")), "")
+    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]

