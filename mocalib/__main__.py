@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import evaluation, experiments, figures, paths, runs, training
+from mocalib import data, evaluation, experiments, features, figures, paths, runs, training
 from mocalib.config import RunConfig
 
 
@@ -15,8 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.what == ["figures"]:
             print(*figures.draw(options.scale), sep="\n")
             return 0
-        for config, place in _asked(options):
-            _run(config, place, options)
+        for config, directory in _asked(options):
+            _run(config, directory, options)
     except (ValueError, FileNotFoundError, RuntimeError) as error:  # an answer to the user, not a defect
         print(f"mocalib: {error}", file=sys.stderr)
         return 1
@@ -26,18 +26,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _asked(options: argparse.Namespace) -> list[tuple[RunConfig, dict]]:
-    """Configs to run, each with the keywords of `train` that say where."""
+def _asked(options: argparse.Namespace) -> list[tuple[RunConfig, Path]]:
+    """Configs to run, each with its directory."""
     if options.what[0] in experiments.NAMES and len(options.what) == 1:
         folder = options.runs or paths.RUNS / options.scale
-        return [(c, {"runs": folder}) for c in experiments.configs(options.what[0], options.scale, options.seeds)]
-    directories = [Path(name) for name in options.what]
-    return [(runs.read_config(d), {"runs": options.runs} if options.runs else {"directory": d}) for d in directories]
+        return [(c, folder / c.name) for c in experiments.configs(options.what[0], options.scale, options.seeds)]
+    asked = [(runs.read_config(directory), Path(directory)) for directory in options.what]
+    return [(config, options.runs / config.name if options.runs else directory) for config, directory in asked]
 
 
-def _run(config: RunConfig, place: dict, options: argparse.Namespace) -> None:
+def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> None:
+    if not runs.Run(directory, config).finished:  # hours of training must not end in a score that cannot be taken
+        features.check(options.features or "", data.load(config), options.weights)
     run = training.train(
-        config, device=options.device, threads=options.threads, checkpoint_seconds=options.checkpoint_seconds, **place
+        config,
+        directory=directory,
+        device=options.device,
+        threads=options.threads,
+        checkpoint_seconds=options.checkpoint_seconds,
     )
     rows = evaluation.evaluate(
         run, features=options.features, n=options.n, epoch=options.epoch, weights=options.weights, device=options.device

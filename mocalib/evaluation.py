@@ -17,8 +17,9 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from mocalib import data, features, latent, losses
+from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.features import Extractor
-from mocalib.runs import BATCH, Autoencoder, Run, RunMismatch, epoch_file, load
+from mocalib.runs import Run, RunMismatch, epoch_file
 from mocalib.training import use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)

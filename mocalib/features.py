@@ -4,7 +4,6 @@ Only Inception's distance may be called FID. N images, C H W image, D features.
 """
 
 import json
-import urllib.error
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from mocalib.progress import bar
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits
 INCEPTION_SHA256 = "6726825d"
+NAMES = ("inception", "classifier")
 BATCH = 250
 WIDTHS = (24, 40, 56, 64)  # of the classifier: 61,000 weights, 245 kB
 TRAINING = {"steps": 3_000, "batch_size": 128, "learning_rate": 3.0e-3, "seed": 0}
@@ -62,20 +62,17 @@ def build(
     """Return the extractor "inception" or "classifier" on a device.
 
     `weights` is a file of Inception's weights (default: the one in torch's hub folder, else torch-fidelity's
-    download). The classifier's are committed for digits, else trained once on the training labels. Raises
-    FileNotFoundError where Inception's weights are not to be had and ValueError for a wrong file, an unknown name or a
-    dataset without labels.
+    download). The classifier's are committed for digits, else trained once on the training labels. Raises as `check`.
     """
+    check(name, dataset, weights)
     if name == "inception":
         path, digest = inception_weights(weights)
         registered, layer = "inception-v3-compat", "2048"
-    elif name == "classifier":
+    else:
         path, digest = classifier_weights(dataset, dataset_name)
         registered, layer = f"mocalib-classifier-{digest[:16]}", "features"  # a name a file: the registry keeps names
         if registered not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
             torch_fidelity.register_feature_extractor(registered, ClassifierFeatures)
-    else:
-        raise ValueError(f"features = {name!r} is not one of 'inception', 'classifier'")
     module = create_feature_extractor(
         registered,
         [layer],
@@ -86,12 +83,32 @@ def build(
     return Extractor(name, digest, layer, module)
 
 
-def inception_weights(given: Path | None = None) -> tuple[Path, str]:
+def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:
+    """Raise what `build` would raise for want of weights or labels: for use before hours of training.
+
+    FileNotFoundError where Inception's weights are not to be had, ValueError for a wrong file, an unknown name or a
+    dataset without labels. "" and "none" ask for no features.
+    """
+    if name == "inception":
+        inception_weights(weights)
+    elif name == "classifier" and dataset.train.labels is None:
+        raise ValueError(
+            "features 'classifier' need class labels, and this dataset has none; use features 'inception' or 'none'"
+        )
+    elif name not in ("", "none", *NAMES):
+        raise ValueError(f"features = {name!r} is not one of {', '.join(map(repr, NAMES))}, 'none'")
+
+
+def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
     """Inception's checked weights and their sha256: the given file, the placed one, or torch-fidelity's download."""
     placed = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     path = Path(given) if given else placed
-    if not path.exists() and given is None:
-        _download(placed)
+    if not path.exists() and not given:
+        url = torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
+        try:
+            files.download(url, placed, INCEPTION_SHA256)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(f"Inception's weights: {url}: {error}. {_inception_help(placed)}") from None
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. {_inception_help(placed)}")
     if not (digest := files.sha256(path)).startswith(INCEPTION_SHA256):
@@ -100,15 +117,6 @@ def inception_weights(given: Path | None = None) -> tuple[Path, str]:
             f"{_inception_help(placed)}"
         )
     return path, digest
-
-
-def _download(placed: Path) -> None:
-    url = torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
-    placed.parent.mkdir(parents=True, exist_ok=True)
-    try:  # torch renames the file only when it is whole and its digest is right
-        torch.hub.download_url_to_file(url, str(placed), hash_prefix=INCEPTION_SHA256, progress=False)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"Inception's weights: {url}: {error}. {_inception_help(placed)}") from None
 
 
 def _inception_help(placed: Path) -> str:
@@ -194,12 +202,8 @@ def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
 def train_classifier(dataset: Dataset, path: Path) -> dict:
     """Train the classifier on the training labels and write it to `path`; return its record, test accuracy included.
 
-    Adam with a one-cycle rate, random shifts by up to an eighth of the side. Raises ValueError if there are no labels.
+    Adam with a one-cycle rate, random shifts by up to an eighth of the side.
     """
-    if dataset.train.labels is None:
-        raise ValueError(
-            "features 'classifier' need class labels, and this dataset has none; use features 'inception', or none"
-        )
     channels, size, _ = dataset.image_shape
     size, classes = min(size, 32), int(dataset.train.labels.max()) + 1
     with torch.random.fork_rng(devices=[]):

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from mocalib import experiments, files, latent, paths
+from mocalib.config import flat
 from mocalib.runs import Run, open_run
 
 plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # one look for every figure, and for what users draw beside
@@ -173,6 +174,46 @@ def quickstart_summary(table: pd.DataFrame) -> str:
             cells = [f"{value:.2f}" for value in [*values, values.mean()]]
             lines.append(f"| {quantity}, {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+HEADLINES = {  # metric -> what it is taken of, against which split
+    "reconstruction": ("reconstruction", "test"),
+    "singular_value_ratio": ("train_codes", "train"),
+    "uniformity": ("train_codes", "train"),
+    "fd_classifier": ("prior", "test"),
+    "fid": ("prior", "test"),
+    "precision": ("prior", "test"),
+    "recall": ("prior", "test"),
+}
+
+
+def compare(folder: Path) -> pd.DataFrame:
+    """One row a finished run in a folder: the fields in which they differ, and its headline scores on the test split.
+
+    Distances are those of samples from the prior; of several evaluations, the last one's.
+    """
+    found = [open_run(path.parent) for path in sorted(Path(folder).glob("*/manifest.json"))]
+    configs = pd.DataFrame([flat(run.config.to_dict()) for run in found], index=[run.directory.name for run in found])
+    differing = configs.loc[:, configs.astype(str).nunique() > 1]
+    scores = [
+        {r["metric"]: r["value"] for r in run.scores if HEADLINES.get(r["metric"]) == (r["sampler"], r["split"])}
+        for run in found
+    ]
+    scores = (
+        pd.DataFrame(scores, index=configs.index).reindex(columns=list(HEADLINES)).dropna(axis="columns", how="all")
+    )
+    return differing.join(scores.round(4))
+
+
+def caption(run: Run) -> str:
+    """What a picture of one run is of, in a line."""
+    _, height, width = run.environment["data"]["image_shape"]
+    about = (
+        "{dataset} {size}, {model} of width {width}, d {latent_dim}, weight {weight:g}, {epochs} epochs, seed {seed}"
+    )
+    return about.format(
+        **flat(run.config.to_dict()) | {"size": f"{height}x{width}"}, weight=run.config.objective.weight
+    )
 
 
 def draw(scale: str = "laptop", seeds: int = 3) -> list[Path]:

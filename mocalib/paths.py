@@ -1,6 +1,6 @@
 """The only place that knows the tree.
 
-`MOCALIB_DATA` and `MOCALIB_RUNS` move the two folders that grow to a scratch disk.
+`MOCALIB_DATA`, `MOCALIB_RUNS` and `MOCALIB_FIGURES` move the folders that grow to a scratch disk.
 """
 
 import os
@@ -13,4 +13,4 @@ RAW = DATA / "raw"
 CACHE = DATA / "cache"
 RECORDS = ROOT / "data" / "runs"  # committed records of finished runs: evidence, so they never move
 FEATURES = ROOT / "data" / "features"  # committed weights: they belong to the code and never move
-FIGURES = ROOT / "figures"
+FIGURES = Path(os.environ.get("MOCALIB_FIGURES") or ROOT / "figures").expanduser().resolve()

@@ -1,7 +1,4 @@
-"""One run's directory (config, environment, logs, checkpoints, scores, manifest) and the trained nets in it.
-
-B batch, C H W image, d latent.
-"""
+"""One run's directory: config, environment, logs, checkpoints, scores and manifest."""
 
 import contextlib
 import hashlib
@@ -15,11 +12,10 @@ import filelock
 import torch
 from torch import Tensor
 
-from mocalib import environment, files, latent, objectives, paths
+from mocalib import environment, files, objectives
 from mocalib.config import RunConfig
 
 SEALED = ("config.json", "environment.json", "metrics.jsonl")  # when training ends; scores and grids follow
-BATCH = 250  # images a forward pass outside of training
 
 
 class RunMismatch(ValueError):
@@ -107,20 +103,24 @@ class Run:
             current.replace(self.directory / "previous.pt")
         files.write_tensors(current, state)
 
-    def restore(self, device: torch.device) -> dict | None:
+    def restore(self, device: torch.device, expected: dict[str, Tensor]) -> dict | None:
         """The latest checkpoint that loads, with the logs cut back to its step; None if there is none yet.
 
-        Raises RunMismatch if there are checkpoints and none of them loads.
+        `expected` is the state of a new objective, whose names, shapes and dtypes a checkpoint must have. Raises
+        RunMismatch if there are checkpoints and none of them loads.
         """
         found = [path for name in ("checkpoint.pt", "previous.pt") if (path := self.directory / name).exists()]
         state = None
         for path in found:
             try:
                 loaded = files.read_tensors(path, device)
-                made_by, state = RunConfig.from_dict(loaded["config"]), loaded
+                made_by = RunConfig.from_dict(loaded["config"])
+                if made_by == self.config:  # else it is refused below, with the fields
+                    check_state(loaded["objective"], expected)
+                state = loaded
                 break
             except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError and more
-                warnings.warn(f"{path} does not load ({repr(error)[:200]})", stacklevel=2)
+                warnings.warn(f"{path} does not load ({repr(error)[:300]})", stacklevel=2)
         if found and state is None:
             names = " and ".join(path.name for path in found)
             raise RunMismatch(f"{self.directory}: {names} do not load; remove them to train from the start")
@@ -189,6 +189,14 @@ def open_run(directory: Path | str) -> Run:
     return Run(directory, read_config(directory))
 
 
+def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise ValueError naming the first tensor that is not there, not expected, or of another shape or precision."""
+    for name in [*expected, *(name for name in state if name not in expected)]:
+        there, here = (f"{tuple(s[name].shape)} {s[name].dtype}" if name in s else "missing" for s in (state, expected))
+        if there != here:
+            raise ValueError(f"{name} is {there} there and {here} in this config's nets")
+
+
 def _read_json(path: Path, default: Any) -> Any:
     return json.loads(path.read_text()) if path.exists() else default
 
@@ -204,71 +212,11 @@ def _read_lines(path: Path) -> list[dict]:
     return lines
 
 
-class Autoencoder:
-    """A trained run's nets in evaluation mode and float32: images in, unit vectors out, and back."""
-
-    def __init__(self, objective: objectives.Objective, epoch: int, step: int, device: torch.device) -> None:
-        self.objective = objective.to(device).eval().requires_grad_(False)
-        self.epoch, self.step, self.device = epoch, step, device
-
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Images B C H W, uint8 or in [0, 1], to codes B d on the CPU."""
-        return torch.cat([self.objective.encode(_unit(part.to(self.device))).cpu() for part in x.split(BATCH)])
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Codes B d to images B C H W in [0, 1] on the CPU."""
-        return torch.cat([self.objective.decode(part.to(self.device)).cpu() for part in z.split(BATCH)])
-
-    def prior(self, n: int, seed: int = 0) -> Tensor:
-        """n latents to generate from, n d; the same for a seed on every device."""
-        return self.objective.prior(n, torch.Generator().manual_seed(seed))
-
-    def sample(self, n: int, seed: int = 0) -> Tensor:
-        """n new images, n C H W in [0, 1]: decoded uniform points of the sphere."""
-        return self.decode(self.prior(n, seed))
-
-    def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
-        """Decoded points between the codes of images x0 and x1 (B C H W each): B steps C H W."""
-        z = latent.interpolate(self.encode(x0), self.encode(x1), steps)  # B steps d
-        return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x.float().div(255) if x.dtype == torch.uint8 else x.float()
-
-
-def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
-    """The trained autoencoder of a finished run, or of a kept epoch.
-
-    Raises FileNotFoundError if its weights are not there, as in a fresh clone, with the command that retrains it
-    elsewhere.
-    """
-    run = open_run(directory)
-    path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
-    if not path.exists():
-        raise FileNotFoundError(_no_weights(run, path))
-    state = files.read_tensors(path)
-    objective = objectives.build(run.config, tuple(state["image_shape"]))
-    objective.load_state_dict(state["objective"])
-    return Autoencoder(objective.float(), state["epoch"], state["step"], torch.device(device))
-
-
-def _no_weights(run: Run, path: Path) -> str:
-    if not run.finished:
-        return f"{path} is not there: the run is not finished. Finish it with: python -m mocalib {run.directory}"
-    elsewhere = paths.RUNS / "custom"
-    if run.directory.resolve().parent == elsewhere:
-        elsewhere = elsewhere / "again"
-    kept = [found.name for found in sorted(run.directory.glob("*.pt"))]
-    return (
-        f"{path} is not there (weights here: {', '.join(kept) or 'none'}): weights are not committed, and of earlier "
-        f"epochs only those in keep_epochs are kept. Retrain the run elsewhere with: "
-        f"python -m mocalib {run.directory} --runs {elsewhere}"
-    )
-
-
 def epoch_file(epoch: int) -> str:
     """Name of the weights kept at an epoch."""
     return f"epoch-{epoch:04d}.pt"
+
+
+def dtype(config: RunConfig) -> torch.dtype:
+    """Dtype of weights: bfloat16 is for the nets' arithmetic only."""
+    return torch.float64 if config.precision == "float64" else torch.float32

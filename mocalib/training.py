@@ -11,7 +11,7 @@ from mocalib import data, objectives, paths
 from mocalib.config import RunConfig
 from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
-from mocalib.runs import Run, epoch_file
+from mocalib.runs import Run, dtype, epoch_file
 
 LOG_LINES = 40  # at most so many lines a run, however long: records stay small
 
@@ -37,17 +37,17 @@ def train(
     if run.finished:
         return run
     device = _device(device)
+    dataset = data.load(config)  # what is wrong with data or nets is said before anything is written
+    images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, dtype(config))
+    objective = objectives.build(config, dataset.image_shape)
     with run.locked():
         run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
         if run.finished:
             return run
         threads = run.environment.get("threads") or threads or torch.get_num_threads()
         with use_threads(threads):
-            dataset = data.load(config)
-            images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, _dtype(config))
-            objective = objectives.build(config, dataset.image_shape)
             run.start(device, threads, _describe(dataset))
-            objective.to(device, _dtype(config), memory_format=torch.channels_last)
+            objective.to(device, dtype(config), memory_format=torch.channels_last)
             _fit(run, objective, images, device, checkpoint_seconds)
     return run
 
@@ -211,7 +211,7 @@ def _restore(
     device: torch.device,
 ) -> tuple[int, float]:
     """Load the latest checkpoint, if any; return its step and seconds."""
-    state = run.restore(device)
+    state = run.restore(device, objective.state_dict())
     if state is None:
         return 0, 0.0
     objective.load_state_dict(state["objective"])
@@ -226,11 +226,6 @@ def _describe(dataset: data.Dataset) -> dict:
     counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
     known = {"labels": dataset.train.labels is not None, "image_shape": list(dataset.image_shape)}
     return {"fingerprint": dataset.fingerprint} | known | counts
-
-
-def _dtype(config: RunConfig) -> torch.dtype:
-    """Dtype of weights: bfloat16 is for the nets' arithmetic only."""
-    return torch.float64 if config.precision == "float64" else torch.float32
 
 
 def _device(name: torch.device | str) -> torch.device:

@@ -305,7 +305,7 @@ def test_a_labelled_folder_gets_a_classifier_of_its_own_once(scratch, monkeypatc
     for split, count in (("train", 12), ("test", 4)):
         for shade, name in ((40, "dark"), (200, "light")):
             for i in range(count):
-                path = picture(scratch / "shades" / split / name / f"{i}.png", size=(16, 16), seed=i)
+                path = picture(scratch / "shades" / split / name / f"{i}.png", size=(16, 16), seed=i + count)
                 noise = np.asarray(Image.open(path)) // 8
                 Image.fromarray((noise + shade).astype(np.uint8)).save(path)
     config = RunConfig(dataset="folder", root=str(scratch / "shades"))
@@ -324,7 +324,7 @@ def test_a_limited_run_gets_the_classifier_of_the_whole_set(scratch, monkeypatch
     for split in ("train", "test"):
         for name in ("a", "b"):
             for i in range(12):
-                picture(scratch / "ab" / split / name / f"{i}.png", size=(16, 16), seed=i)
+                picture(scratch / "ab" / split / name / f"{i}.png", size=(16, 16), seed=i + 20 * (split == "test"))
     monkeypatch.setitem(features.TRAINING, "steps", 5)
     run = train(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1), runs=scratch)
     evaluate(run, n=50)
@@ -348,7 +348,7 @@ def test_a_set_without_labels_is_scored_without_distances(scratch):
 def test_a_handful_of_test_images_is_enough(scratch, monkeypatch, count):
     for split, n in (("train", 8), ("test", count)):
         for i in range(n):
-            picture(scratch / "few" / split / "ab"[i % 2] / f"{i}.png", size=(16, 16), seed=i)
+            picture(scratch / "few" / split / "ab"[i % 2] / f"{i}.png", size=(16, 16), seed=i + 10 * (split == "test"))
     config = tiny(dataset="folder", root=str(scratch / "few"), limit=0, batch_size=4, epochs=1)
     run = train(config, runs=scratch)
     monkeypatch.setitem(features.TRAINING, "steps", 5)

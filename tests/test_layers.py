@@ -8,11 +8,13 @@ from mocalib import paths
 
 ORDER = [
     ["paths", "config"],
+    ["parameters"],
     ["progress", "files", "environment"],
-    ["folders", "data", "models", "losses", "momentum", "latent", "features", "meter"],
+    ["folders", "decoding", "embedded", "cifar10", "sources", "data"],
+    ["models", "losses", "momentum", "latent", "features", "meter"],
     ["objectives", "algorithm1"],
     ["runs"],
-    ["training"],
+    ["training", "autoencoder"],
     ["evaluation"],
     ["experiments"],
     ["figures"],

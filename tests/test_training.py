@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 from conftest import picture, tiny
 
-from mocalib import MoCA, algorithm1, data, files, objectives, paths, runs, train, training
+from mocalib import MoCA, algorithm1, data, files, load, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
 from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
@@ -208,6 +209,65 @@ def test_a_checkpoint_that_is_no_checkpoint_is_passed_over(tmp_path, monkeypatch
         assert train(tiny(), directory=tmp_path / "run").finished
 
 
+OTHER_NETS = {
+    "of another shape": (lambda x: x.repeat(1, 2, 1, 1), r"(4, 2, 3, 3) torch.float32 there and (4, 1, 3, 3)"),
+    "of another precision": (lambda x: x.double(), r"(4, 1, 3, 3) torch.float64 there and (4, 1, 3, 3) torch.float32"),
+    "of other names": (None, "missing there and (4, 1, 3, 3)"),
+}
+
+
+def change_first_weight(path, change):
+    state = files.read_tensors(path)
+    weight = state["objective"].pop("encoder.0.weight")
+    if change:
+        state["objective"]["encoder.0.weight"] = change(weight)
+    files.write_tensors(path, state)
+
+
+@pytest.mark.parametrize("other", OTHER_NETS)
+def test_a_checkpoint_of_other_nets_is_named_and_the_one_before_is_used(tmp_path, monkeypatch, other):
+    change, message = OTHER_NETS[other]
+    go_on = stop_at_step(monkeypatch, 14)
+    with pytest.raises(Stopped):
+        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
+    go_on()
+    change_first_weight(tmp_path / "run" / "checkpoint.pt", change)
+    named = rf"checkpoint.pt does not load .*encoder.0.weight is {re.escape(message)}"
+    with pytest.warns(UserWarning, match=named):
+        run = train(tiny(), directory=tmp_path / "run")
+    assert_same(weights(train(tiny(), directory=tmp_path / "whole")), weights(run))
+
+
+def test_only_checkpoints_of_other_nets_are_refused_with_the_way_out(tmp_path, monkeypatch):
+    go_on = stop_at_step(monkeypatch, 14)
+    with pytest.raises(Stopped):
+        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
+    go_on()
+    names = ("checkpoint.pt", "previous.pt")
+    for name in names:
+        change_first_weight(tmp_path / "run" / name, torch.Tensor.double)
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+    with (
+        pytest.warns(UserWarning, match="does not load .*torch.float64 there"),
+        pytest.raises(RunMismatch, match=r"checkpoint.pt and previous.pt do not load; remove them to train from the"),
+    ):
+        train(tiny(), directory=tmp_path / "run")
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+
+
+def test_final_weights_that_are_cut_or_of_other_nets_are_named_with_the_way_out(tmp_path):
+    run = train(tiny(epochs=1), runs=tmp_path)
+    path = run.directory / "weights.pt"
+    whole, way_out = path.read_bytes(), "Retrain the run elsewhere with: python -m mocalib"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"weights.pt does not load .*{way_out}"):
+        load(run.directory)
+    path.write_bytes(whole)
+    change_first_weight(path, lambda x: x[:2])
+    with pytest.raises(ValueError, match=rf"weights.pt does not load .*encoder.0.weight is \(2, 1, 3, 3\).*{way_out}"):
+        load(run.directory)
+
+
 def test_other_data_are_refused_on_resume(tmp_path, monkeypatch):
     go_on = stop_at_step(monkeypatch, 10)
     with pytest.raises(Stopped):
@@ -268,7 +328,7 @@ def test_a_second_process_waits_and_takes_the_result(tmp_path, capsys, monkeypat
     finished = train(tiny(), runs=tmp_path / "other")
     directory = tmp_path / "mine" / finished.directory.name
     directory.mkdir(parents=True)
-    monkeypatch.setattr(data, "load", None)  # nothing is left to do
+    monkeypatch.setattr(training, "_fit", None)  # nothing is left to do
     code = (
         "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held'); sys.stdin.read()"
     )
@@ -311,26 +371,26 @@ def test_a_run_stops_after_the_epoch_whose_mean_reconstruction_is_low_enough(tmp
 
 def test_kept_epochs_can_be_loaded_beside_the_final_weights(tmp_path):
     run = train(tiny(keep_epochs=(1, 3)), runs=tmp_path)
-    assert [runs.load(run.directory, epoch).step for epoch in (1, 3, None)] == [8, 24, 24]
-    first, last = (runs.load(run.directory, epoch).sample(2) for epoch in (1, 3))
+    assert [load(run.directory, epoch).step for epoch in (1, 3, None)] == [8, 24, 24]
+    first, last = (load(run.directory, epoch).sample(2) for epoch in (1, 3))
     assert not torch.equal(first, last)
-    assert torch.equal(last, runs.load(run.directory).sample(2))
+    assert torch.equal(last, load(run.directory).sample(2))
 
 
 def test_weights_that_are_not_there_are_explained(tmp_path, monkeypatch):
     run = train(tiny(), runs=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"epoch-0002.pt is not there.*keep_epochs"):
-        runs.load(run.directory, epoch=2)
+        load(run.directory, epoch=2)
     (run.directory / "weights.pt").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"Retrain the run elsewhere with: python -m mocalib .* --runs .*custom"
     ):
-        runs.load(run.directory)
+        load(run.directory)
     monkeypatch.setattr(paths, "RUNS", tmp_path)
     [custom] = [train(tiny(), runs=tmp_path / "custom")]
     (custom.directory / "weights.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"--runs .*custom/again$"):  # not the finished directory itself
-        runs.load(custom.directory)
+        load(custom.directory)
 
 
 def test_weights_of_an_unfinished_run_are_explained(tmp_path, monkeypatch):
@@ -338,7 +398,7 @@ def test_weights_of_an_unfinished_run_are_explained(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         train(tiny(), directory=tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"not finished. Finish it with: python -m mocalib .*run"):
-        runs.load(tmp_path / "run")
+        load(tmp_path / "run")
 
 
 def test_a_manifest_seals_the_records(tmp_path):
@@ -386,7 +446,7 @@ def test_what_cannot_be_computed_on_is_refused_before_anything_is_written(tmp_pa
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="batch_size = 300 is larger than the dataset, 256"):
         train(tiny(batch_size=300), runs=tmp_path)
-    assert not list(tmp_path.glob("*/config.json"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_trains_near_float32(tmp_path):
