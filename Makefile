@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint notebooks figures lab clean
+.PHONY: help demo test lint format strip notebooks figures lab browser clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,16 +30,32 @@ lint: $(STAMP)  ## ruff on modules, tests and notebooks
 	$(PY) -m ruff check -q .
 	$(PY) -m ruff format -q --check mocalib tests notebooks
 
-# Runs go to a folder of their own: in the checkout a finished one would be skipped, and nothing tested.
+format: $(STAMP)  ## let ruff mend and format modules, tests and notebooks
+	$(PY) -m ruff check -q --fix .
+	$(PY) -m ruff format -q mocalib tests notebooks
+
+# What running a notebook leaves in it, in JupyterLab or under papermill, beside outputs.
+LEFT := metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version \
+  metadata.language_info.codemirror_mode metadata.language_info.file_extension metadata.language_info.mimetype \
+  metadata.language_info.nbconvert_exporter metadata.language_info.pygments_lexer
+NOTEBOOKS ?= notebooks/*.ipynb
+
+strip: $(STAMP)  ## remove outputs and what running leaves in notebooks, as they are committed
+	$(PY) -m nbstripout --keep-id --extra-keys "$(LEFT)" $(NOTEBOOKS)
+
+# Runs and figures go to a folder of their own: in the checkout a finished run would be skipped, and nothing tested.
 notebooks: $(STAMP)  ## run every notebook at its default scale with nbval
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	MOCALIB_RUNS="$$scratch" $(PY) -m pytest -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+	MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" $(PY) -m pytest -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
 figures: $(STAMP)  ## draw figures/laptop/ from committed records; nothing is trained
 	$(PY) -m mocalib figures
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
+
+browser: $(STAMP)  ## run notebooks in a real JupyterLab in a real browser; needs chromium and `pip install playwright`
+	$(PY) tests/browser.py
 
 clean:  ## remove caches and what demo and smoke made; never data/raw, your own runs or committed records
 	rm -rf data/cache data/runs/demo data/runs/smoke figures/demo figures/smoke figures/executed

@@ -1,0 +1,111 @@
+"""Run All in a real JupyterLab in a real browser; `make browser`. Exit code 1 if a cell fails or a figure is missing.
+
+Not part of `make test`: it needs Chromium and the playwright package. Screenshots are for looking at.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+from mocalib import paths
+
+NOTEBOOKS = ("01_quickstart", "train")
+SECONDS = 600  # a notebook
+TALL = {"width": 1300, "height": 9000}  # pixels: JupyterLab draws only the cells that are in sight
+
+
+@contextlib.contextmanager
+def lab(folder: Path) -> Iterator[str]:
+    """A JupyterLab on this machine that serves copies of the notebooks; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
+    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--log-level=ERROR"]
+    places = {"MOCALIB_RUNS": str(folder / "runs"), "MOCALIB_FIGURES": str(folder / "figures")}
+    with subprocess.Popen(command, env=os.environ | places) as server:
+        address = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/api/status"):
+                    break
+                time.sleep(0.25)
+            yield address
+        finally:
+            server.terminate()
+
+
+def run_all(page, address: str, path: Path, screenshot: Path) -> None:
+    """Open a notebook, choose Run All Cells in the menu, and wait until the saved file says that all have run."""
+    page.goto(f"{address}/lab/tree/{path.name}")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+    page.get_by_text("Run", exact=True).first.click()
+    page.get_by_text("Run All Cells", exact=True).first.click()
+    deadline = time.monotonic() + SECONDS
+    while not ended(path):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path.name} did not end within {SECONDS} s")
+        page.wait_for_timeout(2_000)
+        page.keyboard.press("Control+s")
+    page.wait_for_timeout(2_000)
+    page.screenshot(path=screenshot)
+
+
+def code(path: Path) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def errors(path: Path) -> list[str]:
+    outputs = [output for cell in code(path) for output in cell.outputs]
+    failed = [f"{output.ename}: {output.evalue}" for output in outputs if output.output_type == "error"]
+    return failed + [output.text for output in outputs if output.get("name") == "stderr"]
+
+
+def ended(path: Path) -> bool:
+    return bool(errors(path)) or all(cell.execution_count for cell in code(path))
+
+
+def figures(path: Path) -> int:
+    outputs = [output for cell in code(path) for output in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def main() -> int:
+    """Run the notebooks, print what was found, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--screenshots", type=Path, default=paths.FIGURES / "executed" / "browser", help="folder")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="executable (default: the one on PATH)")
+    options = parser.parse_args()
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        print("this needs playwright: pip install playwright; and Chromium, as `chromium` on PATH or --chromium")
+        return 1
+    options.screenshots.mkdir(parents=True, exist_ok=True)
+    wrong = 0
+    with tempfile.TemporaryDirectory() as scratch, lab(Path(scratch)) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
+        for name in NOTEBOOKS:
+            copy = Path(shutil.copy(paths.ROOT / "notebooks" / f"{name}.ipynb", scratch))
+            run_all(browser.new_page(viewport=TALL), address, copy, options.screenshots / f"{name}.png")
+            found = errors(copy)
+            wrong += bool(found) or figures(copy) == 0
+            print(f"{name}: {len(code(copy))} cells, {figures(copy)} figures, {found or 'no error'}", flush=True)
+        browser.close()
+    print(f"screenshots: {options.screenshots}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
