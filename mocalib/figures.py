@@ -207,12 +207,10 @@ def compare(folder: Path) -> pd.DataFrame:
 
 def caption(run: Run) -> str:
     """What a picture of one run is of, in a line."""
-    _, height, width = run.environment["data"]["image_shape"]
-    about = (
-        "{dataset} {size}, {model} of width {width}, d {latent_dim}, weight {weight:g}, {epochs} epochs, seed {seed}"
-    )
-    return about.format(
-        **flat(run.config.to_dict()) | {"size": f"{height}x{width}"}, weight=run.config.objective.weight
+    c, (_, height, width) = run.config, run.environment["data"]["image_shape"]
+    return (
+        f"{c.dataset} {height}x{width}, {c.model} of width {c.width}, d {c.latent_dim}, weight {c.objective.weight:g}, "
+        f"{c.epochs} epoch{'s' if c.epochs > 1 else ''}, seed {c.seed}"
     )
 
 

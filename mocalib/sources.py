@@ -113,7 +113,9 @@ def missing(dataset: str, root: Path, reason: str = "") -> str:
 
 
 def _root(config: RunConfig) -> Path:
-    return Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
+    root = Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
+    within = (cifar10.ARCHIVE, cifar10.UNPACKED, CELEBA_ZIP)  # people point at these as well as at their folder
+    return root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
 
 
 def _images(config: RunConfig, listing: folders.Listing, verify: Callable[[], None] = lambda: None) -> Source:

@@ -32,7 +32,7 @@ def lab(folder: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
-    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--log-level=ERROR"]
+    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--log-level=CRITICAL"]
     places = {"MOCALIB_RUNS": str(folder / "runs"), "MOCALIB_FIGURES": str(folder / "figures")}
     with subprocess.Popen(command, env=os.environ | places) as server:
         address = f"http://127.0.0.1:{port}"
@@ -48,7 +48,9 @@ def lab(folder: Path) -> Iterator[str]:
 
 def run_all(page, address: str, path: Path, screenshot: Path) -> None:
     """Open a notebook, choose Run All Cells in the menu, and wait until the saved file says that all have run."""
-    page.goto(f"{address}/lab/tree/{path.name}")
+    page.goto(
+        f"{address}/lab/workspaces/{path.stem}/tree/{path.name}"
+    )  # a workspace of its own: no other tab is restored
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
     page.get_by_text("Run", exact=True).first.click()
     page.get_by_text("Run All Cells", exact=True).first.click()

@@ -259,8 +259,7 @@ def test_broken_files_can_be_left_out_and_are_named(scratch, capsys):
         picture(root / f"{i:02d}.jpg", size=(32, 32), seed=i)
     whole = data.load(RunConfig(dataset="folder", root=str(root)))
     (root / "00.jpg").write_bytes(b"")
-    content = (root / "02.jpg").read_bytes()
-    (root / "02.jpg").write_bytes(content[: len(content) // 2])  # its header is good
+    (root / "02.jpg").write_bytes((root / "02.jpg").read_bytes()[:-200])  # its header is good
     with pytest.raises(
         ValueError, match=r"(?s)2 files in .*photos cannot be read.*skip_broken = True to leave them out"
     ):
@@ -269,7 +268,7 @@ def test_broken_files_can_be_left_out_and_are_named(scratch, capsys):
     printed = capsys.readouterr().out
     assert "2 files in" in printed
     assert "00.jpg" in printed
-    assert "02.jpg" in printed
+    assert "02.jpg (OSError: image file is truncated" in printed
     before, after = ({x.numpy().tobytes() for split in d[:2] for x in split.images} for d in (whole, found))
     assert after < before
     assert len(after) == 18

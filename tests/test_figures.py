@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
-from mocalib import Run, experiments, figures, open_run, paths, runs
+from mocalib import Run, experiments, figures, open_run, paths, runs, train
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
 
@@ -96,3 +96,32 @@ def test_the_summary_means_are_those_of_its_rows():
     text = figures.quickstart_summary(pd.DataFrame(rows))
     assert "| `fd` of samples, MoCA, weight 2 | 2.00 | 3.00 | 4.00 | 3.00 |" in text
     assert "| singular-value ratio, twin, weight 0 | 0.00 | 2.00 | 4.00 | 2.00 |" in text
+
+
+def test_runs_are_compared_by_what_differs_and_by_their_scores(committed):
+    table = figures.compare(paths.RECORDS / "laptop")
+    assert list(table.index) == sorted(committed)
+    assert list(table.columns) == [
+        "seed", "objective.weight", "reconstruction", "singular_value_ratio", "uniformity",
+        "fd_classifier", "precision", "recall",
+    ]  # fmt: skip
+    known = figures.quickstart_table(list(committed.values())).set_index("run")
+    assert table["fd_classifier"].to_dict() == known["fd_prior"].to_dict()
+    assert table["singular_value_ratio"].to_dict() == known["singular_value_ratio"].to_dict()
+    for name, run in committed.items():
+        assert table.loc[name, "seed"] == run.config.seed
+        [error] = [r["value"] for r in run.scores if (r["metric"], r["split"]) == ("reconstruction", "test")]
+        assert table.loc[name, "reconstruction"] == round(error, 4)
+
+
+def test_runs_that_are_not_scored_or_not_finished_do_not_hinder_a_comparison(tmp_path):
+    train(tiny(epochs=1), runs=tmp_path)
+    (tmp_path / "unfinished").mkdir()
+    table = figures.compare(tmp_path)
+    assert list(table.index) == [tiny(epochs=1).name]
+    assert list(table.columns) == []
+
+
+def test_a_caption_says_what_a_run_is(committed):
+    run = next(run for run in committed.values() if run.config.seed == 2 and run.config.objective.weight)
+    assert figures.caption(run) == "digits 16x16, a2 of width 8, d 24, weight 1, 40 epochs, seed 2"

@@ -38,6 +38,23 @@ def test_stored_without_outputs_for_the_portable_kernel(path):
     assert "papermill" not in notebook.metadata
 
 
+def test_make_strip_removes_all_that_running_leaves(path, tmp_path):
+    """Outputs, counts, papermill's metadata and what JupyterLab adds; the notebook is then as it is committed."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["papermill"] = {"duration": 3.0, "parameters": {"seed": 3}}
+    notebook.metadata.language_info |= {"version": "3.11.2", "codemirror_mode": {"name": "ipython"}, "mimetype": "x"}
+    for cell in notebook.cells:
+        cell.metadata |= {"papermill": {"status": "completed"}, "execution": {"iopub.status.idle": "now"}}
+        if cell.cell_type == "code":
+            cell.execution_count = 7
+            cell.outputs = [nbformat.v4.new_output("stream", text="printed")]
+    ran = tmp_path / "ran.ipynb"
+    nbformat.write(notebook, ran)
+    command = ["make", "-C", paths.ROOT, "strip", f"PY={sys.executable}", f"NOTEBOOKS={ran}"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert ran.read_text() == path.read_text()
+
+
 def test_parameters_come_first_and_are_plain_literals_that_papermill_sees(path):
     first = cells(path)[0]
     assert first.metadata["tags"] == ["parameters"]

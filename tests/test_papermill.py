@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -17,9 +18,9 @@ from jupyter_client.manager import start_new_kernel
 from mocalib import files, open_run, paths, train
 
 TRAIN = paths.ROOT / "notebooks" / "train.ipynb"
-LONG = {  # about 10 seconds of training, as tests/conftest.py's tiny
-    "limit": 256, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 150, "momentum": 0.9,
-    "queue_size": 100, "threads": 1, "checkpoint_seconds": 0.3, "n_generated": 200,
+LONG = {  # some seconds of training, as tests/conftest.py's tiny
+    "limit": 256, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 60, "momentum": 0.9,
+    "queue_size": 100, "threads": 1, "checkpoint_seconds": 0.2, "n_generated": 200,
 }  # fmt: skip
 
 
@@ -38,24 +39,36 @@ def executed(path: Path) -> int:
     return sum(bool(cell.get("execution_count")) for cell in nbformat.read(path, as_version=4).cells)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("sead", "3", "unknown parameter sead = 3; did you mean 'seed'?; this notebook takes: dataset, root, size"),
-        ("skip_broken", "false", "skip_broken = 'false' is not a bool (str given); write it like True or False"),
-        ("epochs", "1.5", "epochs = 1.5 is not an int (float given); write it like 3"),
-        ("weight", "nan", "weight = nan is not a finite number; write it like 1.0e-3"),
-        ("size", "-3", "size = -3 is out of range: it must be at least 0"),
-    ],
-)
-def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(tmp_path, environment, name, value, message):
-    out = tmp_path / "out.ipynb"
-    command = papermill(out, **{name: value})
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 1
-    assert f"ValueError: {message}" in done.stderr
-    assert executed(out) == 3  # parameters, injected parameters, validation
-    assert not (tmp_path / "runs").exists()
+WRONG = {  # parameter -> value, answer
+    "sead": ("3", "unknown parameter sead = 3; did you mean 'seed'?; this notebook takes: dataset, root, size"),
+    "skip_broken": ("false", "skip_broken = 'false' is not a bool (str given); write it like True or False"),
+    "epochs": ("1.5", "epochs = 1.5 is not an int (float given); write it like 3"),
+    "weight": ("nan", "weight = nan is not a finite number; write it like 1.0e-3"),
+    "size": ("-3", "size = -3 is out of range: it must be at least 0"),
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What papermill says to each wrong parameter, and the notebook it leaves; two at a time."""
+    folder = tmp_path_factory.mktemp("wrong")
+
+    def answer(name):
+        command = papermill(folder / f"{name}.ipynb", **{name: WRONG[name][0]})
+        environment = os.environ | {"MOCALIB_RUNS": str(folder / "runs")}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    with ThreadPoolExecutor(2) as pool:
+        return folder, dict(zip(WRONG, pool.map(answer, WRONG)))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(answers, name):
+    folder, done = answers
+    assert done[name].returncode == 1
+    assert f"ValueError: {WRONG[name][1]}" in done[name].stderr
+    assert executed(folder / f"{name}.ipynb") == 3  # parameters, injected parameters, validation
+    assert not (folder / "runs").exists()
 
 
 def test_missing_inception_weights_are_said_before_training(tmp_path, environment):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import tiny
 
-from mocalib import RunConfig, __main__, files, paths, runs
+from mocalib import RunConfig, __main__, cifar10, config, data, files, paths, runs, sources
 
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
@@ -66,9 +66,53 @@ def test_configs_of_the_readme_are_accepted():
     assert namespace["config"].dataset == "folder"
 
 
+def test_every_dataset_is_described_with_its_checksum_and_three_ways_to_get_it():
+    text = (paths.ROOT / "data" / "README.md").read_text()
+    for name in config.DATASETS:
+        assert f"`{name}`" in text
+    for checksum in (
+        cifar10.SHA256,
+        *(sources.CELEBA_FILES[name][1] for name in (sources.CELEBA_ZIP, sources.CELEBA_SPLIT)),
+    ):
+        assert f"`{checksum}`" in text
+    for name in sources.NAMED:
+        start = re.search(rf"^(## )?`{name}`", text, re.MULTILINE).start()
+        ways = re.search(r"^1\. .+?^2\. .+?^3\. .+?$", text[start:], re.MULTILINE | re.DOTALL)[0]
+        for link in re.findall(r"https?://[^\s;,):]+", " ".join(sources.NAMED[name].ways)):
+            assert link in ways
+
+
+def test_the_citation_is_of_the_paper():
+    citation = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Arpit", "Bhatnagar", "Wang", "Xiong"]
+    assert "2110.10303" in paper["url"]
+    assert paper["title"].replace(" ", "") in (paths.ROOT / "README.md").read_text().replace("\n", "").replace(" ", "")
+
+
+def test_hooks_are_targets_of_make():
+    [repository] = yaml.safe_load((paths.ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    makefile = (paths.ROOT / "Makefile").read_text()
+    entries = [hook["entry"] for hook in repository["hooks"]]
+    assert [entry.split()[0] for entry in entries] == ["make", "make", "check-added-large-files"]
+    for entry in entries[:2]:
+        assert re.search(rf"^{entry.split()[1]}:", makefile, re.MULTILINE)
+    largest = max(path.stat().st_size for path in paths.ROOT.glob("[dfn]*/**/*") if path.is_file() and _committed(path))
+    assert largest < 500 * 1024
+
+
+def _committed(path) -> bool:
+    return not {"raw", "cache", "smoke", "demo", "custom", "executed"} & set(path.relative_to(paths.ROOT).parts) and (
+        path.suffix != ".pt" or "features" in path.parts
+    )
+
+
 def test_help_lists_every_target():
     text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "test", "lint", "notebooks", "lab", "clean"):
+    targets = re.findall(r"^([a-z]+): ", (paths.ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(targets) > 10
+    for target in targets:
         assert re.search(rf"make {target} ", text)
 
 
@@ -80,6 +124,24 @@ def test_the_command_line_trains_and_scores_a_directory_and_prints_it(tmp_path, 
     assert re.search(r"fd_classifier +prior +\d+\.\d+ \| 100 against 1000 test", printed)
     assert __main__.main([str(tmp_path / "mine"), "--n", "100", "--runs", str(tmp_path / "copy")]) == 0
     assert runs.open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
+
+
+def test_the_command_line_says_before_training_that_features_cannot_be_had(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    files.write_json(tmp_path / "mine" / "config.json", tiny().to_dict())
+    assert __main__.main([str(tmp_path / "mine"), "--features", "inception"]) == 1
+    assert "features 'classifier' needs no download" in capsys.readouterr().err
+    files.write_json(tmp_path / "plain" / "config.json", tiny(dataset="photos", size=16).to_dict())
+    assert __main__.main([str(tmp_path / "plain"), "--features", "classifier"]) == 1
+    assert "need class labels, and this dataset has none; use features 'inception' or 'none'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * 2
+
+
+def test_a_finished_run_is_not_asked_for_weights_or_data_again(tmp_path, monkeypatch):
+    files.write_json(tmp_path / "mine" / "config.json", tiny(epochs=1).to_dict())
+    assert __main__.main([str(tmp_path / "mine"), "--n", "100"]) == 0
+    monkeypatch.setattr(data, "load", None)
+    assert __main__.main([str(tmp_path / "mine"), "--n", "100"]) == 0
 
 
 @pytest.mark.parametrize(
