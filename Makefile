@@ -22,7 +22,7 @@ demo: $(STAMP)  ## train, sample and score MoCA on digits (about 2 minutes on 2 
 	@echo "the figures:"
 	@ls figures/demo/*.png
 
-test: $(STAMP) lint  ## lint, unit tests, then every notebook (within 15 minutes on 2 cores, environment included)
+test: $(STAMP) lint  ## lint, unit tests, then every notebook (within 12 minutes on 2 cores, environment included)
 	$(PY) -m pytest -q
 	$(MAKE) --no-print-directory notebooks
 
@@ -57,8 +57,8 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab
 browser: $(STAMP)  ## run notebooks in a real JupyterLab in a real browser; needs chromium and `pip install playwright`
 	$(PY) tests/browser.py
 
-clean:  ## remove caches and what demo and smoke made; never data/raw, your own runs or committed records
-	rm -rf data/cache data/runs/demo data/runs/smoke figures/demo figures/smoke figures/executed
+clean:  ## remove caches and what demo and smoke made; never data/raw, custom runs and notebooks or committed records
+	rm -rf data/cache data/runs/demo data/runs/smoke figures/demo figures/smoke figures/executed/demo
 	rm -rf .pytest_cache .ruff_cache notebooks/.ipynb_checkpoints build *.egg-info
 
 # Reinstalled only when what it is made from changes.

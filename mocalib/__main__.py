@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import data, evaluation, experiments, features, figures, paths, runs, training
+from mocalib import data, evaluation, experiments, figures, paths, runs, training
 from mocalib.config import RunConfig
 
 
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         for config, directory in _asked(options):
             _run(config, directory, options)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:  # an answer to the user, not a defect
+    except (ValueError, OSError, RuntimeError) as error:  # an answer to the user, not a defect
         print(f"mocalib: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -37,7 +37,8 @@ def _asked(options: argparse.Namespace) -> list[tuple[RunConfig, Path]]:
 
 def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> None:
     if not runs.Run(directory, config).finished:  # hours of training must not end in a score that cannot be taken
-        features.check(options.features or "", data.load(config), options.weights)
+        dataset = data.load(config)
+        evaluation.check(config, dataset, options.features, options.n, options.epoch, options.weights)
     run = training.train(
         config,
         directory=directory,

@@ -40,7 +40,7 @@ def write(root: Path, size: int, crop: int, folder: Path) -> None:
 
 
 def _from_folder(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def _from_archive(path: Path) -> dict[str, bytes]:

@@ -20,6 +20,16 @@ IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # da
 ROOTED = ("cifar10", *IMAGE_FILES)  # datasets that lie somewhere on the disk
 DATASETS = ("digits", "photos", *ROOTED)
 PRECISIONS = ("float32", "bfloat16", "float64")
+NET_SIZES = {"a1": range(16, 1025, 16), "a2": (16, 32, 64), "hq": (8, 16, 32, 64, 128, 256)}  # pixels a side
+OWN_SIZES = {  # of datasets that have one, where `size` is 0
+    "digits": 16,
+    "photos": 64,
+    "cifar10": 32,
+    "cifar10-jpeg": 32,
+    "celeba": 64,  # section 5
+    "faces10k": 64,
+    "celebahq": 256,  # Appendix A
+}
 DIGIT_SIZES = (8, 16, 32)
 PHOTO_SIZE = 320  # half a photograph's width: training and test crops share no pixel
 
@@ -54,7 +64,13 @@ def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
 
 
 _ARTICLE = {int: "an int", float: "a float", str: "a str", bool: "a bool", tuple: "a tuple"}
-_SPELLING = {int: "3", float: "1.0e-3", bool: "True or False", str: '"text"', tuple: "(1, 2)"}
+_SPELLING = {
+    int: "3",
+    float: "1.0e-3",
+    bool: "True or False",
+    str: '"text" (for papermill, -r instead of -p)',
+    tuple: "(1, 2)",
+}
 
 
 def _hint(value: Any, kind: type) -> str:
@@ -85,7 +101,7 @@ class MoCA:
 
     temperature: float = option(0.05, above=0.0)  # tau
     momentum: float = option(0.99, low=0.0, high=1.0)  # m0, the base of the cosine schedule
-    queue_size: int = option(30_000, low=1)  # K
+    queue_size: int = option(30_000, low=1, high=10**8)  # K
     weight: float = option(100.0, low=0.0)  # lambda; 0 is the plain autoencoder on the sphere
     form: str = option("info_nce", choices=("info_nce", "eq6", "negative"))  # Algorithm 1 | Eq. 6 | Eq. 4 alone
 
@@ -112,12 +128,12 @@ class RunConfig:
     limit: int = option(0, low=0)  # the first n training images; 0: all
     skip_broken: bool = False  # leave out image files that cannot be read, instead of refusing the folder
     model: str = option("a2", choices=MODELS)
-    width: int = option(64, low=1)  # channels of the first stage; 64 is the paper's net
-    blocks: int = option(2, low=1)  # residual blocks a stage of a2; 2 is the paper's net
-    latent_dim: int = option(128, low=2)  # d
+    width: int = option(64, low=1, high=1024)  # channels of the first stage; 64 is the paper's net
+    blocks: int = option(2, low=1, high=100)  # residual blocks a stage of a2; 2 is the paper's net
+    latent_dim: int = option(128, low=2, high=2**16)  # d
     objective: MoCA = field(default_factory=MoCA)
-    batch_size: int = option(64, low=2)  # B; section 5
-    epochs: int = option(100, low=1)  # section 5: 100 on CIFAR-10
+    batch_size: int = option(64, low=2, high=2**20)  # B; section 5
+    epochs: int = option(100, low=1, high=10**6)  # section 5: 100 on CIFAR-10
     stop_at: float = option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
     learning_rate: float = option(1.0e-3, above=0.0)  # Adam; section 5
     decay_every: int = option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
@@ -129,6 +145,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_epochs", _epochs(self.keep_epochs))
         _validate(self)
+        if self.root:  # one spelling of a path, so that a trailing slash makes no other run
+            object.__setattr__(self, "root", os.path.normpath(self.root))
         if type(self.objective) not in OBJECTIVES.values():
             allowed = ", ".join(kind.__name__ for kind in OBJECTIVES.values())
             raise ValueError(f"RunConfig.objective = {self.objective!r} is not an objective; use one of: {allowed}")
@@ -145,6 +163,10 @@ class RunConfig:
             raise ValueError(f"RunConfig.size = {self.size}: digits come at 8, 16 or 32 pixels (0 means 16)")
         if self.dataset == "photos" and self.size > PHOTO_SIZE:
             raise ValueError(f"RunConfig.size = {self.size}: photos come at up to {PHOTO_SIZE} pixels (0 means 64)")
+        if size := self.size or OWN_SIZES.get(self.dataset, 0):
+            check_size(self.model, size)
+        if self.decay_until and not self.decay_every:
+            raise ValueError(f"RunConfig.decay_until = {self.decay_until} has no meaning without decay_every")
         if self.model != "a2" and self.blocks != 2:
             raise ValueError(f"RunConfig.blocks = {self.blocks} is for a2 alone; for {self.model} leave it at 2")
         if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
@@ -185,6 +207,14 @@ class RunConfig:
         return [
             f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}" for name in names if mine.get(name) != theirs.get(name)
         ]
+
+
+def check_size(model: str, size: int) -> None:
+    """Raise ValueError if a net does not take square images of `size` pixels."""
+    taken = NET_SIZES[model]
+    if size not in taken:
+        named = f"multiples of {taken.step}" if isinstance(taken, range) else ", ".join(map(str, taken))
+        raise ValueError(f"image size {size}: {model} takes {named} pixels; pass one as size, or another model")
 
 
 def _epochs(values: Any) -> tuple:

@@ -4,6 +4,7 @@ N images, B batch, C H W image. Decoded arrays lie in `data/cache/<name>-<key>/`
 start is instant and data may be larger than memory.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -28,11 +29,12 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Training and test split and the sha256 of all decoded pixels and labels."""
+    """Training and test split, the sha256 of all decoded pixels and labels, and files that could not be read."""
 
     train: Split
     test: Split
     fingerprint: str
+    left_out: list[str]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -98,31 +100,39 @@ def load(config: RunConfig) -> Dataset:
     )
 
 
-def cached(name: str, key: dict, write: Callable[[Path], None]) -> Dataset:
+def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> Dataset:
     """Open the decoded arrays of `key`; have `write(folder)` make them first where they are not there yet.
 
     They are written beside their final place and renamed as a whole: no reader ever sees half of them. Of several
-    processes one writes and the others wait; what a killed one has left is removed by the next.
+    processes one writes and the others wait; what killed ones have left is removed by the next.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = paths.CACHE / f"{name}-{digest}"
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         paths.CACHE.mkdir(parents=True, exist_ok=True)
+        _sweep()
         with filelock.FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _write(partial, key, write)
                 partial.rename(folder)
     splits = [Split(_open(folder / f"{s}.npy"), _labels(folder / f"{s}-labels.npy")) for s in ("train", "test")]
-    return Dataset(*splits, json.loads((folder / "cache.json").read_text())["fingerprint"])
+    about = json.loads((folder / "cache.json").read_text())
+    return Dataset(*splits, about["fingerprint"], about.get("left_out", []))
 
 
-def _write(partial: Path, key: dict, write: Callable[[Path], None]) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
+def _sweep() -> None:
+    """Remove what killed processes have left: partial arrays whose lock nobody holds."""
+    for partial in paths.CACHE.glob("*.partial"):
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(partial.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(partial: Path, key: dict, write: Callable[[Path], list[str] | None]) -> None:
     partial.mkdir()
     try:
-        write(partial)
-        (partial / "cache.json").write_text(json.dumps({"key": key, "fingerprint": fingerprint(partial)}, indent=1))
+        about = {"key": key, "left_out": write(partial) or [], "fingerprint": fingerprint(partial)}
+        (partial / "cache.json").write_text(json.dumps(about, indent=1))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -1,5 +1,6 @@
 """Image files to uint8 arrays: every mode and size to squares of one size, in parallel, and broken files named."""
 
+import errno
 import hashlib
 import io
 import os
@@ -12,12 +13,12 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from mocalib import files
 from mocalib.folders import Listing
 from mocalib.progress import bar
 
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 FORMAT = f"1, Pillow {PIL.__version__}"  # decoding and resizing vary with Pillow: part of the cache's key
-SHOWN = 20  # files that a message names
 
 
 class Header(NamedTuple):
@@ -28,33 +29,34 @@ class Header(NamedTuple):
     digest: bytes
 
 
-def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bool = False) -> None:
+def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bool = False) -> list[str]:
     """Decode every image into `folder`/train.npy and test.npy, uint8 N C H W, with labels where there are classes.
 
     Crops the centred square of `crop` pixels (0: the largest) and resizes it to `size` with Pillow's antialiased
     Lanczos filter; without either, images must share one square size. One channel where all files are grey, else RGB.
-    Raises ValueError naming every file that cannot be used, unless `skip_broken` leaves those out, and for a file that
-    lies in both splits; `folder` is then of no use.
+    Raises ValueError naming every file that cannot be used, unless `skip_broken` leaves those out and they are
+    returned, and for a file that lies in both splits (of an official split it is only said).
     """
     headers, broken = _headers(listing)
-    readable, late = listing.without(broken), {}
-    if readable.train and readable.test:
-        _refuse_shared(readable, headers)
+    rest = listing.without(broken)
+    if rest.train and rest.test:
+        _look_for_shared(rest, headers)
         side = size or crop or _common_size(headers)
-        if small := [name for name, header in headers.items() if crop and min(header.size) < crop]:
-            raise ValueError(f"crop = {crop} is larger than {len(small)} images, for example {small[0]}")
-        grey = all(header.mode in GREY_MODES for header in headers.values())
-        late = _write(readable, side, crop, grey, folder)
-    if broken | late:
-        _report(listing, broken | late, skip_broken)
-    if late:
-        _write(readable.without(late), side, crop, grey, folder)
+        _refuse_small(rest, headers, crop or (side if listing.official else 0))
+    while rest.train and rest.test and (late := _write(rest, headers, side, crop, folder)):
+        broken |= late
+        rest = rest.without(late)
+        if not skip_broken:
+            break
+    if broken:
+        _report(listing, broken, skip_broken)
+    return sorted(broken)
 
 
 def _report(listing: Listing, broken: dict[str, str], skip_broken: bool) -> None:
     """Say which files cannot be read; raise unless they are to be skipped and some remain in either split."""
     place, rest = listing.files.place, listing.without(broken)
-    named = _list(f"{name} ({reason})" for name, reason in sorted(broken.items()))
+    named = _lines(f"{name} ({reason})" for name, reason in broken.items())
     if not skip_broken:
         raise ValueError(
             f"{len(broken)} files in {place} cannot be read as images; remove or replace them, or pass "
@@ -65,10 +67,8 @@ def _report(listing: Listing, broken: dict[str, str], skip_broken: bool) -> None
     print(f"{len(broken)} files in {place} cannot be read and are left out:\n{named}")
 
 
-def _list(lines: Iterable[str]) -> str:
-    lines = list(lines)
-    more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join(f"  {line}" for line in lines[:SHOWN] + more)
+def _lines(lines: Iterable[str]) -> str:
+    return "\n".join(f"  {line}" for line in sorted(lines))
 
 
 def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
@@ -83,7 +83,7 @@ def _header(read: Callable[[str], bytes], name: str) -> Header | str:
     try:
         content = read(name)
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+            if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
                 return f"mode {image.mode}: 32-bit pixels have no fixed range; convert it to 8 or 16 bits"
             return Header(image.mode, image.size, hashlib.blake2b(content, digest_size=16).digest())
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for a broken file
@@ -91,29 +91,42 @@ def _header(read: Callable[[str], bytes], name: str) -> Header | str:
 
 
 def _reason(error: Exception) -> str:
+    """What is wrong with a file; raises what is wrong with the machine, such as a disk that fails."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EACCES):
+        raise error
     if isinstance(error, PIL.UnidentifiedImageError):
         return "no image, or none that Pillow knows"
     return f"{type(error).__name__}: {error}"
 
 
-def _refuse_shared(listing: Listing, headers: dict[str, Header]) -> None:
+def _look_for_shared(listing: Listing, headers: dict[str, Header]) -> None:
     """A test image that was trained on is no test."""
     trained = {headers[name].digest: name for name in listing.train}
     pairs = {name: trained.get(headers[name].digest) for name in listing.test}
-    shared = [f"{name} = {twin}" for name, twin in pairs.items() if twin]
-    if shared:
+    if not (shared := [f"{name} = {twin}" for name, twin in pairs.items() if twin]):
+        return
+    found = f"{len(shared)} test images of {listing.files.place} are training images too"
+    if not listing.official:
         raise ValueError(
-            f"{len(shared)} test images of {listing.files.place} are training images too; remove one of each pair, or "
-            f"pass as root a folder in which they are not:\n{_list(sorted(shared))}"
+            f"{found}; remove one of each pair, or pass as root a folder in which they are not:\n{_lines(shared)}"
+        )
+    print(f"{found}, in its official splits:\n{_lines(shared)}")
+
+
+def _refuse_small(listing: Listing, headers: dict[str, Header], least: int) -> None:
+    if small := [name for name in (*listing.train, *listing.test) if min(headers[name].size) < least]:
+        raise ValueError(
+            f"{len(small)} images of {listing.files.place} are smaller than {least} pixels, for example {small[0]}; "
+            f"pass a smaller crop or size"
         )
 
 
-def _write(listing: Listing, side: int, crop: int, grey: bool, folder: Path) -> dict[str, str]:
+def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, folder: Path) -> dict[str, str]:
     """Write arrays and labels of both splits; return what is wrong with files of which only the header was good."""
-    broken = {}
+    broken, grey = {}, all(headers[name].mode in GREY_MODES for name in (*listing.train, *listing.test))
     for split, names in (("train", listing.train), ("test", listing.test)):
         shape = (len(names), 1 if grey else 3, side, side)
-        array = np.lib.format.open_memmap(folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
+        array = files.create_array(folder / f"{split}.npy", shape)
 
         def decode_one(place: int, array: np.ndarray = array, names: list[str] = names) -> str | None:
             try:
@@ -159,9 +172,14 @@ def _common_size(headers: dict[str, Header]) -> int:
 
 
 def pixels(opened: Image.Image, size: int, crop: int = 0, grey: bool = False) -> np.ndarray:
-    """One image as uint8 C H W: turned upright, cropped to its centred square, resized by Lanczos."""
+    """One image as uint8 C H W: turned upright, cropped to its centred square, resized by Lanczos.
+
+    Raises ValueError for a crop larger than the image.
+    """
     image = _eight_bit(ImageOps.exif_transpose(opened)).convert("L" if grey else "RGB")
     square = crop or min(image.size)
+    if square > min(image.size):
+        raise ValueError(f"crop = {crop} is larger than the image, {image.width}x{image.height}")
     left, top = (image.width - square) // 2, (image.height - square) // 2
     image = image.crop((left, top, left + square, top + square))
     if square != size:

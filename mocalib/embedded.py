@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mocalib import decoding
+from mocalib import decoding, files
 
 DIGITS_TEST = 100  # of the 500 images of each digit
 PHOTOS = {"train": 4_000, "test": 1_000}  # crops
@@ -34,16 +34,14 @@ def write_digits(size: int, folder: Path) -> None:
 def write_photos(size: int, folder: Path) -> None:
     """Write random crops, N 3 H W, of scikit-learn's two photographs (427x640); test crops have columns of their own.
 
-    A crop's side is drawn from `size` to 160 pixels, then resized to `size`.
+    A crop's side is drawn from `size` to 160 pixels (above that it is `size`), then resized to `size`.
     """
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     strip, generator = max(PHOTO_STRIP, size), np.random.default_rng(0)
     for split, count in PHOTOS.items():
-        array = np.lib.format.open_memmap(
-            folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(count, 3, size, size)
-        )
+        array = files.create_array(folder / f"{split}.npy", (count, 3, size, size))
         for i in range(count):
             whole = photographs[i % 2]
             left, right = (0, whole.width - strip) if split == "train" else (whole.width - strip, whole.width)

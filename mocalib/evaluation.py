@@ -16,11 +16,13 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from mocalib import data, features, latent, losses
+from mocalib import data, latent, losses
+from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
+from mocalib.config import RunConfig
 from mocalib.features import Extractor
 from mocalib.runs import Run, RunMismatch, epoch_file
-from mocalib.training import use_threads
+from mocalib.training import check_device, use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
 SAMPLES, COLUMNS = 64, 8  # samples in a grid; images a row of it
@@ -46,12 +48,10 @@ def evaluate(
     directory; another evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the
     extractor's weights are missing, RunMismatch if the data changed.
     """
-    if n < 2:
-        raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
+    _check_numbers(n, epoch)
+    device = check_device(device)
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
-    if epoch is not None and epoch < 1:
-        raise ValueError(f"epoch = {epoch}: at least 1, or None for the last")
     about = run.environment["data"]
     name = features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
     at = epoch or run.manifest["epoch"]
@@ -60,6 +60,29 @@ def evaluate(
             if not _scored(run, name, n, at, seed):  # else another process did it while this one waited
                 _score(run, name, n, at, seed, weights, device)
     return _asked(run, name, n, at, seed)
+
+
+def check(
+    config: RunConfig,
+    dataset: data.Dataset,
+    features: str | None = None,
+    n: int = 10_000,
+    epoch: int | None = None,
+    weights: Path | str | None = None,
+) -> None:
+    """Raise what `evaluate` would raise of these arguments once the run is trained: for use before hours of it."""
+    _check_numbers(n, epoch)
+    if epoch not in (None, config.epochs, *config.keep_epochs):
+        kept = ", ".join(map(str, config.keep_epochs)) or "none"
+        raise ValueError(f"epoch = {epoch} will not be kept: keep_epochs has {kept}, and {config.epochs} is the last")
+    extractors.check(features or "", dataset, weights)
+
+
+def _check_numbers(n: int, epoch: int | None) -> None:
+    if n < 2:
+        raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
+    if epoch is not None and epoch < 1:
+        raise ValueError(f"epoch = {epoch}: at least 1, or None for the last")
 
 
 def _asked(run: Run, name: str, n: int, epoch: int, seed: int) -> list[dict]:
@@ -94,7 +117,7 @@ def _score(
     rows, latents = score_codes(autoencoder, train, test)
     if name != "none":
         whole = data.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
-        extractor = features.build(name, whole, run.config.dataset, weights, device)
+        extractor = extractors.build(name, whole, run.config.dataset, weights, device)
         decoded = train.images[:n]
         if len(more := dataset.train.images[CODES:n]):  # beyond those whose codes are looked at
             decoded = torch.cat([decoded, reconstruct(autoencoder, more).images])
@@ -170,11 +193,11 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.
 
     One pass of the extractor an image; those of real images are kept between evaluations.
     """
-    reference = features.cached_features(extractor, dataset.test.images, dataset.fingerprint, "test")
+    reference = extractors.cached_features(extractor, dataset.test.images, dataset.fingerprint, "test")
     rows = []
     for sampler, subject in images.items():
         if sampler == "real":
-            found = features.cached_features(extractor, subject, dataset.fingerprint, "train")
+            found = extractors.cached_features(extractor, subject, dataset.fingerprint, "train")
         else:
             found = extractor(subject)
         scores = {distance_name("fd", extractor.name): frechet_distance(found, reference)}

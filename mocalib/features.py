@@ -86,9 +86,13 @@ def build(
 def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:
     """Raise what `build` would raise for want of weights or labels: for use before hours of training.
 
-    FileNotFoundError where Inception's weights are not to be had, ValueError for a wrong file, an unknown name or a
-    dataset without labels. "" and "none" ask for no features.
+    FileNotFoundError where Inception's weights are not to be had, ValueError for a wrong file, an unknown name, a
+    dataset without labels or with a single test image. "" and "none" ask for no features.
     """
+    if weights and name != "inception":
+        raise ValueError(f"{weights} are weights for features 'inception', but features = {name!r}")
+    if name in NAMES and len(dataset.test.images) < 2:
+        raise ValueError(f"features {name!r}: one test image has no covariance; use features 'none'")
     if name == "inception":
         inception_weights(weights)
     elif name == "classifier" and dataset.train.labels is None:
@@ -121,8 +125,8 @@ def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
 
 def _inception_help(placed: Path) -> str:
     return (
-        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights; "
-        f"features 'classifier' needs no download"
+        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
+        f"(inception_weights in notebooks); features 'classifier' needs none, where there are labels, nor does 'none'"
     )
 
 

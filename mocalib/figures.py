@@ -188,29 +188,33 @@ HEADLINES = {  # metric -> what it is taken of, against which split
 
 
 def compare(folder: Path) -> pd.DataFrame:
-    """One row a finished run in a folder: the fields in which they differ, and its headline scores on the test split.
+    """One row a finished run in a folder: the fields in which they differ, and its headline scores at its last epoch.
 
-    Distances are those of samples from the prior; of several evaluations, the last one's.
+    Distances are those of samples from the prior to the test split; precision and recall bear their features' name. Of
+    several evaluations (another n, another seed) the last one's.
     """
     found = [open_run(path.parent) for path in sorted(Path(folder).glob("*/manifest.json"))]
-    configs = pd.DataFrame([flat(run.config.to_dict()) for run in found], index=[run.directory.name for run in found])
-    differing = configs.loc[:, configs.astype(str).nunique() > 1]
-    scores = [
-        {r["metric"]: r["value"] for r in run.scores if HEADLINES.get(r["metric"]) == (r["sampler"], r["split"])}
-        for run in found
-    ]
-    scores = (
-        pd.DataFrame(scores, index=configs.index).reindex(columns=list(HEADLINES)).dropna(axis="columns", how="all")
-    )
-    return differing.join(scores.round(4))
+    names = [run.directory.name for run in found]
+    configs = pd.DataFrame([flat(run.config.to_dict()) for run in found], index=names)
+    scores = pd.DataFrame([_headlines(run) for run in found], index=names)
+    return configs.loc[:, configs.astype(str).nunique() > 1].join(scores.round(4))
+
+
+def _headlines(run: Run) -> dict[str, float]:
+    rows = [row for row in run.scores if row["epoch"] == run.manifest["epoch"]]
+    rows = [row for row in rows if HEADLINES.get(row["metric"]) == (row["sampler"], row["split"])]
+    rows.sort(key=lambda row: list(HEADLINES).index(row["metric"]))
+    bare = ("precision", "recall")
+    return {f"{r['metric']}_{r['features']}" if r["metric"] in bare else r["metric"]: r["value"] for r in rows}
 
 
 def caption(run: Run) -> str:
     """What a picture of one run is of, in a line."""
     c, (_, height, width) = run.config, run.environment["data"]["image_shape"]
+    epochs = run.manifest.get("epoch", c.epochs)  # fewer where `stop_at` ended it
     return (
         f"{c.dataset} {height}x{width}, {c.model} of width {c.width}, d {c.latent_dim}, weight {c.objective.weight:g}, "
-        f"{c.epochs} epoch{'s' if c.epochs > 1 else ''}, seed {c.seed}"
+        f"{epochs} epoch{'s' if epochs > 1 else ''}, seed {c.seed}"
     )
 
 

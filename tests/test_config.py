@@ -53,7 +53,7 @@ def test_the_name_hashes_only_what_differs_from_the_defaults():
 def test_the_name_depends_on_the_last_part_of_root_only():
     here, there = (RunConfig(dataset="folder", root=root) for root in ("/a/pictures", "/b/c/pictures/"))
     assert here.name == there.name
-    assert here.differences(there) == ["root: '/a/pictures' | '/b/c/pictures/'"]  # so that none is taken for the other
+    assert here.differences(there) == ["root: '/a/pictures' | '/b/c/pictures'"]  # so that none is taken for the other
     assert here.name != RunConfig(dataset="folder", root="/a/others").name
 
 
@@ -80,6 +80,15 @@ def test_differences_name_fields_of_the_objective_too():
         ({"skip_broken": True}, "skip_broken is for datasets of image files, not for 'digits'"),
         ({"skip_broken": "false"}, r"skip_broken = 'false' is not a bool \(str given\); write it like True or False"),
         ({"dataset": "photos", "size": 321}, "photos come at up to 320 pixels"),
+        ({"size": 8}, "image size 8: a2 takes 16, 32, 64 pixels; pass one as size, or another model"),
+        ({"dataset": "celebahq"}, "image size 256: a2 takes 16, 32, 64 pixels"),
+        (
+            {"dataset": "folder", "root": "x", "model": "a1", "size": 40},
+            "image size 40: a1 takes multiples of 16 pixels",
+        ),
+        ({"width": 10**8}, "width = 100000000 is out of range: it must be at most 1024"),
+        ({"latent_dim": 10**20}, "at most 65536"),
+        ({"decay_every": 0, "decay_until": 400}, "decay_until = 400 has no meaning without decay_every"),
         ({"model": "a1", "blocks": 1}, "RunConfig.blocks = 1 is for a2 alone; for a1 leave it at 2"),
         ({"size": 28}, "digits come at 8, 16 or 32 pixels"),
         ({"keep_epochs": (3, 200)}, r"keep_epochs holds \[200\], beyond the last epoch, 100"),
@@ -155,6 +164,11 @@ def test_flat_settings_of_a_notebook_become_a_run():
     expected = RunConfig(dataset="photos", epochs=90, keep_epochs=(40, 80), objective=MoCA(weight=3.0))
     assert run_config(FLAT) == expected
     assert run_config(FLAT | {"keep_epochs": ""}).keep_epochs == ()
+
+
+def test_a_single_kept_epoch_may_be_an_int_as_papermill_reads_it():
+    settings = FLAT | notebook_parameters({"keep_epochs": 40}, "keep_epochs")
+    assert run_config(settings).keep_epochs == (40,)
 
 
 @pytest.mark.parametrize("kept", ["40;80", "a", ",", "4.5"])

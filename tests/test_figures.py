@@ -103,7 +103,7 @@ def test_runs_are_compared_by_what_differs_and_by_their_scores(committed):
     assert list(table.index) == sorted(committed)
     assert list(table.columns) == [
         "seed", "objective.weight", "reconstruction", "singular_value_ratio", "uniformity",
-        "fd_classifier", "precision", "recall",
+        "fd_classifier", "precision_classifier", "recall_classifier",
     ]  # fmt: skip
     known = figures.quickstart_table(list(committed.values())).set_index("run")
     assert table["fd_classifier"].to_dict() == known["fd_prior"].to_dict()
@@ -112,6 +112,27 @@ def test_runs_are_compared_by_what_differs_and_by_their_scores(committed):
         assert table.loc[name, "seed"] == run.config.seed
         [error] = [r["value"] for r in run.scores if (r["metric"], r["split"]) == ("reconstruction", "test")]
         assert table.loc[name, "reconstruction"] == round(error, 4)
+
+
+def test_a_comparison_mixes_neither_extractors_nor_epochs(tmp_path):
+    run = train(tiny(epochs=2, keep_epochs=(1,)), runs=tmp_path)
+    about = {"sampler": "prior", "split": "test", "n_generated": 9, "n_reference": 9, "digest": "", "seed": 0}
+    values = {
+        ("fd_classifier", "classifier", 2): 5.0,
+        ("precision", "classifier", 2): 0.5,
+        ("fid", "inception", 2): 7.0,
+        ("precision", "inception", 2): 0.7,
+        ("fd_classifier", "classifier", 1): 99.0,
+    }
+    rows = [about | {"metric": m, "features": f, "epoch": e, "value": v} for (m, f, e), v in values.items()]
+    run.add_scores(rows, {})
+    [found] = figures.compare(tmp_path).to_dict("records")
+    assert found == {"fd_classifier": 5.0, "fid": 7.0, "precision_classifier": 0.5, "precision_inception": 0.7}
+
+
+def test_a_caption_tells_the_epochs_that_were_trained(tmp_path):
+    run = train(tiny(epochs=9, stop_at=1e6), runs=tmp_path)
+    assert figures.caption(run) == "digits 16x16, a2 of width 4, d 8, weight 1, 1 epoch, seed 0"
 
 
 def test_runs_that_are_not_scored_or_not_finished_do_not_hinder_a_comparison(tmp_path):

@@ -7,6 +7,7 @@ import torch
 import torchvision
 
 from mocalib import models
+from mocalib.models import layers
 
 
 def count(module):
@@ -120,6 +121,25 @@ def test_hq_ends_at_4x4_with_a_block_less_for_every_halving_of_the_side(size, bl
     assert upsampling == [4, 2] * blocks  # deconvolutions, on both paths
 
 
+@pytest.mark.parametrize("name", models.NETS)
+def test_no_net_has_a_strided_1x1_convolution(name):
+    """Its weight gradient writes past a buffer of oneDNN's; `down_block` takes the stride by itself."""
+    for net in models.build(name, (3, 64, 64), 8, width=4):
+        for layer in net.modules():
+            assert not (isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and layer.stride != (1, 1))
+
+
+def test_a_shortcut_equals_the_strided_convolution_that_it_stands_for():
+    block, x = layers.down_block(4, 8).double(), torch.rand(2, 4, 10, 10, dtype=torch.float64, requires_grad=True)
+    stride, convolution, _ = block.downsample
+    ours = convolution(stride(x))
+    theirs = torch.nn.functional.conv2d(x, convolution.weight, stride=2)
+    assert torch.equal(ours, theirs)
+    gradients = [torch.autograd.grad(y.pow(2).sum(), (x, convolution.weight)) for y in (ours, theirs)]
+    for a, b in zip(*gradients):
+        assert torch.allclose(a, b, rtol=1e-12)
+
+
 TAKEN = [("a1", s, 2) for s in (16, 32, 64)] + [("a2", s, b) for s in (16, 32, 64) for b in (1, 2, 3)]
 TAKEN += [("hq", s, 2) for s in (8, 16, 32, 64, 128, 256)]
 
@@ -154,7 +174,7 @@ def test_width_scales_every_channel_count(name):
         ("a2", (2, 32, 32), "1 or 3 channels"),
         ("a2", (3, 48, 48), "16, 32, 64 pixels"),
         ("a1", (3, 40, 40), "a1 takes multiples of 16 pixels"),
-        ("a1", (3, 8, 8), "image size 8: a1 takes multiples of 16"),
+        ("a1", (3, 8, 8), "image size 8: a1 takes multiples of 16 pixels; pass one as size, or another model"),
         ("hq", (3, 48, 48), "hq takes 8, 16, 32, 64, 128, 256 pixels"),
         ("hq", (3, 512, 512), "image size 512: hq takes"),
     ],

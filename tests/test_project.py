@@ -98,14 +98,8 @@ def test_hooks_are_targets_of_make():
     assert [entry.split()[0] for entry in entries] == ["make", "make", "check-added-large-files"]
     for entry in entries[:2]:
         assert re.search(rf"^{entry.split()[1]}:", makefile, re.MULTILINE)
-    largest = max(path.stat().st_size for path in paths.ROOT.glob("[dfn]*/**/*") if path.is_file() and _committed(path))
-    assert largest < 500 * 1024
-
-
-def _committed(path) -> bool:
-    return not {"raw", "cache", "smoke", "demo", "custom", "executed"} & set(path.relative_to(paths.ROOT).parts) and (
-        path.suffix != ".pt" or "features" in path.parts
-    )
+    committed = subprocess.run(["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
+    assert max((paths.ROOT / name).stat().st_size for name in committed.splitlines()) < 500 * 1024
 
 
 def test_help_lists_every_target():
@@ -130,10 +124,16 @@ def test_the_command_line_says_before_training_that_features_cannot_be_had(tmp_p
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     files.write_json(tmp_path / "mine" / "config.json", tiny().to_dict())
     assert __main__.main([str(tmp_path / "mine"), "--features", "inception"]) == 1
-    assert "features 'classifier' needs no download" in capsys.readouterr().err
+    assert "features 'classifier' needs none, where there are labels" in capsys.readouterr().err
     files.write_json(tmp_path / "plain" / "config.json", tiny(dataset="photos", size=16).to_dict())
     assert __main__.main([str(tmp_path / "plain"), "--features", "classifier"]) == 1
     assert "need class labels, and this dataset has none; use features 'inception' or 'none'" in capsys.readouterr().err
+    for wrong, message in (
+        ("--n", "n = 1: at least 2 samples"),
+        ("--epoch", "epoch = 1 will not be kept: keep_epochs"),
+    ):
+        assert __main__.main([str(tmp_path / "mine"), wrong, "1"]) == 1
+        assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * 2
 
 

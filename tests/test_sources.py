@@ -99,11 +99,19 @@ def test_cifar10_is_downloaded_once_and_checked(archive, batches, scratch, monke
     monkeypatch.setattr(cifar10, "URL", (scratch / "server.tar.gz").as_uri())
     assert_cifar10(data.load(RunConfig(dataset="cifar10")), batches)
     assert archive.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(sources.files, "download", None)
+        data.load(RunConfig(dataset="cifar10", size=64))  # decoded again, not downloaded again
     archive.unlink()
     (scratch / "server.tar.gz").write_bytes(b"something else")
     with pytest.raises(FileNotFoundError, match="the download failed .invalid hash value"):
         data.load(RunConfig(dataset="cifar10", size=16))
     assert list(paths.RAW.iterdir()) == []
+
+
+def test_a_crop_larger_than_cifar10_is_refused(batches):
+    with pytest.raises(ValueError, match="crop = 40 is larger than the image, 32x32"):
+        data.load(RunConfig(dataset="cifar10", crop=40))
 
 
 def test_cifar10_comes_at_other_sizes(batches):
@@ -170,6 +178,24 @@ def test_celeba_is_split_by_its_partition_and_cropped_as_wae_did(celeba):
             expected.add(np.asarray(face).transpose(2, 0, 1).tobytes())
         assert {x.numpy().tobytes() for x in split.images} == expected
     assert found.train.labels is None
+    shades = [x.float().mean().item() for x in found.train.images]
+    unshuffled = [np.asarray(Image.open(celeba / "img_align_celeba" / f"{i:06d}.jpg")).mean() for i in range(1, 10)]
+    assert np.argsort(shades).tolist() != np.argsort(unshuffled).tolist()  # `limit` takes a fair sample
+
+
+def test_two_images_of_one_name_are_not_chosen_between(celeba):
+    picture(celeba / "img_celeba" / "000003.jpg", size=(400, 300), seed=99)
+    with pytest.raises(
+        ValueError, match="two images of one name, img_align_celeba/000003.jpg and img_celeba/000003.jpg"
+    ):
+        data.load(RunConfig(dataset="celeba"))
+
+
+def test_an_image_in_both_official_splits_is_said_and_left(celeba, capsys):
+    shutil.copy(celeba / "img_align_celeba" / "000001.jpg", celeba / "img_align_celeba" / "000012.jpg")
+    assert len(data.load(RunConfig(dataset="celeba")).test.images) == 3
+    assert "1 test images of" in (printed := capsys.readouterr().out)
+    assert "000012.jpg = img_align_celeba/000001.jpg" in printed
 
 
 def test_celeba_is_the_same_from_the_zip_and_from_kaggles_folders(celeba, monkeypatch):
@@ -211,7 +237,7 @@ def test_what_is_wrong_with_celeba_is_said(celeba, monkeypatch):
     ):
         data.load(RunConfig(dataset="celeba"))
     (celeba / "list_eval_partition.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="'celeba' is not on this disk"):
+    with pytest.raises(FileNotFoundError, match=r"'celeba' is not on this disk \(list_eval_partition.txt not found\)"):
         data.load(RunConfig(dataset="celeba"))
 
 
@@ -227,24 +253,52 @@ def celebahq(scratch, monkeypatch):
 
 
 def test_celebahq_is_split_alike_in_every_copy(celebahq, scratch):
-    found = data.load(RunConfig(dataset="celebahq"))
+    found = data.load(RunConfig(dataset="celebahq", model="hq"))
     assert found.image_shape == (3, 256, 256)
     assert (len(found.train.images), len(found.test.images)) == (27, 3)
     padded = scratch / "padded"
     padded.mkdir()
     for i in range(30):
         shutil.copy(celebahq / "CelebA-HQ-img" / f"{i}.jpg", padded / f"{i:05d}.jpg")
-    assert data.load(RunConfig(dataset="celebahq", root=str(padded))).fingerprint == found.fingerprint
+    assert data.load(RunConfig(dataset="celebahq", model="hq", root=str(padded))).fingerprint == found.fingerprint
     packed = shutil.make_archive(str(scratch / "one" / "celeba_hq_256"), "zip", padded)
     for root in (packed, scratch / "one"):
-        assert data.load(RunConfig(dataset="celebahq", root=str(root))).fingerprint == found.fingerprint
-    assert data.load(RunConfig(dataset="celebahq", size=64)).image_shape == (3, 64, 64)
+        assert data.load(RunConfig(dataset="celebahq", model="hq", root=str(root))).fingerprint == found.fingerprint
+    assert data.load(RunConfig(dataset="celebahq", model="hq", size=64)).image_shape == (3, 64, 64)
+
+
+def test_a_small_copy_of_celebahq_is_not_enlarged(celebahq):
+    for i in range(30):
+        picture(celebahq / "CelebA-HQ-img" / f"{i}.jpg", size=(64, 64), seed=i)
+    with pytest.raises(
+        ValueError, match=r"30 images of .*celebahq are smaller than 256 pixels.*pass a smaller crop or"
+    ):
+        data.load(RunConfig(dataset="celebahq", model="hq"))
+    assert data.load(RunConfig(dataset="celebahq", model="hq", size=64)).image_shape == (3, 64, 64)
 
 
 def test_part_of_celebahq_is_refused(celebahq):
     (celebahq / "CelebA-HQ-img" / "7.jpg").unlink()
     with pytest.raises(ValueError, match=r"celebahq gives 26 training and 3 test images; celebahq has 27 and 3"):
-        data.load(RunConfig(dataset="celebahq"))
+        data.load(RunConfig(dataset="celebahq", model="hq"))
+
+
+@pytest.mark.parametrize("name", ["faces10k", "cifar10-jpeg"])
+def test_part_of_a_stand_in_is_refused(scratch, name):
+    for i in range(20):
+        picture(paths.RAW / name / f"{i:06d}.jpg", size=(89, 109), seed=i)
+    with pytest.raises(ValueError, match=rf"{name} gives 18 training and 2 test images; {name} has \d+ and \d+"):
+        data.load(RunConfig(dataset=name))
+
+
+@pytest.mark.parametrize(
+    ("shown", "config"),
+    [(f"`digits`, {size} pixels", {"size": size}) for size in (8, 16, 32)]
+    + [("`photos`, 64 pixels", {"dataset": "photos"})],
+)
+def test_fingerprints_of_the_readme_are_those_of_the_decoded_images(scratch, shown, config):
+    [stated] = re.findall(rf"^\| {shown} \| `(\w+)` \|$", (paths.DATA / "README.md").read_text(), re.MULTILINE)
+    assert data.load(RunConfig(model="hq", **config)).fingerprint == stated
 
 
 def test_the_official_counts_are_the_papers():
@@ -257,7 +311,7 @@ def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, 
     from sklearn.datasets import load_sample_images
 
     monkeypatch.setattr(embedded, "PHOTOS", {"train": 20, "test": 10})
-    found = data.load(RunConfig(dataset="photos", size=size))
+    found = data.load(RunConfig(dataset="photos", size=size, model="a1"))
     assert found.train.images.shape == (20, 3, size, size)
     assert found.test.images.shape == (10, 3, size, size)
     assert len({x.numpy().tobytes() for split in found[:2] for x in split.images}) == 30
@@ -292,7 +346,7 @@ def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, 
 )
 def test_a_dataset_that_is_not_there_is_explained_and_nothing_is_written(scratch, name, said):
     with pytest.raises(FileNotFoundError) as caught:
-        data.load(RunConfig(dataset=name))
+        data.load(RunConfig(dataset=name, model="hq"))
     message = str(caught.value)
     assert f"Expected in {paths.RAW / name}/: " in message
     assert re.findall(r"^  (\d)\. \S+", message, re.MULTILINE) == ["1", "2", "3"]
@@ -302,6 +356,6 @@ def test_a_dataset_that_is_not_there_is_explained_and_nothing_is_written(scratch
 
 
 def test_a_given_root_is_never_downloaded_into(scratch):
-    with pytest.raises(FileNotFoundError, match=r"'cifar10' is not on this disk.\nExpected in .*typo/"):
+    with pytest.raises(FileNotFoundError, match=r"not on this disk, and nothing is downloaded .*\nExpected in .*typo/"):
         data.load(RunConfig(dataset="cifar10", root=str(scratch / "typo")))
     assert not (scratch / "typo").exists()

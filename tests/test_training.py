@@ -204,13 +204,32 @@ def test_a_process_that_waited_is_refused_another_config(tmp_path, monkeypatch):
         train(tiny(), directory=tmp_path / "run")
 
 
+def test_a_run_that_resumes_on_another_device_says_so_in_its_record(tmp_path, monkeypatch):
+    go_on = stop_at_step(monkeypatch, 10)
+    with pytest.raises(Stopped):
+        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
+    go_on()
+    recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
+    files.write_json(tmp_path / "run" / "environment.json", recorded | {"device": "another"})
+    run = train(tiny(), directory=tmp_path / "run")
+    assert (run.environment["device"], run.environment["resumed_on"]) == ("another", ["cpu"])
+    run.verify()
+
+
+def test_damaged_records_are_named_with_the_way_out(tmp_path):
+    run = train(tiny(epochs=1), directory=tmp_path / "run")
+    (run.directory / "manifest.json").write_text("")
+    with pytest.raises(ValueError, match=r"run/manifest.json is damaged .*restore it, or remove .*run to make it"):
+        run.verify()
+
+
 def test_a_checkpoint_that_is_no_checkpoint_is_passed_over(tmp_path, monkeypatch):
     go_on = stop_at_step(monkeypatch, 14)
     with pytest.raises(Stopped):
         train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
     go_on()
     files.write_tensors(tmp_path / "run" / "checkpoint.pt", {"step": 3})
-    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load \(KeyError"):
+    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load \(ValueError\('it lacks config, meters"):
         assert train(tiny(), directory=tmp_path / "run").finished
 
 
@@ -438,7 +457,9 @@ def test_torchs_own_number_of_threads_is_given_back(tmp_path):
     ("keywords", "message"),
     [
         ({"threads": 0}, "threads = 0: at least 1"),
-        ({"device": "gpu"}, "device = 'gpu' is not a device; use 'cpu' or 'cuda'"),
+        ({"threads": 10**5}, r"threads = 100000: at least 1, and at most the \d+ cores"),
+        ({"device": "gpu"}, "device = 'gpu' is not a device to train on; use 'cpu' or 'cuda'"),
+        ({"device": "meta"}, "device = 'meta' is not a device to train on"),
         pytest.param({"device": "cuda"}, "no CUDA device", marks=WITHOUT_GPU),
     ],
 )

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from mocalib.config import check_size
 from mocalib.models import a1, a2, hq
 
 NETS = {"a1": a1.build, "a2": a2.build, "hq": hq.build}
@@ -22,4 +23,5 @@ def build(
     if height != width_pixels or channels not in (1, 3):
         raise ValueError(f"image shape {image_shape}: nets take square images of 1 or 3 channels; pass a size")
     scale = (width, blocks) if name == "a2" else (width,)
+    check_size(name, height)
     return NETS[name](channels, height, latent_dim, *scale)

@@ -12,13 +12,9 @@ from torch import nn
 
 from mocalib.models.layers import Pixels, UnitNorm
 
-MULTIPLE = 16  # pixels: the encoder halves four times
-
 
 def build(channels: int, size: int, latent_dim: int, width: int) -> tuple[nn.Module, nn.Module]:
     """Return A1's (encoder, decoder) for square images whose side is a multiple of 16 pixels; width 64 is WAE's."""
-    if size < MULTIPLE or size % MULTIPLE:
-        raise ValueError(f"image size {size}: a1 takes multiples of {MULTIPLE} pixels; pass one as size")
     return encoder(channels, size, latent_dim, width), decoder(channels, size, latent_dim, width)
 
 

@@ -14,13 +14,9 @@ from torchvision.models.resnet import BasicBlock, conv3x3
 
 from mocalib.models.layers import Pixels, UnitNorm, UpBlock, down_block
 
-SIZES = (16, 32, 64)
-
 
 def build(channels: int, size: int, latent_dim: int, width: int, blocks: int) -> tuple[nn.Module, nn.Module]:
     """Return A2's (encoder, decoder) for square images of 16, 32 or 64 pixels."""
-    if size not in SIZES:
-        raise ValueError(f"image size {size}: a2 takes {', '.join(map(str, SIZES))} pixels; pass one as size")
     return encoder(channels, latent_dim, width, blocks), decoder(channels, size, latent_dim, width, blocks)
 
 

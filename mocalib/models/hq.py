@@ -14,15 +14,12 @@ from torchvision.models.resnet import conv3x3
 
 from mocalib.models.layers import Pixels, UnitNorm, UpBlock, down_block
 
-SIZES = (8, 16, 32, 64, 128, 256)
 LAST = 4  # pixels a side of the flattened maps
 SCALES = (1, 1, 2, 4, 8, 8, 8)  # channels of the stem and of six blocks, in units of the width
 
 
 def build(channels: int, size: int, latent_dim: int, width: int) -> tuple[nn.Module, nn.Module]:
     """Return HQ's (encoder, decoder) for square images of 8, 16, ..., 256 pixels; the side sets the blocks."""
-    if size not in SIZES:
-        raise ValueError(f"image size {size}: hq takes {', '.join(map(str, SIZES))} pixels; pass one as size")
     widths = [scale * width for scale in SCALES[: 1 + (size // LAST).bit_length() - 1]]
     return encoder(channels, latent_dim, widths), decoder(channels, latent_dim, widths)
 
