@@ -30,7 +30,7 @@ def train(
     The run lives in `runs`/<config.name>, or in `directory` if given. `threads` (default: torch's) is recorded at the
     first start and kept on resume, since results depend on it; on a CPU a resumed run then equals an uninterrupted one
     bit for bit. Raises RunMismatch for a directory of another config or other data, NotFinite if a loss is not finite,
-    ValueError for a batch larger than the dataset, an unknown device or no threads.
+    ValueError for a batch larger than the dataset, an unknown device, or threads that this machine does not have.
     """
     if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
         raise ValueError(f"threads = {threads}: at least 1, and at most the {os.cpu_count()} cores of this machine")
