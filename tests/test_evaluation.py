@@ -381,6 +381,18 @@ def test_missing_inception_weights_say_what_to_place_where(digits, tmp_path, mon
     assert not list(tmp_path.rglob("*.pth*"))
 
 
+def test_what_would_fail_after_training_fails_before_it(digits):
+    one = digits._replace(test=data.Split(digits.test.images[:1], digits.test.labels[:1]))
+    with pytest.raises(
+        ValueError, match="features 'classifier': one test image has no covariance; use features 'none'"
+    ):
+        features.check("classifier", one)
+    with pytest.raises(ValueError, match=r"/a.pth are weights for features 'inception', but features = 'classifier'"):
+        features.check("classifier", digits, "/a.pth")
+    for name in ("", "none", "classifier"):
+        features.check(name, digits)
+
+
 def test_a_wrong_inception_file_is_refused(digits, tmp_path):
     (tmp_path / "wrong.pth").write_bytes(b"anything")
     with pytest.raises(ValueError, match=r"is not Inception's weights: its sha256 is .* not 6726825d"):

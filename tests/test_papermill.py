@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from conftest import tiny
+from conftest import picture, tiny
 from jupyter_client.manager import start_new_kernel
 
 from mocalib import files, open_run, paths, train
@@ -110,6 +110,26 @@ def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, 
     shown = "".join(nbformat.read(last, as_version=4).cells[-1].outputs[0]["data"]["text/plain"])
     assert all(run.directory.name in shown for run in finished)
     assert "objective.weight" in shown
+
+
+def test_images_that_changed_since_a_finished_run_are_noticed(scratch):
+    for i in range(40):
+        picture(scratch / "photos" / f"{i}.png", size=(16, 16), seed=i)
+    code = [cell.source for cell in nbformat.read(TRAIN, as_version=4).cells if cell.cell_type == "code"]
+    changed = {"dataset": "folder", "root": str(scratch / "photos"), "width": 4, "batch_size": 8, "epochs": 1}
+
+    def run_to_the_end_of_training():
+        namespace = {}
+        exec(code[0], namespace)
+        namespace |= changed
+        for source in code[1 : 1 + next(i for i, source in enumerate(code) if "mocalib.train(" in source)]:
+            exec(source, namespace)
+
+    run_to_the_end_of_training()
+    run_to_the_end_of_training()
+    picture(scratch / "photos" / "3.png", size=(16, 16), seed=99)
+    with pytest.raises(AssertionError, match=r"photos has changed since .*custom/folder-a2-\w+-\w+ was trained on it"):
+        run_to_the_end_of_training()
 
 
 def wait_for(condition, seconds: float, what: str) -> None:
