@@ -52,10 +52,10 @@ def lab(folder: Path) -> Iterator[tuple[str, str]]:
 
 def run_all(page, address: str, token: str, path: Path, screenshot: Path) -> None:
     """Open a notebook, choose Run All Cells in the menu, and wait until the saved file says that all have run."""
-    page.goto(
-        f"{address}/lab/workspaces/{path.stem}/tree/{path.name}?token={token}"
-    )  # a workspace of its own: no other tab is restored
+    # A workspace of its own: in the default one Lab restores the tab of the notebook before, and runs that.
+    page.goto(f"{address}/lab/workspaces/{path.stem}/tree/{path.name}?token={token}")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+    page.get_by_text("| Idle").first.wait_for(timeout=60_000)  # before that, Lab asks which kernel to take
     page.get_by_text("Run", exact=True).first.click()
     page.get_by_text("Run All Cells", exact=True).first.click()
     deadline = time.monotonic() + SECONDS
@@ -79,7 +79,10 @@ def errors(path: Path) -> list[str]:
 
 
 def ended(path: Path) -> bool:
-    return bool(errors(path)) or all(cell.execution_count for cell in code(path))
+    try:
+        return bool(errors(path)) or all(cell.execution_count for cell in code(path))
+    except nbformat.reader.NotJSONError:  # JupyterLab is just writing it
+        return False
 
 
 def figures(path: Path) -> int:
