@@ -129,6 +129,7 @@ def _sweep() -> None:
 
 
 def _write(partial: Path, key: dict, write: Callable[[Path], list[str] | None]) -> None:
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while this one waited for its lock
     partial.mkdir()
     try:
         about = {"key": key, "left_out": write(partial) or [], "fingerprint": fingerprint(partial)}

@@ -499,6 +499,24 @@ def test_a_write_that_fails_leaves_no_cache_and_what_a_kill_leaves_is_removed(sc
     assert set(arrays()) == {lock.with_suffix(""), held}
 
 
+def test_a_process_that_waited_for_one_that_was_killed_starts_afresh(scratch, monkeypatch):
+    def killed_meanwhile():
+        """Its lock was held when this process looked; then it died."""
+        for lock in paths.CACHE.glob("*.lock"):
+            (lock.with_suffix(".partial") / "half").mkdir(parents=True)
+
+    def write(folder):
+        assert list(folder.iterdir()) == []
+        for split in ("train", "test"):
+            np.save(folder / f"{split}.npy", np.zeros((2, 1, 4, 4), dtype=np.uint8))
+
+    data.cached("x", {"a": 1}, write)  # leaves the lock's file
+    shutil.rmtree(arrays()[0])
+    monkeypatch.setattr(data, "_sweep", killed_meanwhile)
+    assert len(data.cached("x", {"a": 1}, write).train.images) == 2
+    assert [path.suffix for path in arrays()] == [""]
+
+
 def test_of_two_processes_one_decodes_and_the_other_waits(scratch):
     calls = []
 
