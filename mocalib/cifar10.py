@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from mocalib import decoding, files
+from mocalib import decoding, files, folders
 
 URL = CIFAR10.url
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -34,7 +34,7 @@ def write(root: Path, size: int, crop: int, folder: Path) -> None:
         if (size, crop) != (32, 0):
             images = np.stack([decoding.pixels(Image.fromarray(x.transpose(1, 2, 0)), size, crop) for x in images])
         labels = np.concatenate([batch[b"labels"] for batch in found])
-        order = np.random.default_rng(0).permutation(len(images))  # as in folders: the first n are a fair sample
+        order = folders.shuffled(range(len(images)))
         np.save(folder / f"{split}.npy", images[order])
         np.save(folder / f"{split}-labels.npy", labels[order].astype(np.int64))
 

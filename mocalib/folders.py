@@ -4,7 +4,7 @@ import hashlib
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -100,7 +100,7 @@ def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"{path} is no folder and no zip that can be read ({error}); unpack or replace it") from None
     entries = {entry.filename.removeprefix("./").lstrip("/"): entry for entry in archive.infolist()}
-    entries = {name: entry for name, entry in entries.items() if not _hidden(name) and _is_image(name.split("/")[-1])}
+    entries = {name: entry for name, entry in entries.items() if not _hidden(name) and _is_image(name)}
     top = _top(entries)
     entries = {name.removeprefix(top): entry for name, entry in entries.items()}
 
@@ -156,16 +156,14 @@ def scan(place: Path) -> Listing:
     return Listing(files, shuffled(train), shuffled(test), classes)
 
 
-def shuffled(names: list[str]) -> list[str]:
+def shuffled(names: Sequence) -> list:
     """A fixed order in which the first n images are a fair sample: file names are sorted by class or by subject."""
     return [names[i] for i in np.random.default_rng(0).permutation(len(names))]
 
 
 def _hold_out(names: list[str]) -> tuple[list[str], list[str]]:
-    order = np.random.default_rng(0).permutation(len(names))
-    held = set(order[: round(HELD_OUT * len(names))].tolist())
-    train = [name for i, name in enumerate(names) if i not in held]
-    return train, [names[i] for i in sorted(held)]
+    held = set(shuffled(names)[: round(HELD_OUT * len(names))])
+    return [name for name in names if name not in held], [name for name in names if name in held]
 
 
 def _classes(names: list[str], depth: int) -> list[str] | None:

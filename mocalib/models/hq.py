@@ -20,7 +20,7 @@ SCALES = (1, 1, 2, 4, 8, 8, 8)  # channels of the stem and of six blocks, in uni
 
 def build(channels: int, size: int, latent_dim: int, width: int) -> tuple[nn.Module, nn.Module]:
     """Return HQ's (encoder, decoder) for square images of 8, 16, ..., 256 pixels; the side sets the blocks."""
-    widths = [scale * width for scale in SCALES[: 1 + (size // LAST).bit_length() - 1]]
+    widths = [scale * width for scale in SCALES[: (size // LAST).bit_length()]]  # log2(size / 4) blocks after the stem
     return encoder(channels, latent_dim, widths), decoder(channels, latent_dim, widths)
 
 
