@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format strip notebooks figures lab browser clean
+.PHONY: help demo test lint format strip notebooks laptop figures lab browser clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,7 +48,17 @@ notebooks: $(STAMP)  ## run every notebook at its default scale with nbval
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" $(PY) -m pytest -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
-figures: $(STAMP)  ## draw figures/laptop/ from committed records; nothing is trained
+# The studies of the paper, in the order in which the report may follow; finished runs are skipped, so it resumes.
+STUDIES ?= 02_main_results 03_celeba_hq 04_latent_dimension 05_input_size 06_momentum 07_temperature 08_queue_size \
+  09_latent_uniformity 11_report
+
+laptop: $(STAMP)  ## the whole paper in small: every notebook at laptop scale, two runs at a time on two cores (STUDIES="06_momentum": a part)
+	@mkdir -p figures/executed/laptop
+	@for name in $(STUDIES); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/laptop/$$name.ipynb \
+	  -k python3 -p scale laptop --no-progress-bar --log-level ERROR || exit 1; done
+	@echo "executed notebooks: figures/executed/laptop/   figures: figures/laptop/   records: data/runs/laptop/"
+
+figures: $(STAMP)  ## draw figures/laptop/ and README's results from committed records; nothing is trained
 	$(PY) -m mocalib figures
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab

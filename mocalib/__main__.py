@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import data, evaluation, experiments, figures, paths, runs, training
+from mocalib import data, evaluation, experiments, paths, report, runs, sweep, training
 from mocalib.config import RunConfig
 
 
@@ -13,10 +13,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.what == ["figures"]:
-            print(*figures.draw(options.scale), sep="\n")
-            return 0
-        for config, directory in _asked(options):
-            _run(config, directory, options)
+            print(*report.draw(options.scale), sep="\n")
+            report.update_readme()
+        elif len(options.what) == 1 and options.what[0] in (*experiments.NAMES, "all"):
+            _experiment(options)
+        else:
+            for directory in map(Path, options.what):
+                config = runs.read_config(directory)
+                _run(config, options.runs / config.name if options.runs else directory, options)
     except (ValueError, OSError, RuntimeError) as error:  # an answer to the user, not a defect
         print(f"mocalib: {error}", file=sys.stderr)
         return 1
@@ -26,19 +30,32 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _asked(options: argparse.Namespace) -> list[tuple[RunConfig, Path]]:
-    """Configs to run, each with its directory."""
-    if options.what[0] in experiments.NAMES and len(options.what) == 1:
-        folder = options.runs or paths.RUNS / options.scale
-        return [(c, folder / c.name) for c in experiments.configs(options.what[0], options.scale, options.seeds)]
-    asked = [(runs.read_config(directory), Path(directory)) for directory in options.what]
-    return [(config, options.runs / config.name if options.runs else directory) for config, directory in asked]
+def _experiment(options: argparse.Namespace) -> None:
+    """Train and score every run of an experiment, or of a scale, several at a time if asked."""
+    name, scale, seeds = options.what[0], options.scale, options.seeds
+    configs = experiments.everything(scale, seeds) if name == "all" else experiments.configs(name, scale, seeds)
+    if not configs:
+        raise ValueError(f"{name} is not run at {scale} scale")
+    settings = experiments.SCALES[scale]
+    finished = sweep.run(
+        configs,
+        options.runs or paths.RUNS / scale,
+        jobs=options.jobs,
+        threads=options.threads or settings.threads,
+        device=options.device,
+        features=options.features or settings.features,
+        n=options.n or settings.n_generated,
+        weights=options.weights,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    for run in finished:
+        _print(run, run.scores)
 
 
 def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> None:
     if not runs.Run(directory, config).finished:  # hours of training must not end in a score that cannot be taken
         dataset = data.load(config)
-        evaluation.check(config, dataset, options.features, options.n, options.epoch, options.weights)
+        evaluation.check(config, dataset, options.features, options.n or 10_000, options.epoch, options.weights)
     run = training.train(
         config,
         directory=directory,
@@ -46,9 +63,14 @@ def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> Non
         threads=options.threads,
         checkpoint_seconds=options.checkpoint_seconds,
     )
+    n = options.n or 10_000
     rows = evaluation.evaluate(
-        run, features=options.features, n=options.n, epoch=options.epoch, weights=options.weights, device=options.device
+        run, features=options.features, n=n, epoch=options.epoch, weights=options.weights, device=options.device
     )
+    _print(run, rows)
+
+
+def _print(run: runs.Run, rows: list[dict]) -> None:
     print(run.directory)
     for row in rows:
         against = f" | {row['n_generated']} against {row['n_reference']} {row['split']}" if row["n_reference"] else ""
@@ -62,9 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         "What is finished is not done again; what was interrupted resumes. `figures` draws from committed records.",
     )
     names = ", ".join(experiments.NAMES)
-    parser.add_argument("what", nargs="+", metavar="run-directory", help=f"or an experiment ({names}), or figures")
+    parser.add_argument(
+        "what", nargs="+", metavar="run-directory", help=f"or an experiment ({names}), or all of a scale, or figures"
+    )
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
     parser.add_argument("--seeds", type=int, default=1, help="of an experiment: seeds 0 to N-1")
+    parser.add_argument("--jobs", type=int, default=1, help="of an experiment: runs at a time (1); 0: one a core")
     parser.add_argument("--runs", type=Path, help="train in this folder, under the runs' own names")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
@@ -73,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
     parser.add_argument("--features", choices=("classifier", "inception", "none"), help="extractor of the distances")
     parser.add_argument("--weights", type=Path, help="file of Inception's weights")
-    parser.add_argument("--n", type=int, default=10_000, help="samples to score (10000)")
+    parser.add_argument("--n", type=int, help="samples to score (10000, or the scale's own)")
     parser.add_argument("--epoch", type=int, help="score the weights kept at this epoch (default: the last)")
     return parser
 

@@ -140,7 +140,7 @@ class RunConfig:
     decay_until: int = option(0, low=0)  # epoch of the last halving, held after it; 0: to the end
     seed: int = option(0, low=0, high=2**63 - 1)
     precision: str = option("float32", choices=PRECISIONS)
-    keep_epochs: tuple = ()  # epochs whose checkpoints stay beside the final weights
+    keep_epochs: tuple = ()  # epochs whose weights stay beside the final ones; 0: those before training
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_epochs", _epochs(self.keep_epochs))
@@ -220,7 +220,7 @@ def check_size(model: str, size: int) -> None:
 def _epochs(values: Any) -> tuple:
     if not isinstance(values, (tuple, list)):
         raise ValueError(f"RunConfig.keep_epochs = {values!r} is not a tuple of epochs; write it like (850,)")
-    return tuple(sorted({check("RunConfig.keep_epochs", value, int, {"low": 1}) for value in values}))
+    return tuple(sorted({check("RunConfig.keep_epochs", value, int, {"low": 0}) for value in values}))
 
 
 def _objective(values: dict) -> Any:

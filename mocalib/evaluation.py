@@ -26,7 +26,8 @@ from mocalib.training import check_device, use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
 SAMPLES, COLUMNS = 64, 8  # samples in a grid; images a row of it
-RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 8, 8  # shown pairs, rows, and decoded images between two originals
+LARGE, FEWER = 48, 32  # from so many pixels a side, so many samples: records stay small
+RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # shown pairs, rows, and decoded images between two originals
 SUBSETS = 100  # of KID, torch-fidelity's default
 NEIGHBOURS = 3  # of precision and recall, torch-fidelity's default
 
@@ -54,7 +55,7 @@ def evaluate(
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
     about = run.environment["data"]
     name = features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
-    at = epoch or run.manifest["epoch"]
+    at = run.manifest["epoch"] if epoch is None else epoch
     if not _scored(run, name, n, at, seed):
         with run.locked(), use_threads(run.environment["threads"]):
             if not _scored(run, name, n, at, seed):  # else another process did it while this one waited
@@ -81,8 +82,8 @@ def check(
 def _check_numbers(n: int, epoch: int | None) -> None:
     if n < 2:
         raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
-    if epoch is not None and epoch < 1:
-        raise ValueError(f"epoch = {epoch}: at least 1, or None for the last")
+    if epoch is not None and epoch < 0:
+        raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
 
 
 def _asked(run: Run, name: str, n: int, epoch: int, seed: int) -> list[dict]:
@@ -176,10 +177,13 @@ def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
 def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
     """Rows on training codes and reconstructions; singular values, with those of uniform codes, as npz."""
     n = len(train.codes)
-    values, uniform = (latent.singular_values(z) for z in (train.codes, autoencoder.prior(n)))
+    uniform_codes, points = autoencoder.prior(n), autoencoder.prior(n, seed=1)
+    values, uniform = (latent.singular_values(z) for z in (train.codes, uniform_codes))
     rows = [
         _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
         _row("uniformity", latent.uniformity(train.codes), "train_codes", "train", n),
+        _row("nearest_cosine", latent.nearest_cosine(points, train.codes), "train_codes", "train", n, n),
+        _row("nearest_cosine", latent.nearest_cosine(points, uniform_codes), "uniform", "train", n, n),
         _row("reconstruction", train.error, "reconstruction", "train", n, n),
         _row("reconstruction", test.error, "reconstruction", "test", len(test.codes), len(test.codes)),
     ]
@@ -242,12 +246,13 @@ def kernel_distance(found: Tensor, reference: Tensor) -> float:
 def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[str, bytes]:
     """PNG grids without padding, for figures to cut up: each a row of images a row.
 
-    samples (8x8), the nearest training image of each, reconstructions (original, reconstruction, original, ...), and
+    samples (8 a row), the nearest training image of each, reconstructions (original, reconstruction, ...), and
     interpolations (original, decoded points between the two codes, original) of test images.
     """
     enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
     shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is shown more than once
-    samples = decode(autoencoder, autoencoder.prior(SAMPLES, seed))
+    count = SAMPLES if dataset.image_shape[-1] < LARGE else FEWER
+    samples = decode(autoencoder, autoencoder.prior(count, seed))
     originals = shown[:RECONSTRUCTIONS]
     pairs = torch.stack([originals, decode(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
     x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))

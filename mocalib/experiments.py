@@ -1,35 +1,140 @@
-"""Experiments as data: which runs a table or figure is made of, at which scale."""
+"""Experiments as data: which runs every table and figure of the paper is made of, at which scale."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from mocalib.config import MoCA, RunConfig
+from mocalib.config import RunConfig
+from mocalib.scales import A2, CELEBA, CIFAR, LAPTOP, QUICKSTART, SCALES, Scale, weighing
 
-SCALES = ("laptop",)
-NAMES = ("quickstart",)
-
-# The quickstart's own defaults: a real run of about a core-minute on 16x16 digits, found by trials on seeds 100 and up.
-QUICKSTART = RunConfig(
-    dataset="digits",
-    size=16,
-    width=8,
-    blocks=1,
-    latent_dim=24,
-    epochs=40,
-    learning_rate=2.0e-3,
-    decay_every=24,
-    objective=MoCA(temperature=0.1, momentum=0.99, queue_size=2048, weight=1.0),
-)
+FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone: no positive
 
 
 def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
-    """Every run that an experiment shows, seeds 0 to `seeds` - 1.
+    """Every run that a table or figure shows, seeds 0 to `seeds` - 1; runs that two of them share are equal.
 
-    "quickstart": MoCA and its twin, the same autoencoder with weight 0. Raises ValueError for an unknown name or scale.
+    `name`: "table1" to "table4", "figure1" to "figure15", "table1_forms" (Algorithm 1, Eq. 6 and the negative term
+    alone at temperature .05), "appendix_a" (A1 on CelebA with d 64 beside 128), "quickstart" (MoCA and the same
+    autoencoder with weight 0, laptop only). What a scale does not run is an empty list. Raises ValueError for an
+    unknown name or scale.
     """
     for what, value, known in (("experiment", name, NAMES), ("scale", scale, SCALES)):
         if value not in known:
             raise ValueError(f"{what} = {value!r} is not one of {', '.join(map(repr, known))}")
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}: at least 1")
-    twin = replace(QUICKSTART, objective=replace(QUICKSTART.objective, weight=0.0))
-    return [replace(config, seed=seed) for config in (QUICKSTART, twin) for seed in range(seeds)]
+    listed = _EXPERIMENTS[name](SCALES[scale])
+    return [replace(config, seed=seed) for config in listed for seed in range(seeds)]
+
+
+def everything(scale: str, seeds: int) -> list[RunConfig]:
+    """Every run of a scale once, in the order of the paper; of pictures one seed is enough."""
+    listed = [config for name in NAMES for config in configs(name, scale, 1 if name in PICTURES else seeds)]
+    return list(dict.fromkeys(listed))
+
+
+def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict[str, float]:
+    """The paper's dimensionless ratios: what must stay alike for an ablation to act in the regime that it studies.
+
+    `n` training images of `image_shape` C H W; keys of one queue come from K/B steps, over which the key encoder
+    should move little.
+    """
+    moca, steps = config.objective, config.epochs * (n // config.batch_size)
+    values = 1
+    for side in image_shape:
+        values *= side
+    return {
+        "d": config.latent_dim,
+        "training images N": n,
+        "steps": steps,
+        "K / N": moca.queue_size / n,
+        "K / B, in steps": moca.queue_size / config.batch_size,
+        "K / d": moca.queue_size / config.latent_dim,
+        "key encoder's horizon 1 / (1 - m0), in steps": 1 / max(1 - moca.momentum, 1e-9),
+        "that horizon / (K / B)": config.batch_size / (max(1 - moca.momentum, 1e-9) * moca.queue_size),
+        "that horizon / steps": 1 / (max(1 - moca.momentum, 1e-9) * steps),
+        "weight / (C H W)": moca.weight / values,
+        "temperature * sqrt(d)": moca.temperature * config.latent_dim**0.5,
+    }
+
+
+def _vary(config: RunConfig, **objective: float) -> RunConfig:
+    return replace(config, objective=replace(config.objective, **objective))
+
+
+def _quickstart(scale: Scale) -> list[RunConfig]:
+    return [QUICKSTART, weighing(QUICKSTART, 0.0)] if scale is LAPTOP else []
+
+
+def _table1(scale: Scale) -> list[RunConfig]:
+    return [*scale.table1.values(), *([scale.one_step] if scale.one_step else [])]
+
+
+def _forms(scale: Scale) -> list[RunConfig]:
+    return [_vary(scale.forms, form=form) for form in FORMS]
+
+
+def _appendix_a(scale: Scale) -> list[RunConfig]:
+    return list(scale.a1_dimensions)
+
+
+def _table2(scale: Scale) -> list[RunConfig]:
+    return [weighing(replace(scale.sized, size=size), w) for size, weights in scale.sizes.items() for w in weights]
+
+
+def _table3(scale: Scale) -> list[RunConfig]:
+    return [_vary(scale.ablation, momentum=momentum) for momentum in scale.momenta]
+
+
+def _table4(scale: Scale) -> list[RunConfig]:
+    return [_vary(scale.ablation, queue_size=size) for size in scale.queue_sizes]
+
+
+def _figure3(scale: Scale) -> list[RunConfig]:
+    axes = scale.dimensions.items()
+    return [weighing(replace(scale.dimension, latent_dim=d), weight) for d, weights in axes for weight in weights]
+
+
+def _figure4(scale: Scale) -> list[RunConfig]:
+    axes = scale.temperatures.items()
+    return [_vary(scale.tempered, temperature=tau, weight=weight) for tau, weights in axes for weight in weights]
+
+
+def _figure5(scale: Scale) -> list[RunConfig]:
+    return [weighing(scale.ablation, weight) for weight in scale.weights]
+
+
+def _faces_hq(scale: Scale) -> list[RunConfig]:
+    return [scale.hq] if scale.hq else []
+
+
+def _best(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
+    """Pictures of Table 1's A2."""
+    return lambda scale: [scale.table1[dataset, A2] for dataset in datasets]
+
+
+_EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {
+    "quickstart": _quickstart,
+    "table1": _table1,
+    "table1_forms": _forms,
+    "appendix_a": _appendix_a,
+    "table2": _table2,
+    "table3": _table3,
+    "table4": _table4,
+    "figure1": _faces_hq,
+    "figure2": _best(CIFAR, CELEBA),
+    "figure3": _figure3,
+    "figure4": _figure4,
+    "figure5": _figure5,
+    "figure6": _faces_hq,
+    "figure7": _faces_hq,
+    "figure8": _faces_hq,
+    "figure9": _best(CIFAR),
+    "figure10": _best(CELEBA),
+    "figure11": _best(CIFAR),
+    "figure12": _best(CELEBA),
+    "figure13": _best(CIFAR),
+    "figure14": _best(CELEBA),
+    "figure15": _table2,
+}
+NAMES = tuple(_EXPERIMENTS)
+PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0

@@ -49,6 +49,15 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
     return math.log((total - n) / (n * (n - 1)))  # each code's product with itself counts exp(0)
 
 
+def nearest_cosine(points: Tensor, codes: Tensor) -> float:
+    """Mean cosine from each point to its nearest code: low where there are "holes" between codes (section 5.1).
+
+    points: n d, codes: m d. What is lower than for m uniform codes is more holes than chance leaves.
+    """
+    nearest = [(block @ codes.T).amax(dim=1) for block in points.split(CHUNK)]
+    return torch.cat(nearest).double().mean().item()
+
+
 def uniform_negative(d: int, tau: float) -> float:
     """Exact value of Eq. 3 for the uniform sphere in R^d: `log E exp(x . y / tau)`.
 

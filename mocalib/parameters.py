@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mocalib.config import OBJECTIVES, RunConfig, check, nearest, option
+from mocalib.config import DATASETS, OBJECTIVES, RunConfig, check, nearest, option
+from mocalib.scales import SCALES
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,23 @@ class NotebookOptions:
     n_generated: int = option(10_000, low=100)
 
 
-def notebook_parameters(namespace: dict, *names: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class StudyOptions:
+    """Parameters of the notebooks of the paper's tables and figures: those of `study.Study`."""
+
+    scale: str = option("smoke", choices=tuple(SCALES))
+    dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
+    root: str = ""  # folder or zip of images; "": data/raw/<dataset>
+    crop: int = option(0, low=0)  # centred square taken first; 0: the dataset's own
+    seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: as many as the scale's own
+    device: str = "cpu"
+
+
+def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOptions) -> dict[str, Any]:
     """Check a notebook's parameters strictly and return them by name.
 
-    `namespace` is the notebook's `globals()` in the cell after the parameters; `names` are the parameters it takes.
+    `namespace` is the notebook's `globals()` in the cell after the parameters; `names` are the parameters it takes, by
+    the rules of `options`, else of `RunConfig` and the objectives.
     papermill only warns of an unknown `-p` and exits 0, so a name that it injected and that is not among `names` raises
     ValueError with the nearest one, as does a value of the wrong type or out of range.
     """
@@ -39,7 +53,7 @@ def notebook_parameters(namespace: dict, *names: str) -> dict[str, Any]:
         )
     if missing := [name for name in names if name not in namespace]:
         raise ValueError(f"the parameters cell does not set: {', '.join(missing)}")
-    rules = {f.name: f for kind in (RunConfig, *OBJECTIVES.values(), NotebookOptions) for f in dataclasses.fields(kind)}
+    rules = {f.name: f for kind in (RunConfig, *OBJECTIVES.values(), options) for f in dataclasses.fields(kind)}
     values = {name: namespace[name] for name in names}
     if type(values.get("keep_epochs")) is int:  # papermill's reading of a single one
         values["keep_epochs"] = str(values["keep_epochs"])

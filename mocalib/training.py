@@ -14,7 +14,7 @@ from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
 from mocalib.runs import Run, dtype, epoch_file
 
-LOG_LINES = 40  # at most so many lines a run, however long: records stay small
+LOG_LINES = 20  # at most so many lines a run, however long: records stay small
 
 
 def train(
@@ -47,7 +47,8 @@ def train(
             return run
         threads = run.environment.get("threads") or threads or torch.get_num_threads()
         with use_threads(threads):
-            run.start(device, threads, _describe(dataset))
+            trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+            run.start(device, threads, _describe(dataset), trained)
             objective.to(device, dtype(config), memory_format=torch.channels_last)
             _fit(run, objective, images, device, checkpoint_seconds)
     return run
@@ -67,6 +68,8 @@ def _fit(
     meters = {"line": Meter(), "epoch": Meter()}  # means of a log line; means of an epoch, for stop_at
     progress = torch.zeros((), dtype=torch.float64, device=device)
     start, seconds = _restore(run, objective, optimizers, meters, device)
+    if start == 0 and 0 in config.keep_epochs:
+        run.save_weights(epoch_file(0), objective, 0, 0)
     clock = _Clock(seconds, start)
     step, epoch, rate = start - 1, (start - 1) // images.steps_per_epoch, 0.0
     objective.train()

@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
-from mocalib import Run, experiments, figures, open_run, paths, runs, train
+from mocalib import Run, experiments, figures, open_run, paths, records, report, runs, tables, train
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
 
@@ -79,7 +79,7 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path):
 
 def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
     """`make figures` in a fresh clone changes nothing."""
-    for path in figures.draw("laptop"):
+    for path in report.draw("laptop"):
         committed = paths.ROOT / "figures" / "laptop" / path.name
         if path.suffix in (".csv", ".md"):
             assert path.read_bytes() == committed.read_bytes(), path.name
@@ -87,25 +87,17 @@ def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
             with Image.open(path) as new, Image.open(committed) as old:
                 assert new.info["Description"] == old.info["Description"]
                 assert np.abs(np.asarray(new, dtype=int) - np.asarray(old, dtype=int)).mean() < 1
-    assert (paths.FIGURES / "laptop" / "quickstart.md").read_text() in (paths.ROOT / "README.md").read_text()
-
-
-def test_the_summary_means_are_those_of_its_rows():
-    rows = [{"weight": w, "seed": s, "fd_prior": w + s, "fd_reconstruction": 1, "singular_value_ratio": 2 * s}
-            for w in (0.0, 2.0) for s in (0, 1, 2)]  # fmt: skip
-    text = figures.quickstart_summary(pd.DataFrame(rows))
-    assert "| `fd` of samples, MoCA, weight 2 | 2.00 | 3.00 | 4.00 | 3.00 |" in text
-    assert "| singular-value ratio, twin, weight 0 | 0.00 | 2.00 | 4.00 | 2.00 |" in text
+    assert report.readme_results() in (paths.ROOT / "README.md").read_text()
 
 
 def test_runs_are_compared_by_what_differs_and_by_their_scores(committed):
-    table = figures.compare(paths.RECORDS / "laptop")
+    table = records.compare(paths.RECORDS / "laptop")
     assert list(table.index) == sorted(committed)
     assert list(table.columns) == [
         "seed", "objective.weight", "reconstruction", "singular_value_ratio", "uniformity",
         "fd_classifier", "precision_classifier", "recall_classifier",
     ]  # fmt: skip
-    known = figures.quickstart_table(list(committed.values())).set_index("run")
+    known = tables.quickstart(list(committed.values())).set_index("run")
     assert table["fd_classifier"].to_dict() == known["fd_prior"].to_dict()
     assert table["singular_value_ratio"].to_dict() == known["singular_value_ratio"].to_dict()
     for name, run in committed.items():
@@ -126,7 +118,7 @@ def test_a_comparison_mixes_neither_extractors_nor_epochs(tmp_path):
     }
     rows = [about | {"metric": m, "features": f, "epoch": e, "value": v} for (m, f, e), v in values.items()]
     run.add_scores(rows, {})
-    [found] = figures.compare(tmp_path).to_dict("records")
+    [found] = records.compare(tmp_path).to_dict("records")
     assert found == {"fd_classifier": 5.0, "fid": 7.0, "precision_classifier": 0.5, "precision_inception": 0.7}
 
 
@@ -138,7 +130,7 @@ def test_a_caption_tells_the_epochs_that_were_trained(tmp_path):
 def test_runs_that_are_not_scored_or_not_finished_do_not_hinder_a_comparison(tmp_path):
     train(tiny(epochs=1), runs=tmp_path)
     (tmp_path / "unfinished").mkdir()
-    table = figures.compare(tmp_path)
+    table = records.compare(tmp_path)
     assert list(table.index) == [tiny(epochs=1).name]
     assert list(table.columns) == []
 

@@ -8,16 +8,20 @@ from mocalib import paths
 
 ORDER = [
     ["paths", "config"],
+    ["scales"],
     ["parameters"],
     ["progress", "files", "environment"],
     ["folders", "decoding", "embedded", "cifar10", "sources", "data"],
     ["models", "losses", "momentum", "latent", "features", "meter"],
     ["objectives", "algorithm1"],
     ["runs"],
+    ["records"],
     ["training", "autoencoder"],
     ["evaluation"],
-    ["experiments"],
-    ["figures"],
+    ["experiments", "claims"],
+    ["sweep"],
+    ["tables", "figures"],
+    ["report", "study"],
     ["__init__"],
     ["__main__"],
 ]

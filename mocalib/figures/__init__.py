@@ -1,0 +1,35 @@
+"""Figures, drawn from records alone: no model, no dataset, no device. One pure function a figure; one `save`."""
+
+from mocalib.figures.base import caption, save, show, tiles
+from mocalib.figures.curves import scores_by_size, scores_by_weight, singular_values, training_curves
+from mocalib.figures.draw import DRAWN, draw, file_name
+from mocalib.figures.pictures import (
+    figure1,
+    figure2,
+    interpolations,
+    many_samples,
+    quickstart,
+    reconstructions,
+    samples,
+)
+
+__all__ = [
+    "DRAWN",
+    "caption",
+    "draw",
+    "figure1",
+    "figure2",
+    "file_name",
+    "interpolations",
+    "many_samples",
+    "quickstart",
+    "reconstructions",
+    "samples",
+    "save",
+    "scores_by_size",
+    "scores_by_weight",
+    "show",
+    "singular_values",
+    "tiles",
+    "training_curves",
+]

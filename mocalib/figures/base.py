@@ -1,0 +1,114 @@
+"""What every figure is made with: images cut from recorded grids, axes for them, and files that say what they show.
+
+R rows, n images, C H W image.
+"""
+
+import io
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from mocalib import files, paths
+from mocalib.runs import Run
+
+plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # one look for every figure, and for what users draw beside
+
+
+def tiles(run: Run, name: str) -> Tensor:
+    """Images of a recorded grid, uint8 R columns C H W, cut up by the run's image shape.
+
+    Raises FileNotFoundError if the run was not scored.
+    """
+    path = run.directory / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; score the run first: python -m mocalib {run.directory}")
+    channels, height, width = run.environment["data"]["image_shape"]
+    pixels = torch.from_numpy(np.array(Image.open(path).convert("L" if channels == 1 else "RGB")))
+    pixels = pixels.reshape(len(pixels) // height, height, -1, width, channels)  # R H columns W C
+    return pixels.permute(0, 2, 4, 1, 3)
+
+
+def show(ax: Axes, images: Tensor, title: str = "", gap: int = 1) -> None:
+    """Draw images (uint8 R columns C H W) as a grid with white gaps."""
+    grid = make_grid(images.flatten(0, 1), nrow=images.shape[1], padding=gap, pad_value=255)
+    ax.imshow(grid.permute(1, 2, 0).numpy())
+    ax.set_title(title)
+    ax.axis("off")
+
+
+def row(*counts: tuple[int, int], inch: float = 0.36) -> tuple[Figure, np.ndarray]:
+    """Axes side by side for grids of (rows, columns) images."""
+    widths = [columns for _, columns in counts]
+    height = inch * max(rows for rows, _ in counts) + 0.4
+    return plt.subplots(1, len(counts), figsize=(inch * sum(widths) + 0.3, height), width_ratios=widths, squeeze=False)
+
+
+def caption(run: Run) -> str:
+    """What a picture of one run is of, in a line."""
+    c, (_, height, width) = run.config, run.environment["data"]["image_shape"]
+    epochs = run.manifest.get("epoch", c.epochs)  # fewer where `stop_at` ended it
+    return (
+        f"{c.dataset} {height}x{width}, {c.model} of width {c.width}, d {c.latent_dim}, weight {c.objective.weight:g}, "
+        f"{epochs} epoch{'s' if epochs > 1 else ''}, seed {c.seed}"
+    )
+
+
+def save(
+    figure: Figure,
+    name: str,
+    scale: str,
+    runs: list[Run],
+    caption: str,
+    table: pd.DataFrame | None = None,
+    kinds: tuple[str, ...] = ("png", "pdf"),
+) -> list[Path]:
+    """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv if given; return the paths.
+
+    The scale is said in the caption below the picture; run names, seeds, n and command go into its metadata. Files are
+    byte for byte the same from the same records and library versions, and replace older ones only when they are whole.
+    """
+    figure.supxlabel(f"{caption} [{scale} scale]", fontsize=7, color="0.35")
+    note = json.dumps(provenance(runs) | {"caption": caption, "scale": scale})
+    folder = paths.FIGURES / scale
+    metadata = {
+        "png": {"Title": name, "Description": note, "Software": None},
+        "pdf": {"Title": name, "Subject": note, "CreationDate": None, "Producer": None, "Creator": None},
+    }
+    written = []
+    for kind in kinds:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata[kind])
+        files.write(folder / f"{name}.{kind}", buffer.getvalue())
+        written.append(folder / f"{name}.{kind}")
+    return written + ([] if table is None else [save_csv(table, name, scale)])
+
+
+def save_csv(table: pd.DataFrame, name: str, scale: str) -> Path:
+    """Write figures/<scale>/<name>.csv."""
+    path = paths.FIGURES / scale / f"{name}.csv"
+    files.write(path, table.to_csv(index=False, lineterminator="\n").encode())
+    return path
+
+
+def provenance(runs: list[Run]) -> dict:
+    """Where a picture comes from: runs, seeds, training images and the command that makes the runs."""
+    return {
+        "runs": [run.directory.name for run in runs],
+        "seeds": sorted({run.config.seed for run in runs}),
+        "n_train": [run.environment["data"]["train"] for run in runs],
+        "command": " ".join(["python -m mocalib", *(_place(run) for run in runs)]),
+    }
+
+
+def _place(run: Run) -> str:
+    directory = run.directory.resolve()
+    return (directory.relative_to(paths.ROOT) if directory.is_relative_to(paths.ROOT) else directory).as_posix()

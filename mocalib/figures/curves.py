@@ -1,0 +1,130 @@
+"""Curves: training logs, spectra, and scores along an axis, as in Figures 3, 4, 5 and 15."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+from mocalib import latent
+from mocalib.runs import Run
+
+LOGGED = {  # logged term -> axis label
+    "reconstruction": "reconstruction loss\n(sum of squares an image)",
+    "contrastive": "contrastive loss (nats)",
+    "negative": "Eq. 4 (nats)",
+    "positive_probability": "probability of\nthe positive",
+}
+MARKERS = "osD^vPX"
+DISTANCE = {"inception": "FID", "classifier": "Fréchet distance\n(classifier features)", "": "no score"}
+
+
+def training_curves(runs: dict[str, Run]) -> Figure:
+    """Logged terms against training images, a line a labelled run; Eq. 4 with its value for the uniform sphere."""
+    frames = [pd.DataFrame(run.metrics).assign(run=label, batch=run.config.batch_size) for label, run in runs.items()]
+    lines = pd.concat(frames, ignore_index=True)
+    lines["images"] = lines["step"] * lines["batch"]
+    figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.2), sharex=True)
+    for ax, (term, label) in zip(axes.flat, LOGGED.items()):
+        sns.lineplot(lines, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
+        ax.set(ylabel=label, xlabel="training images")
+    axes[0, 0].set(yscale="log")
+    axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # the range is often about a decade
+    axes[0, 0].yaxis.set_major_formatter(ScalarFormatter())
+    axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
+    axes[0, 0].legend(title=None)
+    if exact := _uniform_negatives(runs):
+        for value in exact:
+            axes[1, 0].axhline(value, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
+        handles, labels = axes[1, 0].get_legend_handles_labels()
+        axes[1, 0].legend(handles[:1], labels[:1])
+    return figure
+
+
+def _uniform_negatives(runs: dict[str, Run]) -> set[float]:
+    """Exact values of Eq. 3; one, unless the runs differ in d or temperature."""
+    return {latent.uniform_negative(r.config.latent_dim, r.config.objective.temperature) for r in runs.values()}
+
+
+def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
+    """Singular values of training codes (Figure 5), a line a label, with as many uniform codes.
+
+    Of several runs under a label (its seeds) the line is the mean and the band goes from the least to the greatest.
+    """
+    figure, ax = plt.subplots(figsize=(4.6, 3.0))
+    grouped = {label: found if isinstance(found, list) else [found] for label, found in runs.items()}
+    colors = ordered(len(grouped))
+    for (label, found), color, marker in zip(grouped.items(), colors, MARKERS):
+        values = np.array([recorded_singular_values(run)["singular_values"] for run in found])
+        index = np.arange(1, values.shape[1] + 1)
+        every = max(1, len(index) // 12)
+        ax.plot(index, values.mean(0), marker=marker, markevery=every, markersize=3.5, label=label, color=color)
+        if len(found) > 1:
+            ax.fill_between(index, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
+    uniform = recorded_singular_values(next(iter(grouped.values()))[0])["uniform"]
+    ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label="uniform on the sphere")
+    ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def recorded_singular_values(run: Run) -> dict[str, np.ndarray]:
+    """Singular values of the run's training codes and of as many uniform codes, descending."""
+    with np.load(run.directory / "latents.npz") as found:
+        return dict(found)
+
+
+def ordered(n: int) -> list:
+    """n colours for an ordered axis, dark to light, told apart in grey and by the colour-blind; one is the first."""
+    return sns.color_palette("viridis", n_colors=n + 1)[:n] if n > 1 else sns.color_palette(n_colors=1)
+
+
+def scores_by_weight(frame: pd.DataFrame, axis: str, symbol: str) -> Figure:
+    """Distance against the weight, a line for each value of an axis: Figures 3 and 4.
+
+    Points are means over seeds and bars their standard deviation; a red star is the best mean of a line. An open mark
+    is a mean with a run that had not reached `stop_at` when its epochs were over.
+    """
+    figure, ax = plt.subplots(figsize=(4.6, 3.2))
+    values = sorted(frame[axis].unique())
+    for value, color, marker in zip(values, ordered(len(values)), MARKERS):
+        _line(ax, frame[frame[axis] == value], color, marker, f"{symbol} = {value:g}")
+    _finish(ax, frame)
+    ax.legend()
+    return figure
+
+
+def scores_by_size(frame: pd.DataFrame, shown: dict[int, str]) -> Figure:
+    """Distance against the weight, a panel an input size, red stars at the best; scales differ (Figure 15)."""
+    sizes = sorted(frame["size"].unique())
+    figure, axes = plt.subplots(1, len(sizes), figsize=(2.4 * len(sizes) + 0.4, 2.8), squeeze=False)
+    for ax, size, color, marker in zip(axes[0], sizes, ordered(len(sizes)), MARKERS):
+        part = frame[frame["size"] == size]
+        _line(ax, part, color, marker, None)
+        _finish(ax, part)
+        ax.set_title(shown.get(size, f"{size}x{size}"))
+    for ax in axes[0, 1:]:
+        ax.set_ylabel("")
+    return figure
+
+
+def _line(ax: Axes, part: pd.DataFrame, color: tuple, marker: str, label: str | None) -> None:
+    short = part.assign(short=(part["stop_at"] > 0) & (part["epoch"] == part["epochs"]))
+    found = short.groupby("weight").agg(fd=("fd", "mean"), sd=("fd", "std"), short=("short", "any")).reset_index()
+    ax.errorbar(found["weight"], found["fd"], found["sd"].fillna(0), color=color, capsize=2, linewidth=1.4, label=label,
+                marker=marker, markersize=5)  # fmt: skip
+    opened = found[found["short"]]
+    ax.plot(opened["weight"], opened["fd"], marker, markersize=5, markerfacecolor="white", color=color, zorder=3)
+    best = found.loc[found["fd"].idxmin()]
+    ax.plot(best["weight"], best["fd"], "*", color="red", markeredgecolor="white", markersize=13, zorder=4)
+
+
+def _finish(ax: Axes, frame: pd.DataFrame) -> None:
+    ax.set(xscale="log", xlabel="weight $\\lambda$", ylabel=DISTANCE[frame["features"].iloc[0]])
+    if frame["fd"].max() > 5 * frame["fd"].min():
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,163 @@
+"""Every table and figure of the paper from the runs of its experiment: one entry each, one way to files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mocalib import files, paths, records, tables
+from mocalib.figures import base, curves, pictures
+from mocalib.runs import Run
+from mocalib.scales import CELEBA, CIFAR, SCALES, Scale
+
+
+class Drawn(NamedTuple):
+    """A table, a figure, or a figure with the numbers behind it."""
+
+    caption: str
+    figure: Figure | None = None
+    table: pd.DataFrame | None = None
+    kinds: tuple[str, ...] = ("png",)  # of grids; curves come as pdf too
+
+
+CURVE = ("png", "pdf")
+
+
+def draw(name: str, runs: list[Run], scale: str, output: str | None = None) -> list[Path]:
+    """Draw a table or figure from the runs of its experiment, in their order, into figures/<output or scale>/.
+
+    Figures are left open, so that a notebook shows them. Returns the paths written.
+    """
+    drawn = DRAWN[name](runs, SCALES[scale])
+    output = output or scale
+    if drawn.figure is not None:
+        return base.save(drawn.figure, file_name(name), output, runs, drawn.caption, drawn.table, drawn.kinds)
+    path = paths.FIGURES / output / f"{file_name(name)}.md"
+    files.write(path, f"{tables.markdown(drawn.table)}\n{drawn.caption} [{output} scale]\n".encode())
+    return [base.save_csv(drawn.table, file_name(name), output), path]
+
+
+def file_name(name: str) -> str:
+    """figure3 is kept as figure03, so that files sort as the paper does."""
+    return f"figure{int(name.removeprefix('figure')):02d}" if name.startswith("figure") else name
+
+
+def _seeds(runs: list[Run]) -> str:
+    n = len({run.config.seed for run in runs})
+    return f"{n} seed{'s' if n > 1 else ''}"
+
+
+def _setting(runs: list[Run]) -> str:
+    c, (_, height, width) = runs[0].config, runs[0].environment["data"]["image_shape"]
+    features = {"inception": "FID", "classifier": "fd of classifier features", "": "no score"}
+    return f"{c.dataset} {height}x{width}, {features[records.common_features(runs)]}, {_seeds(runs)}"
+
+
+def _table1(runs: list[Run], scale: Scale) -> Drawn:
+    features = records.common_features(runs)
+    note = (
+        f"fd: {'FID' if features == 'inception' else 'Fréchet distance of classifier features, not FID'}, mean and "
+        f"standard deviation over seeds, {scale.n_generated:,} samples against the test split. paper fid: as printed; "
+        f"rivals are cited there and were not re-run here."
+    )
+    return Drawn(note, table=tables.table1(runs, scale))
+
+
+def _along(axis: str, name: str) -> Callable[[list[Run], Scale], Drawn]:
+    def drawn(runs: list[Run], scale: Scale) -> Drawn:
+        return Drawn(_setting(runs), table=tables.along(records.frame(runs), axis, name))
+
+    return drawn
+
+
+def _table2(runs: list[Run], scale: Scale) -> Drawn:
+    return Drawn(f"best weight by mean distance; {_setting(runs)}", table=tables.table2(records.frame(runs)))
+
+
+def _forms(runs: list[Run], scale: Scale) -> Drawn:
+    return Drawn(f"temperature .05; {_setting(runs)}", table=tables.forms(records.frame(runs)))
+
+
+def _appendix_a(runs: list[Run], scale: Scale) -> Drawn:
+    frame = records.frame(runs)
+    table = frame.groupby("latent_dim")[["reconstruction", "reconstruction_train", "fd"]].mean().reset_index()
+    return Drawn(f"A1; {_setting(runs)}", table=table)
+
+
+def _by_weight(axis: str, symbol: str) -> Callable[[list[Run], Scale], Drawn]:
+    def drawn(runs: list[Run], scale: Scale) -> Drawn:
+        frame = records.frame(runs)
+        return Drawn(_setting(runs), curves.scores_by_weight(frame, axis, symbol), _numbers(frame, axis), CURVE)
+
+    return drawn
+
+
+def _numbers(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
+    columns = ["run", axis, "weight", "seed", "epoch", "fd", "fd_train_codes", "fd_reconstruction", "reconstruction",
+               "singular_value_ratio", "uniformity", "nearest_cosine", "nearest_cosine_uniform"]  # fmt: skip
+    return frame[list(dict.fromkeys(columns))].round(4)
+
+
+def _figure5(runs: list[Run], scale: Scale) -> Drawn:
+    frame = records.frame(runs)
+    labels = {}
+    for weight, part in frame.groupby("weight"):
+        score = f", fd {part['fd'].mean():.3g}" if part["fd"].notna().all() else ""
+        labels[f"$\\lambda$ = {weight:g}{score}"] = [run for run in runs if run.config.objective.weight == weight]
+    figure = curves.singular_values(labels)
+    return Drawn(f"training codes; {_setting(runs)}", figure, _numbers(frame, "weight"), CURVE)
+
+
+def _figure15(runs: list[Run], scale: Scale) -> Drawn:
+    frame = records.frame(runs)
+    figure = curves.scores_by_size(frame, {0: "own size"})
+    return Drawn(f"red star: best weight; {_setting(runs)}", figure, _numbers(frame, "size"), CURVE)
+
+
+def _grid(make: Callable[[Run], Figure]) -> Callable[[list[Run], Scale], Drawn]:
+    return lambda runs, scale: Drawn(f"{base.caption(runs[0])}; random, not chosen", make(runs[0]))
+
+
+def _figure2(runs: list[Run], scale: Scale) -> Drawn:
+    names = {f"{run.config.dataset}, for {of}": run for of, run in zip((CIFAR, CELEBA), runs)}
+    about = "; ".join(base.caption(run) for run in runs)
+    return Drawn(about, pictures.figure2(names))
+
+
+def _figure6(runs: list[Run], scale: Scale) -> Drawn:
+    [epoch] = runs[0].config.keep_epochs
+    figure = pictures.many_samples(runs[0], epoch)
+    return Drawn(f"{base.caption(runs[0])}; weights of epoch {epoch}; random, not chosen", figure)
+
+
+def _quickstart(runs: list[Run], scale: Scale) -> Drawn:
+    moca, twin = runs[0], runs[len(runs) // 2]
+    return Drawn(f"{base.caption(moca)}; random, not chosen", pictures.quickstart(moca, twin), tables.quickstart(runs))
+
+
+DRAWN: dict[str, Callable[[list[Run], Scale], Drawn]] = {
+    "quickstart": _quickstart,
+    "table1": _table1,
+    "table1_forms": _forms,
+    "appendix_a": _appendix_a,
+    "table2": _table2,
+    "table3": _along("momentum", "table3"),
+    "table4": _along("queue_size", "table4"),
+    "figure1": _grid(pictures.figure1),
+    "figure2": _figure2,
+    "figure3": _by_weight("latent_dim", "d"),
+    "figure4": _by_weight("temperature", r"$\tau$"),
+    "figure5": _figure5,
+    "figure6": _figure6,
+    "figure7": _grid(pictures.reconstructions),
+    "figure8": _grid(pictures.interpolations),
+    "figure9": _grid(pictures.many_samples),
+    "figure10": _grid(pictures.many_samples),
+    "figure11": _grid(pictures.reconstructions),
+    "figure12": _grid(pictures.reconstructions),
+    "figure13": _grid(pictures.interpolations),
+    "figure14": _grid(pictures.interpolations),
+    "figure15": _figure15,
+}

@@ -1,0 +1,97 @@
+"""Records of finished runs as one table, and the paper's own numbers beside them. No model, no dataset, no device."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from mocalib import paths
+from mocalib.config import flat
+from mocalib.runs import Run, open_run
+
+SCORES = {  # column -> metric, what it is taken of, against which split
+    "reconstruction": ("reconstruction", "reconstruction", "test"),
+    "reconstruction_train": ("reconstruction", "reconstruction", "train"),
+    "singular_value_ratio": ("singular_value_ratio", "train_codes", "train"),
+    "uniformity": ("uniformity", "train_codes", "train"),
+    "nearest_cosine": ("nearest_cosine", "train_codes", "train"),
+    "nearest_cosine_uniform": ("nearest_cosine", "uniform", "train"),
+}
+DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's `fid` or `fd_classifier`
+    "fd": ("fd", "prior"),
+    "fd_reconstruction": ("fd", "reconstruction"),
+    "fd_train_codes": ("fd", "train_codes"),
+    "fd_floor": ("fd", "real"),
+    "kd": ("kd", "prior"),
+    "precision": ("precision", "prior"),
+    "precision_floor": ("precision", "real"),
+    "recall": ("recall", "prior"),
+}
+METRICS = {"fid": "fd", "kid": "kd", "fd_classifier": "fd", "kid_classifier": "kd"}  # as recorded -> as in DISTANCES
+
+
+def frame(runs: list[Run], epoch: int | None = None) -> pd.DataFrame:
+    """One row a scored run: its config's fields, its parameters, and its scores at an epoch (default: the last).
+
+    Distances are Inception's where every run has them, else the classifier's; the column `features` says whose, and is
+    "" where a dataset has no labels. Of several evaluations (another n, another seed) the last one's are taken.
+    """
+    extractor = common_features(runs)
+    return pd.DataFrame([_row(run, extractor, epoch) for run in runs])
+
+
+def common_features(runs: list[Run]) -> str:
+    """The extractor that every run was scored with: "inception" if that can be, "classifier", or ""."""
+    used = [{row["features"] for row in run.scores} for run in runs]
+    return next((name for name in ("inception", "classifier") if used and all(name in found for found in used)), "")
+
+
+def _row(run: Run, extractor: str, epoch: int | None) -> dict:
+    about = {"run": run.directory.name, "features": extractor} | flat(run.config.to_dict())
+    about["objective"] = about.pop("objective.name")
+    about = {name.removeprefix("objective."): value for name, value in about.items()}
+    about["epoch"] = run.manifest["epoch"] if epoch is None else epoch
+    about["parameters"] = run.environment["parameters"]
+    about["seconds"] = run.timing[-1]["seconds"] if run.timing else float("nan")
+    rows = [row for row in run.scores if row["epoch"] == about["epoch"]]
+    found = {(row["metric"], row["sampler"], row["split"]): row["value"] for row in rows if not row["features"]}
+    scores = {column: found.get(key, float("nan")) for column, key in SCORES.items()}
+    of = [row for row in rows if extractor and row["features"] == extractor]
+    distances = {(METRICS.get(row["metric"], row["metric"]), row["sampler"]): row["value"] for row in of}
+    return about | scores | {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
+
+
+def paper(name: str) -> pd.DataFrame:
+    """The paper's numbers of a table ("table1" to "table4"), one row a number, with its source."""
+    return pd.read_csv(paths.ROOT / "data" / "paper" / f"{name}.csv")
+
+
+HEADLINES = {  # metric -> what it is taken of, against which split
+    "reconstruction": ("reconstruction", "test"),
+    "singular_value_ratio": ("train_codes", "train"),
+    "uniformity": ("train_codes", "train"),
+    "fd_classifier": ("prior", "test"),
+    "fid": ("prior", "test"),
+    "precision": ("prior", "test"),
+    "recall": ("prior", "test"),
+}
+
+
+def compare(folder: Path) -> pd.DataFrame:
+    """One row a finished run in a folder: the fields in which they differ, and its headline scores at its last epoch.
+
+    Distances are those of samples from the prior to the test split; precision and recall bear their features' name. Of
+    several evaluations (another n, another seed) the last one's.
+    """
+    found = [open_run(path.parent) for path in sorted(Path(folder).glob("*/manifest.json"))]
+    names = [run.directory.name for run in found]
+    configs = pd.DataFrame([flat(run.config.to_dict()) for run in found], index=names)
+    scores = pd.DataFrame([_headlines(run) for run in found], index=names)
+    return configs.loc[:, configs.astype(str).nunique() > 1].join(scores.round(4))
+
+
+def _headlines(run: Run) -> dict[str, float]:
+    rows = [row for row in run.scores if row["epoch"] == run.manifest["epoch"]]
+    rows = [row for row in rows if HEADLINES.get(row["metric"]) == (row["sampler"], row["split"])]
+    rows.sort(key=lambda row: list(HEADLINES).index(row["metric"]))
+    bare = ("precision", "recall")
+    return {f"{r['metric']}_{r['features']}" if r["metric"] in bare else r["metric"]: r["value"] for r in rows}

@@ -1,0 +1,147 @@
+"""The report: every claim of the paper, decided by records; as a table, as Markdown, and as README's results."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from mocalib import claims, experiments, figures, files, paths, records, tables
+from mocalib.claims import CLAIMS, Claim, Finding
+from mocalib.figures.base import save_csv
+from mocalib.runs import Run
+from mocalib.scales import SCALES
+
+BEGIN, END = "<!-- results: written by `make figures` from committed records -->", "<!-- end of results -->"
+
+
+def findings(runs: dict[str, list[Run]], scale: str, experiment: str = "") -> list[Finding]:
+    """The verdict on every claim, or on those that one experiment decides.
+
+    `runs`: for each experiment, its finished and scored runs (`experiments.configs`'s order), of which all seeds that
+    are complete are used. What is not there is "not run".
+    """
+    asked = [claim for claim in CLAIMS if experiment in ("", claim.experiment)]
+    return [claims.judge(claim, _frame(claim, runs.get(claim.experiment, []), scale)) for claim in asked]
+
+
+def _frame(claim: Claim, runs: list[Run], scale: str) -> pd.DataFrame:
+    if not runs:
+        return pd.DataFrame()
+    if claim.experiment == "table1":
+        return tables.table1_runs(runs, SCALES[scale])
+    return records.frame(runs)
+
+
+def table(found: list[Finding]) -> pd.DataFrame:
+    """One row a claim: its rule, our numbers, the effect over seeds against its threshold, the paper's, the verdict."""
+    rows = []
+    for finding in found:
+        claim, n = finding.claim, len(finding.effects)
+        rows.append({
+            "claim": claim.statement,
+            "place": claim.place,
+            "verdict": finding.verdict,
+            "ours": finding.shown,
+            "paper": claim.paper,
+            "rule": claim.rule,
+            "effect": round(finding.mean, 3),
+            "spread": round(finding.spread, 3),
+            "threshold": round(claim.threshold, 3),
+            "paper_noise": round(claims.PAPER_NOISE, 3),
+            "seeds_for": f"{finding.in_favour} of {n}" if n else "",
+            "experiment": claim.experiment,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summary(found: list[Finding]) -> pd.DataFrame:
+    """The columns that fit a page."""
+    return table(found)[["claim", "place", "verdict", "ours", "paper", "seeds_for"]]
+
+
+def write(runs: dict[str, list[Run]], scale: str, output: str | None = None) -> list[Path]:
+    """Write figures/<output or scale>/report.csv and .md; return the paths."""
+    found, output = findings(runs, scale), output or scale
+    path = paths.FIGURES / output / "report.md"
+    files.write(path, _page(found, runs, scale).encode())
+    return [save_csv(table(found), "report", output), path]
+
+
+def _page(found: list[Finding], runs: dict[str, list[Run]], scale: str) -> str:
+    parts = [
+        f"# The paper's claims at {scale} scale\n",
+        tables.markdown(summary(found)),
+        _explained(found),
+        _cost(runs),
+    ]
+    return "\n".join(parts)
+
+
+RULES = f"""## Rules
+
+Each rule turns the runs of one seed into an effect, a logarithm of a quotient that is positive in the claim's favour.
+The claim holds if the effect is above its threshold for every seed, and in the mean by more than the noise: the
+standard deviation over seeds, and at least {claims.PAPER_NOISE:.3f}, by which two runs of one setting differ in the
+paper itself (47.46 in Table 3 and 46.68 in Table 4, about 0.8 FID). If it is below by more than the noise, the claim
+does not hold.
+
+| claim | rule | effect, mean | spread over seeds | threshold | seeds in favour |
+| --- | --- | ---: | ---: | ---: | --- |
+"""
+
+
+def _explained(found: list[Finding]) -> str:
+    rows = table(found).fillna("")[["claim", "rule", "effect", "spread", "threshold", "seeds_for"]]
+    return RULES + "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows.itertuples(index=False))
+
+
+def _cost(runs: dict[str, list[Run]]) -> str:
+    unique = {run.directory.name: run for found in runs.values() for run in found}
+    if not unique:
+        return "Nothing was run.\n"
+    minutes = sum(run.timing[-1]["seconds"] for run in unique.values()) / 60
+    devices = ", ".join(sorted({run.environment["device"] for run in unique.values()}))
+    return f"{len(unique)} runs, {minutes:.0f} minutes of training in all, one after another ({devices}).\n"
+
+
+def draw(scale: str) -> list[Path]:
+    """Draw every table and figure of a scale, and its report, from committed records; nothing is trained."""
+    found = found_runs(paths.RECORDS / scale, scale)
+    for run in {run.directory: run for runs in found.values() for run in runs}.values():
+        run.verify()
+    written = [path for name, runs in found.items() if runs for path in _draw(name, runs, scale)]
+    return [*written, *write(found, scale)]
+
+
+def _draw(name: str, runs: list[Run], scale: str) -> list[Path]:
+    try:
+        return figures.draw(name, runs, scale)
+    finally:
+        plt.close("all")
+
+
+def readme_results(scale: str = "laptop") -> str:
+    """README's results, with its marks."""
+    runs = found_runs(paths.RECORDS / scale, scale)
+    return f"{BEGIN}\n\n{tables.markdown(summary(findings(runs, scale)))}\n{_cost(runs)}\n{END}"
+
+
+def update_readme() -> None:
+    """Put the laptop scale's results between README's marks; ValueError if a mark is missing."""
+    path = paths.ROOT / "README.md"
+    text = path.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{path} lacks its marks, {BEGIN} and {END}, once each")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    files.write(path, f"{before}{readme_results()}{after}".encode())
+
+
+def found_runs(folder: Path, scale: str, seeds: int = 0) -> dict[str, list[Run]]:
+    """For each experiment of a scale its finished and scored runs in a folder, of the seeds that are complete."""
+    found = {}
+    for name in experiments.NAMES:
+        asked = experiments.configs(name, scale, 1 if name in experiments.PICTURES else seeds or SCALES[scale].seeds)
+        runs = [Run(folder / config.name, config) for config in asked]
+        missing = {run.config.seed for run in runs if not (run.finished and run.scores)}
+        found[name] = [run for run in runs if run.config.seed not in missing]
+    return found

@@ -1,0 +1,248 @@
+"""The numbers of each scale: what every table and figure is made of. `experiments` turns them into lists of runs.
+
+`PAPER` holds the paper's own numbers, each with its place; where the paper is silent, the line says so. The other
+scales keep the paper's dimensionless ratios as far as their data allow (`experiments.ratios`).
+"""
+
+from dataclasses import dataclass, replace
+
+from mocalib.config import MoCA, RunConfig
+
+CIFAR, CELEBA = "CIFAR-10", "CelebA"  # the paper's names; each scale puts its own data in their place
+A1, A2 = "MoCA-A1", "MoCA-A2"  # Table 1's names of the two nets under MoCA
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One scale: base runs and the axes along which tables and figures vary them; seed 0 throughout."""
+
+    seeds: int  # seeds that its notebooks run
+    n_generated: int  # samples a score
+    features: str | None  # extractor of the distances; None: the classifier's where there are labels
+    jobs: int  # runs at a time; 0: one a core
+    threads: int | None  # of a run; results depend on it. None: torch's own number
+    table1: dict[tuple[str, str], RunConfig]  # (dataset, net) -> run
+    forms: RunConfig  # temperature .05, where the three forms of the contrastive loss differ
+    ablation: RunConfig  # section 5's defaults
+    dimension: RunConfig  # Figure 3: trained until `stop_at`
+    dimensions: dict[int, tuple[float, ...]]  # d -> weights
+    sized: RunConfig  # Table 2 and Figure 15
+    sizes: dict[int, tuple[float, ...]]  # pixels a side -> weights
+    momenta: tuple[float, ...]  # Table 3
+    tempered: RunConfig  # Figure 4
+    temperatures: dict[float, tuple[float, ...]]  # temperature -> weights
+    queue_sizes: tuple[int, ...]  # Table 4
+    weights: tuple[float, ...]  # Figure 5
+    a1_dimensions: tuple[RunConfig, ...]  # Appendix A: A1 on CelebA with d 64 and 128
+    hq: RunConfig | None  # CelebA-HQ: Figures 1, 6, 7 and 8
+    one_step: RunConfig | None = None  # its weights before and after a single step: what bad looks like
+
+
+def weighing(config: RunConfig, weight: float) -> RunConfig:
+    """The same run with another weight."""
+    return replace(config, objective=replace(config.objective, weight=weight))
+
+
+# -------------------------------------------------------------------------------------------------------------- paper
+
+_CIFAR_A2 = RunConfig(dataset="cifar10")  # Table 1 and Appendix A are RunConfig's defaults: 100 epochs, K 30,000
+_CELEBA_A2 = RunConfig(dataset="celeba", epochs=200, objective=MoCA(queue_size=60_000))  # Appendix A
+_SECTION_5 = replace(  # "unless specified otherwise"
+    _CELEBA_A2, objective=MoCA(temperature=1.0, momentum=0.999, queue_size=60_000, weight=3_000.0)
+)
+_CIFAR_A1 = weighing(replace(_CIFAR_A2, model="a1"), 1_000.0)  # Appendix A
+_CELEBA_A1 = weighing(replace(_CELEBA_A2, model="a1"), 1_000.0)
+_HQ = RunConfig(  # Appendix A
+    dataset="celebahq",
+    model="hq",
+    epochs=1_000,
+    learning_rate=2.0e-3,
+    decay_every=40,
+    decay_until=400,
+    keep_epochs=(850,),  # Figure 6
+    objective=MoCA(temperature=1.0, momentum=0.99, queue_size=30_000, weight=20_000.0),
+)
+_LOG_WEIGHTS = (100.0, 300.0, 1_000.0, 3_000.0, 9_000.0, 18_000.0, 36_000.0, 72_000.0)
+# "on the log scale between 100 and 144,000 (in some cases)"; the steps are ours
+_APPENDIX_C = (100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0, 50_000.0)
+_FIGURE_4 = (100.0, 500.0, 1_000.0, 3_000.0, 6_000.0, 10_000.0)  # its axis goes to 10,000; the steps are ours
+
+
+PAPER = Scale(
+    seeds=3,  # ours: the paper reports single numbers
+    n_generated=10_000,  # section 4
+    features="inception",
+    jobs=1,
+    threads=None,
+    table1={
+        (CIFAR, A1): _CIFAR_A1,
+        (CIFAR, A2): _CIFAR_A2,
+        (CELEBA, A1): _CELEBA_A1,
+        (CELEBA, A2): _CELEBA_A2,
+    },
+    forms=_CIFAR_A2,  # temperature .05 is Table 1's own
+    ablation=_SECTION_5,
+    dimension=replace(_SECTION_5, stop_at=50.0),  # section 5.1
+    dimensions={  # section 5.1
+        64: _LOG_WEIGHTS,
+        128: _LOG_WEIGHTS,
+        256: (*_LOG_WEIGHTS, 144_000.0),
+        512: (*_LOG_WEIGHTS, 144_000.0),
+    },
+    sized=replace(_HQ, epochs=400, decay_until=0, keep_epochs=()),  # Appendix C
+    sizes={32: _APPENDIX_C, 64: _APPENDIX_C, 256: _APPENDIX_C[5:]},  # "quality rapidly deteriorates" below 5,000
+    momenta=(0.0, 0.9, 0.99, 0.999),  # Table 3; the text leaves one out
+    tempered=replace(_SECTION_5, epochs=50),  # section 5.4
+    temperatures=dict.fromkeys((0.05, 0.1, 0.2, 0.5, 1.0), _FIGURE_4),  # the figure's legend is lost; Table 1's is .05
+    queue_sizes=(100, 5_000, 10_000, 30_000, 60_000, 120_000),  # Table 4
+    weights=(0.0, 500.0, 1_000.0, 3_000.0),  # Figure 5
+    a1_dimensions=(replace(_CELEBA_A1, latent_dim=64), _CELEBA_A1),  # Appendix A
+    hq=_HQ,
+)
+
+# -------------------------------------------------------------------------------------------------------- workstation
+
+_FACES_A2 = RunConfig(  # 8,000 faces: the weights are the paper's, K keeps its K/N of section 5
+    dataset="faces10k", epochs=50, decay_every=15, precision="bfloat16", objective=MoCA(queue_size=2_600)
+)
+_FACES_5 = replace(_FACES_A2, objective=replace(_SECTION_5.objective, queue_size=2_600, momentum=0.99))
+_FACES_A1 = weighing(replace(_FACES_A2, model="a1"), 1_000.0)
+_JPEG_A2 = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
+
+WORKSTATION = Scale(
+    seeds=1,
+    n_generated=10_000,
+    features=None,
+    jobs=1,
+    threads=None,
+    table1={
+        (CIFAR, A1): weighing(replace(_JPEG_A2, model="a1"), 1_000.0),
+        (CIFAR, A2): _JPEG_A2,
+        (CELEBA, A1): _FACES_A1,
+        (CELEBA, A2): _FACES_A2,
+    },
+    forms=_JPEG_A2,
+    ablation=_FACES_5,
+    dimension=replace(_FACES_5, stop_at=50.0),
+    dimensions=dict.fromkeys((64, 128, 512), (300.0, 3_000.0, 36_000.0)),
+    sized=replace(_FACES_5, model="hq", learning_rate=2.0e-3),
+    sizes={16: (30.0, 100.0, 300.0, 1_000.0), 32: (100.0, 300.0, 1_000.0, 3_000.0), 64: (300.0, 1_000.0, 3_000.0, 1e4)},
+    momenta=(0.0, 0.9, 0.99, 0.999),
+    tempered=_FACES_5,
+    temperatures=dict.fromkeys((0.05, 0.2, 1.0), (100.0, 1_000.0, 3_000.0, 10_000.0)),
+    queue_sizes=(100, 1_000, 2_600, 60_000),
+    weights=(0.0, 500.0, 1_000.0, 3_000.0),
+    a1_dimensions=(replace(_FACES_A1, latent_dim=64), _FACES_A1),
+    hq=None,  # no faces of 256 pixels
+)
+
+# ------------------------------------------------------------------------------------------------------------- laptop
+
+# A real run of about a core-minute. Every setting of this scale was found by trials on seeds 100 and up.
+QUICKSTART = RunConfig(
+    dataset="digits",
+    size=16,
+    width=8,
+    blocks=1,
+    latent_dim=24,
+    epochs=40,
+    learning_rate=2.0e-3,
+    decay_every=24,
+    objective=MoCA(temperature=0.1, momentum=0.99, queue_size=2048, weight=1.0),
+)
+_HALF = replace(QUICKSTART, epochs=20, decay_every=12)
+_DIGITS_32 = replace(_HALF, size=32, objective=MoCA(0.1, 0.9, 2048, 4.0))
+# d 64 is more than digits need, as in section 5.1. In a training this short, momentum .9 is as far from its end as the
+# paper's .999 is in its own; the weight per pixel, K/N and K/d are of the paper's order.
+_DIGITS_5 = replace(_HALF, latent_dim=64, objective=MoCA(1.0, 0.9, 2048, 30.0))
+
+LAPTOP = Scale(
+    seeds=3,
+    n_generated=10_000,
+    features=None,
+    jobs=0,
+    threads=1,
+    table1={
+        (CIFAR, A1): replace(QUICKSTART, model="a1", blocks=2),
+        (CIFAR, A2): QUICKSTART,
+        (CELEBA, A1): replace(_DIGITS_32, model="a1", blocks=2),
+        (CELEBA, A2): _DIGITS_32,
+    },
+    one_step=replace(QUICKSTART, limit=64, epochs=1, keep_epochs=(0,)),
+    forms=replace(_HALF, objective=MoCA(0.05, 0.9, 2048, 1.0)),
+    ablation=_DIGITS_5,
+    dimension=replace(_DIGITS_5, stop_at=4.0),  # about twice the loss at the end of training, as the paper's 50 is
+    dimensions={  # up to weights with which the loss still comes down that far
+        12: (1.0, 10.0, 100.0),
+        32: (1.0, 10.0, 100.0),
+        96: (1.0, 100.0, 1_000.0),
+    },
+    sized=replace(_DIGITS_5, model="hq", blocks=2, latent_dim=24),  # 8x8 images have no 64 dimensions to speak of
+    sizes={8: (3.0, 10.0, 30.0, 100.0), 16: (10.0, 30.0, 100.0, 300.0), 32: (100.0, 300.0, 1_000.0)},
+    momenta=(0.0, 0.5, 0.9),
+    tempered=_DIGITS_5,
+    temperatures={0.1: (1.0, 3.0, 10.0, 30.0), 0.3: (3.0, 10.0, 30.0), 1.0: (3.0, 10.0, 30.0, 100.0)},
+    queue_sizes=(50, 500, 2048, 4096),  # K/d from below 1, as the paper's 100 is, to K/N 1
+    weights=(0.0, 3.0, 10.0, 30.0),
+    a1_dimensions=(),  # a claim about faces
+    hq=RunConfig(
+        dataset="photos",
+        model="hq",
+        width=8,
+        latent_dim=64,
+        epochs=20,
+        learning_rate=2.0e-3,
+        decay_every=2,
+        decay_until=8,
+        keep_epochs=(17,),
+        objective=MoCA(1.0, 0.9, 2048, 1_000.0),
+    ),
+)
+
+# -------------------------------------------------------------------------------------------------------------- smoke
+
+
+def _small(config: RunConfig) -> RunConfig:
+    """The same run for a few seconds: a few steps of a narrow net on a few images."""
+    images = {"limit": 320 if not config.limit else config.limit, "width": 4, "batch_size": 32}
+    epochs = {"epochs": min(2, config.epochs), "decay_every": 1, "decay_until": 0}
+    kept = {"keep_epochs": tuple(min(1, epoch) for epoch in config.keep_epochs)}
+    queue = replace(config.objective, queue_size=min(128, config.objective.queue_size))
+    return replace(config, **images | epochs | kept, objective=queue)
+
+
+def _thinned(scale: Scale) -> Scale:
+    """Two values an axis, the ends; small runs; one seed."""
+
+    def ends(axis: tuple) -> tuple:
+        return (axis[0], axis[-1])
+
+    def both(axes: dict) -> dict:
+        return {value: ends(axes[value]) for value in ends(tuple(axes))}
+
+    return Scale(
+        seeds=1,
+        n_generated=300,
+        features=None,
+        jobs=1,
+        threads=None,
+        table1={key: _small(config) for key, config in scale.table1.items()},
+        one_step=_small(scale.one_step),
+        forms=_small(scale.forms),
+        ablation=_small(scale.ablation),
+        dimension=_small(scale.dimension),
+        dimensions=both(scale.dimensions),
+        sized=_small(scale.sized),
+        sizes={size: ends(scale.sizes[size]) for size in tuple(scale.sizes)[:2]},
+        momenta=ends(scale.momenta),
+        tempered=_small(scale.tempered),
+        temperatures=both(scale.temperatures),
+        queue_sizes=(16, 128),
+        weights=ends(scale.weights),
+        a1_dimensions=tuple(_small(config) for config in scale.a1_dimensions),
+        hq=_small(scale.hq),
+    )
+
+
+SMOKE = _thinned(LAPTOP)
+SCALES = {"smoke": SMOKE, "laptop": LAPTOP, "workstation": WORKSTATION, "paper": PAPER}

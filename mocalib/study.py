@@ -1,0 +1,103 @@
+"""What a notebook works with: the experiments of one scale, on its own data or on yours."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mocalib import experiments, figures, paths, report, sweep
+from mocalib.config import OWN_SIZES, RunConfig, flat
+from mocalib.runs import Run
+from mocalib.scales import SCALES
+
+PAPER_DATA = {"cifar10": (50_000, 32), "celeba": (182_637, 64), "celebahq": (27_000, 256)}  # images, pixels a side
+
+
+class Study:
+    """The tables and figures of one scale; runs lie in data/runs/<output>, figures go to figures/<output>.
+
+    `output` is the scale's name, or "custom" where dataset, root, crop or seeds are not the scale's own.
+    """
+
+    def __init__(
+        self,
+        scale: str = "smoke",
+        dataset: str = "",
+        root: str = "",
+        crop: int = 0,
+        seeds: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.scale, self.device = scale, device
+        self.settings = SCALES[scale]
+        self.seeds = seeds or self.settings.seeds
+        self._data = {"dataset": dataset, "root": root, "crop": crop}
+        own = not any(self._data.values()) and self.seeds == self.settings.seeds
+        self.output = scale if own else "custom"
+        self.folder = paths.RUNS / self.output
+
+    def __repr__(self) -> str:
+        c = self.configs("table3")[0]
+        return f"{self.scale} scale: {c.dataset}, seeds 0 to {self.seeds - 1}; runs in {self.folder}"
+
+    def configs(self, name: str) -> list[RunConfig]:
+        """Every run of a table or figure; ValueError where this scale does not run it."""
+        found = experiments.configs(name, self.scale, 1 if name in experiments.PICTURES else self.seeds)
+        if not found:
+            runs_it = [scale for scale in SCALES if experiments.configs(name, scale)]
+            raise ValueError(f"{name} is not run at {self.scale} scale; it is at: {', '.join(runs_it)}")
+        changed = {field: value for field, value in self._data.items() if value}
+        return [replace(config, **changed) for config in found]
+
+    def run(self, *names: str) -> list[Run]:
+        """Train and score what is not finished yet; the runs of the named tables and figures, in their order."""
+        settings = self.settings
+        return sweep.run(
+            [config for name in names for config in self.configs(name)],
+            runs=self.folder,
+            jobs=settings.jobs,
+            threads=settings.threads,
+            device=self.device,
+            features=settings.features,
+            n=settings.n_generated,
+        )
+
+    def draw(self, name: str, runs: list[Run]) -> list[Path]:
+        """Draw and save a table or figure of the paper from its runs."""
+        return figures.draw(name, runs, self.scale, self.output)
+
+    def save(self, figure: Figure, name: str, runs: list[Run], caption: str) -> list[Path]:
+        """Save a figure of a notebook's own."""
+        return figures.save(figure, name, self.output, runs, caption)
+
+    def verdicts(self, name: str, runs: list[Run]) -> pd.DataFrame:
+        """The claims that an experiment decides."""
+        return report.summary(report.findings({name: runs}, self.scale, name)).set_index("claim")
+
+    def differing(self, *names: str) -> pd.DataFrame:
+        """The named experiments as data: a row a run of seed 0, a column a field in which they differ."""
+        configs = [config for name in names for config in self.configs(name) if config.seed == 0]
+        table = pd.DataFrame([flat(config.to_dict()) for config in dict.fromkeys(configs)])
+        kept = table.loc[:, table.astype(str).nunique() > 1].rename(
+            columns=lambda name: name.removeprefix("objective.")
+        )
+        return kept if len(kept.columns) else table[["dataset", "model", "latent_dim", "epochs"]]
+
+    def ratios(self, name: str, runs: list[Run], of: Callable[[RunConfig], bool] = lambda config: True) -> pd.DataFrame:
+        """The paper's dimensionless ratios beside ours, for an experiment's last run of seed 0 that `of` takes."""
+        paper = [config for config in experiments.configs(name, "paper") if of(config)][-1]
+        here = [run for run in runs if run.config.seed == 0 and of(run.config)][-1]
+        about = here.environment["data"]
+        columns = {
+            "paper": experiments.ratios(paper, *_paper_data(paper)),
+            f"here ({self.output})": experiments.ratios(here.config, about["train"], tuple(about["image_shape"])),
+        }
+        return pd.DataFrame(columns).map(lambda value: f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}")
+
+
+def _paper_data(config: RunConfig) -> tuple[int, tuple[int, int, int]]:
+    images, side = PAPER_DATA[config.dataset]
+    side = config.size or OWN_SIZES.get(config.dataset, side)
+    return images, (3, side, side)

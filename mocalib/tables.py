@@ -1,0 +1,109 @@
+"""The paper's tables: our numbers from records, the paper's own beside them. Distances are means over seeds."""
+
+import pandas as pd
+
+from mocalib import records
+from mocalib.runs import Run
+from mocalib.scales import Scale
+
+BAD = {0: "untrained net", 1: "one training step"}  # epochs of the scale's one-step run: what bad looks like
+
+
+def table1_runs(runs: list[Run], scale: Scale) -> pd.DataFrame:
+    """One row a run of Table 1 with `of` (the paper's dataset) and `net` (its name there), in the runs' order."""
+    labels = [*scale.table1, *([("", "one step")] if scale.one_step else [])]
+    seeds = len(runs) // len(labels)
+    named = [label for label in labels for _ in range(seeds)]
+    return records.frame(runs).assign(of=[of for of, _ in named], net=[net for _, net in named])
+
+
+def table1(runs: list[Run], scale: Scale) -> pd.DataFrame:
+    """Table 1 with a row a dataset and method: ours where we ran it, the paper's FID, and what bad looks like."""
+    frame = table1_runs(runs, scale)
+    ours = frame[frame["of"] != ""]
+    cited = records.paper("table1").rename(columns={"method": "net", "dataset": "of", "fid": "paper_fid"})
+    table = cited.merge(_means(ours, ["of", "net"], "parameters"), "left", on=["of", "net"])
+    data = ours.groupby("of", sort=False).first()
+    table.insert(1, "here", table["of"].map({of: f"{r['dataset']} {_side(r)}" for of, r in data.iterrows()}))
+    for epoch, name in BAD.items() if scale.one_step else ():
+        bad = records.frame(runs[-(len(runs) // (len(scale.table1) + 1)) :], epoch).assign(of="CIFAR-10", net=name)
+        first = data.loc["CIFAR-10"]
+        about = {"here": f"{first['dataset']} {_side(first)}", "source": "", "paper_fid": float("nan")}
+        table = pd.concat([table, _means(bad, ["of", "net"], "parameters").assign(**about)])
+    order = {"CIFAR-10": 0, "CelebA": 1}
+    table = table.sort_values("of", key=lambda of: of.map(order), kind="stable", ignore_index=True)
+    return table.rename(columns={"of": "dataset", "net": "method"})[
+        ["dataset", "here", "method", "parameters", "fd", "sd", "seeds", "paper_fid", "source"]
+    ]
+
+
+def _side(row: pd.Series) -> str:
+    return f"{row['size']}x{row['size']}" if row["size"] else ""
+
+
+def _means(frame: pd.DataFrame, by: list[str], *kept: str) -> pd.DataFrame:
+    """Mean and standard deviation of `fd` over seeds, with columns that do not change between them."""
+    named = {column: (column, "first") for column in kept}
+    return frame.groupby(by, sort=False).agg(fd=("fd", "mean"), sd=("fd", "std"), seeds=("seed", "nunique"), **named)\
+        .reset_index()  # fmt: skip
+
+
+def along(frame: pd.DataFrame, axis: str, name: str) -> pd.DataFrame:
+    """Tables 3 and 4: our mean distance for each value of an axis, the paper's FID at its own values."""
+    ours = _means(frame, [axis])
+    paper = records.paper(name).rename(columns={"fid": "paper_fid"})
+    return ours.merge(paper, "outer", on=axis).sort_values(axis, ignore_index=True)
+
+
+def table2(frame: pd.DataFrame) -> pd.DataFrame:
+    """Best weight for each input size, from mean distances, with that of each seed; the paper's at its own sizes."""
+    rows = []
+    for size, part in frame.groupby("size"):
+        found = _means(part, ["weight"])
+        best = found.loc[found["fd"].idxmin()]
+        each = part.loc[part.groupby("seed")["fd"].idxmin(), "weight"]
+        rows.append({
+            "size": size, "best_weight": best["weight"], "of_each_seed": " ".join(f"{w:g}" for w in each),
+            "tried": " ".join(f"{w:g}" for w in found["weight"]), "fd": best["fd"], "sd": best["sd"],
+            "seeds": int(best["seeds"]),
+        })  # fmt: skip
+    paper = records.paper("table2").rename(columns={"weight": "paper_weight"})
+    return pd.DataFrame(rows).merge(paper, "outer", on="size").sort_values("size", ignore_index=True)
+
+
+def forms(frame: pd.DataFrame) -> pd.DataFrame:
+    """The three forms of the contrastive loss at temperature .05, in the order of the paper."""
+    return _means(frame, ["form"])
+
+
+def best_weights(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """The weight of least mean distance for each value of an axis: what Figures 3 and 4 are about."""
+    found = _means(frame, [axis, "weight"])
+    return (
+        found.loc[found.groupby(axis)["fd"].idxmin()].rename(columns={"weight": "best_weight"}).reset_index(drop=True)
+    )
+
+
+def quickstart(runs: list[Run]) -> pd.DataFrame:
+    """One row a run: its weight and seed, distances of samples, reconstructions and the floor, and the spectrum."""
+    columns = ["run", "weight", "seed", "fd", "fd_reconstruction", "fd_train_codes", "fd_floor", "singular_value_ratio"]
+    return records.frame(runs)[columns].rename(columns={"fd": "fd_prior"}).round(4)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown: three significant digits, nothing where there is no number."""
+    numbers = [pd.api.types.is_numeric_dtype(table[column]) for column in table.columns]
+    lines = [
+        "| " + " | ".join(str(column).replace("_", " ") for column in table.columns) + " |",
+        "| " + " | ".join("---:" if number else "---" for number in numbers) + " |",
+    ]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table.itertuples(index=False)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, float) and abs(value) < 1_000:
+        return f"{value:.4g}" if value == round(value, 2) else f"{value:.3g}"
+    return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)

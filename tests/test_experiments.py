@@ -1,0 +1,139 @@
+"""Each table and figure has exactly the paper's grid at paper scale, written out here from the paper, not from code."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from mocalib import MoCA, RunConfig, experiments
+from mocalib.experiments import configs
+from mocalib.scales import LAPTOP, PAPER, SCALES
+
+# Table 1 and Appendix A: Adam at 1e-3 halved every 60 epochs, batch 64, tau .05, m0 .99, d 128
+CIFAR_A2 = RunConfig(
+    dataset="cifar10", size=0, model="a2", width=64, blocks=2, latent_dim=128, batch_size=64, epochs=100,
+    learning_rate=1e-3, decay_every=60, decay_until=0, stop_at=0.0, seed=0, precision="float32",
+    objective=MoCA(temperature=0.05, momentum=0.99, queue_size=30_000, weight=100.0, form="info_nce"),
+)  # fmt: skip
+CELEBA_A2 = replace(CIFAR_A2, dataset="celeba", epochs=200, objective=MoCA(0.05, 0.99, 60_000, 100.0))
+# Section 5: "unless specified otherwise"
+SECTION_5 = replace(CELEBA_A2, objective=MoCA(temperature=1.0, momentum=0.999, queue_size=60_000, weight=3_000.0))
+# Appendix A: 2e-3, halved every 40 epochs until epoch 400, for 1000 epochs; Figure 6 is of epoch 850
+HQ = replace(
+    CIFAR_A2, dataset="celebahq", model="hq", epochs=1000, learning_rate=2e-3, decay_every=40, decay_until=400,
+    keep_epochs=(850,), objective=MoCA(1.0, 0.99, 30_000, 20_000.0),
+)  # fmt: skip
+
+
+def moca(config, **changes):
+    return replace(config, objective=replace(config.objective, **changes))
+
+
+TABLE_1 = {
+    CIFAR_A2,
+    moca(replace(CIFAR_A2, model="a1"), weight=1000.0),
+    CELEBA_A2,
+    moca(replace(CELEBA_A2, model="a1"), weight=1000.0),
+}
+APPENDIX_C = [100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000]
+SIZES = [(s, w) for s, w in product((32, 64, 256), APPENDIX_C) if s < 256 or w >= 5000]
+LOG = [100, 300, 1000, 3000, 9000, 18_000, 36_000, 72_000, 144_000]
+DIMENSIONS = [(d, w) for d, w in product((64, 128, 256, 512), LOG) if w < 144_000 or d >= 256]
+HQ_C = replace(HQ, epochs=400, decay_until=0, keep_epochs=())
+PAPER_GRID = {
+    "table1": TABLE_1,
+    "table1_forms": {moca(CIFAR_A2, form=form) for form in ("info_nce", "eq6", "negative")},
+    "appendix_a": {moca(replace(CELEBA_A2, model="a1", latent_dim=d), weight=1000.0) for d in (64, 128)},
+    "table2": {moca(replace(HQ_C, size=size), weight=float(weight)) for size, weight in SIZES},
+    "table3": {moca(SECTION_5, momentum=m) for m in (0.0, 0.9, 0.99, 0.999)},
+    "table4": {moca(SECTION_5, queue_size=k) for k in (100, 5000, 10_000, 30_000, 60_000, 120_000)},
+    "figure3": {moca(replace(SECTION_5, latent_dim=d, stop_at=50.0), weight=float(w)) for d, w in DIMENSIONS},
+    "figure4": {
+        moca(replace(SECTION_5, epochs=50), temperature=tau, weight=float(weight))
+        for tau, weight in product((0.05, 0.1, 0.2, 0.5, 1.0), (100, 500, 1000, 3000, 6000, 10_000))
+    },
+    "figure5": {moca(SECTION_5, weight=w) for w in (0.0, 500.0, 1000.0, 3000.0)},
+    "figure1": {HQ},
+    "figure2": {CIFAR_A2, CELEBA_A2},
+    "quickstart": set(),
+}
+PAPER_GRID["figure15"] = PAPER_GRID["table2"]
+PAPER_GRID |= {key: {HQ} for key in ("figure6", "figure7", "figure8")}
+PAPER_GRID |= {key: {CIFAR_A2} for key in ("figure9", "figure11", "figure13")}
+PAPER_GRID |= {key: {CELEBA_A2} for key in ("figure10", "figure12", "figure14")}
+
+
+@pytest.mark.parametrize("name", experiments.NAMES)
+def test_the_grid_is_the_papers(name):
+    found = configs(name, "paper")
+    assert len(found) == len(set(found)) == len(PAPER_GRID[name])
+    assert set(found) == PAPER_GRID[name]
+
+
+def test_every_table_and_figure_of_the_paper_is_an_experiment():
+    wanted = {f"table{n}" for n in range(1, 5)} | {f"figure{n}" for n in range(1, 16)}
+    assert wanted | {"table1_forms", "appendix_a", "quickstart"} == set(experiments.NAMES) == set(PAPER_GRID)
+
+
+def test_tables_3_and_4_and_figure_5_share_the_defaults_of_section_5():
+    shared = [set(configs(name, "paper")) for name in ("table3", "table4", "figure5")]
+    assert set.intersection(*shared) == {SECTION_5}
+    assert configs("table1", "paper")[1] == configs("figure9", "paper")[0] == configs("table1_forms", "paper")[0]
+
+
+def test_a_scale_lists_every_run_once():
+    alone = {name: configs(name, "paper") for name in experiments.NAMES}
+    everything = experiments.everything("paper", 1)
+    assert len(everything) == len(set(everything))
+    assert set(everything) == {config for found in alone.values() for config in found}
+    # 4 of Table 1, 2 more forms, 1 more of Appendix A, 22 sizes, 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
+    assert len(everything) == 4 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
+
+
+def test_laptop_has_at_most_140_runs_with_three_seeds_in_float32():
+    everything = experiments.everything("laptop", 3)
+    assert len(everything) <= 140
+    assert {config.precision for config in everything} == {"float32"}
+    assert {config.dataset for config in everything} == {"digits", "photos"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_axis_has_its_ends_and_enough_points(scale):
+    points = 2 if scale == "smoke" else 3
+    settings = SCALES[scale]
+    axes = [settings.momenta, settings.queue_sizes, settings.weights, tuple(settings.sizes)]
+    axes += [tuple(settings.dimensions), tuple(settings.temperatures)]
+    for axis in axes:
+        assert len(axis) >= points
+        assert list(axis) == sorted(axis)
+    for weights in (*settings.sizes.values(), *settings.dimensions.values(), *settings.temperatures.values()):
+        assert len(weights) >= points
+    assert settings.weights[0] == 0.0
+
+
+def test_seeds_are_counted_from_0_beside_each_other():
+    found = configs("table3", "laptop", seeds=2)
+    assert [config.seed for config in found] == [0, 1] * len(LAPTOP.momenta)
+    assert [config.objective.momentum for config in found[::2]] == list(LAPTOP.momenta)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"experiment = 'table5' is not one of 'quickstart', 'table1', "):
+        configs("table5", "paper")
+    with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of 'smoke', 'laptop', 'workstation', 'paper'"):
+        configs("table1", "desktop")
+    with pytest.raises(ValueError, match="seeds = 0: at least 1"):
+        configs("table1", "paper", seeds=0)
+
+
+def test_ratios_of_the_papers_own_settings():
+    """Section 5 on CelebA: 60,000 / 182,637; 937.5 steps; 1000 steps; 3000 / 12,288; sqrt(128)."""
+    found = experiments.ratios(PAPER.ablation, 182_637, (3, 64, 64))
+    assert found["K / N"] == pytest.approx(0.3285, abs=1e-4)
+    assert found["K / B, in steps"] == 937.5
+    assert found["key encoder's horizon 1 / (1 - m0), in steps"] == pytest.approx(1000)
+    assert found["that horizon / (K / B)"] == pytest.approx(1000 / 937.5)
+    assert found["steps"] == 200 * 2853
+    assert found["that horizon / steps"] == pytest.approx(1000 / 570_600)
+    assert found["weight / (C H W)"] == pytest.approx(0.24414, abs=1e-5)
+    assert found["temperature * sqrt(d)"] == pytest.approx(11.3137, abs=1e-4)
