@@ -22,4 +22,5 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqd
         ascii=not terminal,
         dynamic_ncols=terminal,
         miniters=1,
+        position=None if terminal else 0,  # a bar within a bar would move the cursor, which files and notebooks keep
     )

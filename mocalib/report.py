@@ -7,6 +7,7 @@ import pandas as pd
 
 from mocalib import claims, experiments, figures, files, paths, records, tables
 from mocalib.claims import CLAIMS, Claim, Finding
+from mocalib.config import RunConfig
 from mocalib.figures.base import save_csv
 from mocalib.runs import Run
 from mocalib.scales import SCALES
@@ -84,15 +85,12 @@ The claim holds if the effect is above its threshold for every seed, and in the 
 standard deviation over seeds, and at least {claims.PAPER_NOISE:.3f}, by which two runs of one setting differ in the
 paper itself (47.46 in Table 3 and 46.68 in Table 4, about 0.8 FID). If it is below by more than the noise, the claim
 does not hold.
-
-| claim | rule | effect, mean | spread over seeds | threshold | seeds in favour |
-| --- | --- | ---: | ---: | ---: | --- |
 """
 
 
 def _explained(found: list[Finding]) -> str:
-    rows = table(found).fillna("")[["claim", "rule", "effect", "spread", "threshold", "seeds_for"]]
-    return RULES + "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows.itertuples(index=False))
+    columns = ["claim", "rule", "effect", "spread", "threshold", "seeds_for"]
+    return f"{RULES}\n{tables.markdown(table(found)[columns])}"
 
 
 def _cost(runs: dict[str, list[Run]]) -> str:
@@ -136,12 +134,15 @@ def update_readme() -> None:
     files.write(path, f"{before}{readme_results()}{after}".encode())
 
 
-def found_runs(folder: Path, scale: str, seeds: int = 0) -> dict[str, list[Run]]:
+def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:
     """For each experiment of a scale its finished and scored runs in a folder, of the seeds that are complete."""
-    found = {}
-    for name in experiments.NAMES:
-        asked = experiments.configs(name, scale, 1 if name in experiments.PICTURES else seeds or SCALES[scale].seeds)
-        runs = [Run(folder / config.name, config) for config in asked]
-        missing = {run.config.seed for run in runs if not (run.finished and run.scores)}
-        found[name] = [run for run in runs if run.config.seed not in missing]
-    return found
+    seeds = SCALES[scale].seeds
+    asked = {n: experiments.configs(n, scale, 1 if n in experiments.PICTURES else seeds) for n in experiments.NAMES}
+    return {name: complete(folder, configs) for name, configs in asked.items()}
+
+
+def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
+    """Runs of those seeds for which every config is finished and scored: rules compare runs of one seed."""
+    runs = [Run(folder / config.name, config) for config in configs]
+    missing = {run.config.seed for run in runs if not (run.finished and run.scores)}
+    return [run for run in runs if run.config.seed not in missing]

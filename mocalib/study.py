@@ -40,16 +40,25 @@ class Study:
 
     def __repr__(self) -> str:
         c = self.configs("table3")[0]
-        return f"{self.scale} scale: {c.dataset}, seeds 0 to {self.seeds - 1}; runs in {self.folder}"
+        seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
+        return f"{self.scale} scale: {c.dataset}, {seeds}; runs in {self.folder}"
 
     def configs(self, name: str) -> list[RunConfig]:
         """Every run of a table or figure; ValueError where this scale does not run it."""
-        found = experiments.configs(name, self.scale, 1 if name in experiments.PICTURES else self.seeds)
+        found = self._configs(name)
         if not found:
             runs_it = [scale for scale in SCALES if experiments.configs(name, scale)]
             raise ValueError(f"{name} is not run at {self.scale} scale; it is at: {', '.join(runs_it)}")
+        return found
+
+    def _configs(self, name: str) -> list[RunConfig]:
+        found = experiments.configs(name, self.scale, 1 if name in experiments.PICTURES else self.seeds)
         changed = {field: value for field, value in self._data.items() if value}
         return [replace(config, **changed) for config in found]
+
+    def found(self) -> dict[str, list[Run]]:
+        """What is finished and scored already of every experiment, of the seeds that are complete."""
+        return {name: report.complete(self.folder, self._configs(name)) for name in experiments.NAMES}
 
     def run(self, *names: str) -> list[Run]:
         """Train and score what is not finished yet; the runs of the named tables and figures, in their order."""
@@ -74,7 +83,10 @@ class Study:
 
     def verdicts(self, name: str, runs: list[Run]) -> pd.DataFrame:
         """The claims that an experiment decides."""
-        return report.summary(report.findings({name: runs}, self.scale, name)).set_index("claim")
+        table = report.summary(report.findings({name: runs}, self.scale, name))
+        return table.rename(
+            columns={"verdict": "verdict (of a smoke run: means nothing)"} if self.scale == "smoke" else {}
+        )
 
     def differing(self, *names: str) -> pd.DataFrame:
         """The named experiments as data: a row a run of seed 0, a column a field in which they differ."""
@@ -94,7 +106,7 @@ class Study:
             "paper": experiments.ratios(paper, *_paper_data(paper)),
             f"here ({self.output})": experiments.ratios(here.config, about["train"], tuple(about["image_shape"])),
         }
-        return pd.DataFrame(columns).map(lambda value: f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}")
+        return pd.DataFrame(columns).map(lambda value: f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}")
 
 
 def _paper_data(config: RunConfig) -> tuple[int, tuple[int, int, int]]:

@@ -1,5 +1,7 @@
 """The paper's tables: our numbers from records, the paper's own beside them. Distances are means over seeds."""
 
+import numbers
+
 import pandas as pd
 
 from mocalib import records
@@ -91,14 +93,20 @@ def quickstart(runs: list[Run]) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown: three significant digits, nothing where there is no number."""
-    numbers = [pd.api.types.is_numeric_dtype(table[column]) for column in table.columns]
+    """A table in Markdown, as `text` shows it."""
+    right = [pd.api.types.is_numeric_dtype(table[column]) for column in table.columns]
+    shown = text(table)
     lines = [
-        "| " + " | ".join(str(column).replace("_", " ") for column in table.columns) + " |",
-        "| " + " | ".join("---:" if number else "---" for number in numbers) + " |",
+        "| " + " | ".join(shown.columns) + " |",
+        "| " + " | ".join("---:" if number else "---" for number in right) + " |",
     ]
-    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table.itertuples(index=False)]
+    lines += ["| " + " | ".join(row) + " |" for row in shown.itertuples(index=False)]
     return "\n".join(lines) + "\n"
+
+
+def text(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table for reading: three significant digits, nothing where there is no number."""
+    return table.map(_cell).rename(columns=lambda name: str(name).replace("_", " "))
 
 
 def _cell(value: object) -> str:
@@ -106,4 +114,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float) and abs(value) < 1_000:
         return f"{value:.4g}" if value == round(value, 2) else f"{value:.3g}"
-    return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
+    return f"{value:,.0f}" if isinstance(value, numbers.Real) else str(value)

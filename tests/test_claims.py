@@ -1,0 +1,171 @@
+"""Rules on numbers written by hand: what each effect is, and which verdict follows."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mocalib import claims
+from mocalib.claims import CLAIMS, judge, verdict
+
+BY_NAME = {claim.name: claim for claim in CLAIMS}
+
+
+def test_the_papers_own_noise_is_less_than_one_fid():
+    assert pytest.approx(0.78) == 47.46 - 46.68
+    assert pytest.approx(0.0166, abs=1e-4) == claims.PAPER_NOISE
+
+
+@pytest.mark.parametrize(
+    ("effects", "threshold", "expected"),
+    [
+        ((0.5, 0.6, 0.7), 0.0, "holds"),  # mean .6, sd .1
+        ((0.1, 0.2, 0.9), 0.0, "within noise"),  # mean .4 is below the sd, .44
+        ((0.5, 0.6, -0.01), 0.0, "within noise"),  # one seed against
+        ((0.01,), 0.0, "within noise"),  # below the paper's noise
+        ((0.02,), 0.0, "holds"),
+        ((-0.01,), 0.0, "within noise"),
+        ((-0.02,), 0.0, "does not hold"),
+        ((-0.5, -0.6, -0.7), 0.0, "does not hold"),
+        ((0.5, 0.6, 0.7), 0.55, "within noise"),  # a seed below the threshold
+        ((0.5, 0.6, 0.7), 0.8, "does not hold"),  # mean .6 is .2 below, sd .1
+        ((0.0, 0.0, 0.0), 0.25, "does not hold"),  # a best weight that did not move
+        ((-math.inf,), 0.0, "does not hold"),
+    ],
+)
+def test_a_verdict_needs_every_seed_and_more_than_the_noise(effects, threshold, expected):
+    assert verdict(effects, threshold) == expected
+
+
+def frame(axis: str, values: dict, seeds: int = 3, **columns) -> pd.DataFrame:
+    """Runs along an axis with the distance `fd` of each; a jitter of one per cent a seed."""
+    rows = [
+        {axis: value, "fd": fd * (1 + 0.01 * seed), "seed": seed} | columns
+        for value, fd in values.items()
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def grid(axis: str, cells: dict[tuple[float, float], float], seeds: int = 3) -> pd.DataFrame:
+    rows = [
+        {axis: value, "weight": weight, "fd": fd * (1 + 0.01 * seed), "seed": seed}
+        for (value, weight), fd in cells.items()
+        for seed in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_papers_own_numbers_pass_the_rules_that_they_can_decide():
+    """Tables 3 and 4 as printed, as if they were one seed."""
+    momentum = frame("momentum", {0.0: 86.57, 0.9: 98.97, 0.99: 47.96, 0.999: 47.46}, seeds=1)
+    assert judge(BY_NAME["momentum"], momentum).effects == (pytest.approx(math.log(86.57 / 47.46)),)
+    assert judge(BY_NAME["momentum"], momentum).verdict == "holds"
+    printed = {100: 84.93, 5_000: 48.45, 10_000: 46.56, 30_000: 47.31, 60_000: 46.68, 120_000: 49.94}
+    queue = frame("queue_size", printed, seeds=1)
+    assert judge(BY_NAME["queue-tiny"], queue).verdict == "holds"
+    flat = judge(BY_NAME["queue-flat"], queue)
+    assert flat.effects == (pytest.approx(math.log(1.1) - math.log(49.94 / 46.56)),)
+    assert flat.verdict == "holds"
+
+
+def test_a_claim_turned_round_does_not_hold():
+    assert judge(BY_NAME["momentum"], frame("momentum", {0.0: 40.0, 0.9: 80.0})).verdict == "does not hold"
+    assert judge(BY_NAME["queue-tiny"], frame("queue_size", {50: 10.0, 500: 10.0})).verdict == "does not hold"
+    assert judge(BY_NAME["queue-flat"], frame("queue_size", {50: 9.0, 500: 10.0, 900: 20.0})).verdict == "does not hold"
+    assert judge(BY_NAME["weight-score"], frame("weight", {0.0: 5.0, 30.0: 8.0})).verdict == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "low", "high"),
+    [
+        ("dimension-weight", "latent_dim", 12, 96),
+        ("size-weight", "size", 8, 32),
+        ("temperature-weight", "temperature", 0.1, 1.0),
+    ],
+)
+def test_best_weights_are_compared_in_decades(name, axis, low, high):
+    """Best 10 at the low end, 100 at the high end: one decade."""
+    cells = {(low, 1.0): 9, (low, 10.0): 5, (low, 100.0): 9, (high, 1.0): 9, (high, 10.0): 8, (high, 100.0): 6}
+    found = judge(BY_NAME[name], grid(axis, cells))
+    assert found.effects == (pytest.approx(1.0),) * 3
+    assert (found.verdict, found.in_favour) == ("holds", 3)
+    turned = {(low if value == high else high, weight): fd for (value, weight), fd in cells.items()}
+    assert judge(BY_NAME[name], grid(axis, turned)).verdict == "does not hold"
+    assert f"{low:g}: 10, 5.05; {high:g}: 100 (highest tried), 6.06" == found.shown
+
+
+def test_the_best_score_of_each_temperature_counts():
+    cells = {(0.1, 1.0): 9, (0.1, 10.0): 4, (1.0, 1.0): 3 * 4, (1.0, 10.0): 2 * 4}
+    found = judge(BY_NAME["temperature-score"], grid("temperature", cells))
+    assert found.effects == (pytest.approx(math.log(2)),) * 3
+
+
+def test_stability_across_weights_is_compared_between_dimensions():
+    cells = {(12, 1.0): 10, (12, 10.0): 11, (96, 1.0): 30, (96, 10.0): 10}
+    found = judge(BY_NAME["dimension-stable"], grid("latent_dim", cells))
+    assert found.effects == (pytest.approx(math.log(3) - math.log(1.1)),) * 3
+    assert found.shown == "d 12: 1.1 times, d 96: 3 times"
+
+
+def test_holes_are_compared_as_angles_at_the_largest_d():
+    rows = grid("latent_dim", {(12, 1.0): 1, (12, 9.0): 1, (96, 1.0): 1, (96, 9.0): 1})
+    rows["nearest_cosine_uniform"] = 0.6
+    rows["nearest_cosine"] = np.where(rows["latent_dim"] == 12, 0.99, np.where(rows["weight"] == 1.0, 0.0, 0.5))
+    found = judge(BY_NAME["holes"], rows)
+    assert found.effects == (pytest.approx(math.log(1.5)),) * 3  # 90 degrees against 60
+    assert found.verdict == "holds"
+
+
+def table1(a1: float, a2: float, rival: float | None = None, parameters=(38, 24)) -> pd.DataFrame:
+    about = {"of": "CIFAR-10", "precision": 0.5, "precision_floor": 0.8, "seed": 0}
+    rows = [
+        about | {"net": "MoCA-A1", "fd": a1, "parameters": parameters[0], "objective": "moca"},
+        about | {"net": "MoCA-A2", "fd": a2, "parameters": parameters[1], "objective": "moca"},
+        about | {"of": "", "net": "one step", "fd": 900.0, "parameters": 24, "objective": "moca"},
+    ]
+    if rival:
+        rows.append(about | {"net": "WAE-MMD", "fd": rival, "parameters": 24, "objective": "waemmd"})
+    return pd.DataFrame(rows)
+
+
+def test_a2_must_be_better_and_smaller():
+    claim = BY_NAME["a2-CIFAR-10"]
+    assert judge(claim, table1(77.49, 54.36)).verdict == "holds"
+    assert judge(claim, table1(54.36, 77.49)).verdict == "does not hold"
+    assert judge(claim, table1(77.49, 54.36, parameters=(24, 38))).verdict == "does not hold"
+
+
+def test_ranks_against_rivals_are_not_decided_by_cited_numbers():
+    claim = BY_NAME["state-of-the-art"]
+    assert judge(claim, table1(77.49, 54.36)).verdict == "not run"
+    assert judge(claim, table1(77.49, 54.36, rival=80.9)).verdict == "holds"
+    assert judge(claim, table1(77.49, 54.36, rival=50.0)).verdict == "does not hold"
+    celeba = table1(48.43, 44.59, rival=34.0).assign(of="CelebA")
+    assert judge(BY_NAME["competitive"], celeba).effects == (pytest.approx(BY_NAME["competitive"].threshold),)
+
+
+def test_precision_is_held_against_the_images_own():
+    assert judge(BY_NAME["realistic"], table1(2, 1)).effects == (pytest.approx(math.log(0.5 / 0.4)),)
+
+
+def test_what_is_not_there_is_not_run():
+    for claim in CLAIMS:
+        assert judge(claim, pd.DataFrame()).verdict == "not run"
+
+
+def test_every_claim_says_where_what_and_how():
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
+    for claim in CLAIMS:
+        assert claim.statement.endswith(".")
+        assert claim.rule
+        assert claim.paper
+        assert any(word in claim.place for word in ("section", "Table", "Figure", "Appendix"))
+
+
+def test_thresholds_are_met_by_the_papers_cases():
+    """'Much worse' is 1.8 times in both tables; the rest of Table 4 spans 1.07; Table 2's stars move two decades."""
+    assert claims.MUCH < math.log(84.93 / 49.94) < math.log(86.57 / 47.46)
+    assert math.log(49.94 / 46.56) < claims.FLAT
+    assert math.log10(20_000 / 100) > claims.STEP

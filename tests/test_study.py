@@ -1,0 +1,157 @@
+"""What notebooks work with: whose runs, which folder, and tables that are made of records."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from conftest import tiny
+
+from mocalib import claims, experiments, files, paths, records, report, tables
+from mocalib.runs import Run
+from mocalib.scales import LAPTOP, SCALES, SMOKE
+from mocalib.study import Study
+
+
+def test_anything_but_the_scales_own_goes_to_custom():
+    assert (
+        Study("laptop").output == Study("laptop", device="cuda").output == Study("laptop", seeds=3).output == "laptop"
+    )
+    for other in ({"dataset": "photos"}, {"dataset": "faces10k", "crop": 60}, {"seeds": 2}):
+        assert Study("laptop", **other).output == "custom"
+    assert Study("laptop").folder == paths.RUNS / "laptop"
+
+
+def test_other_data_change_every_config_and_nothing_else():
+    own, other = Study("smoke").configs("table2"), Study("smoke", dataset="photos").configs("table2")
+    assert [config.differences(changed) for config, changed in zip(own, other)] == [
+        ["dataset: 'digits' | 'photos'"]
+    ] * 4
+    faces = Study("paper", dataset="folder", root="/somewhere", crop=140).configs("table1")
+    assert {(c.dataset, c.root, c.crop) for c in faces} == {("folder", "/somewhere", 140)}
+
+
+def test_what_a_scale_does_not_run_says_which_scales_do():
+    with pytest.raises(ValueError, match="figure1 is not run at workstation scale; it is at: smoke, laptop, paper"):
+        Study("workstation").configs("figure1")
+
+
+def test_pictures_are_of_seed_0_alone():
+    assert {config.seed for config in Study("laptop").configs("figure2")} == {0}
+    assert {config.seed for config in Study("laptop").configs("table3")} == {0, 1, 2}
+
+
+def test_differences_are_all_in_which_runs_differ():
+    table = Study("laptop").differing("figure4")
+    assert list(table.columns) == ["temperature", "weight"]
+    cells = [(tau, weight) for tau, weights in LAPTOP.temperatures.items() for weight in weights]
+    assert list(table.itertuples(index=False, name=None)) == cells
+
+
+def fake_run(folder, config, fd, **scores) -> Run:
+    """A finished run with scores written by hand."""
+    run = Run(folder / config.name, config)
+    about = {"features": "classifier", "digest": "x", "n_generated": 9, "n_reference": 9, "epoch": 1, "seed": 0}
+    rows = [about | {"metric": "fd_classifier", "sampler": "prior", "split": "test", "value": fd}]
+    plain = {"features": "", "digest": ""}
+    for (metric, sampler, split), value in scores.get("plain", {}).items():
+        rows.append(about | plain | {"metric": metric, "sampler": sampler, "split": split, "value": value})
+    files.write_json(run.directory / "config.json", config.to_dict())
+    data = {"train": 4000, "test": 1000, "image_shape": [1, 16, 16], "labels": True, "fingerprint": "f"}
+    files.write_json(run.directory / "environment.json", {"data": data, "parameters": 7, "device": "cpu"})
+    files.write(run.directory / "timing.jsonl", json.dumps({"step": 1, "seconds": 60.0}).encode())
+    files.write_json(run.directory / "scores.json", rows)
+    files.write_json(run.directory / "manifest.json", {"step": 1, "epoch": 1, "files": {}})
+    return run
+
+
+def test_table_3_is_means_over_seeds_beside_the_papers_numbers(tmp_path):
+    configs = experiments.configs("table3", "laptop", seeds=2)
+    fds = {config: 10 * (1 + config.objective.momentum) + config.seed for config in configs}
+    runs = [fake_run(tmp_path, config, fd) for config, fd in fds.items()]
+    table = tables.along(records.frame(runs), "momentum", "table3").set_index("momentum")
+    assert list(table.index) == [0.0, 0.5, 0.9, 0.99, 0.999]
+    assert table.loc[0.5, "fd"] == pytest.approx(15.5)
+    assert table.loc[0.5, "sd"] == pytest.approx(math.sqrt(0.5))
+    assert table.loc[0.0, ["fd", "seeds", "paper_fid"]].tolist() == pytest.approx([10.5, 2, 86.57])
+    assert pd.isna(table.loc[0.999, "fd"])
+    assert table.loc[0.9, "paper_fid"] == 98.97
+
+
+def test_table_2_takes_the_best_mean_and_tells_each_seeds_own(tmp_path):
+    configs = experiments.configs("table2", "laptop", seeds=2)
+    runs = [fake_run(tmp_path, c, abs(math.log(c.objective.weight / c.size)) + 5 + c.seed) for c in configs]
+    table = tables.table2(records.frame(runs)).set_index("size")
+    for size, weights in LAPTOP.sizes.items():
+        best = min(weights, key=lambda weight, size=size: abs(math.log(weight / size)))
+        assert table.loc[size, "best_weight"] == best
+        assert table.loc[size, "of_each_seed"] == f"{best:g} {best:g}"
+    assert table.loc[256, "paper_weight"] == 20_000
+
+
+def test_table_1_has_every_method_of_the_paper_and_what_bad_looks_like(tmp_path):
+    configs = experiments.configs("table1", "smoke")
+    runs = [fake_run(tmp_path, config, 10.0 + i) for i, config in enumerate(configs)]
+    for row in (bad := runs[-1].scores):
+        row["epoch"] = 0
+        row["value"] = 99.0
+    files.write_json(runs[-1].directory / "scores.json", [*runs[-1].scores, *bad])
+    table = tables.table1(runs, SMOKE).set_index(["dataset", "method"])
+    assert len(table) == len(records.paper("table1")) + 2
+    assert table.loc[("CIFAR-10", "MoCA-A1"), "fd"] == 10.0
+    assert table.loc[("CelebA", "MoCA-A2"), "fd"] == 13.0
+    assert table.loc[("CIFAR-10", "MoCA-A2"), "paper_fid"] == 54.36
+    assert table.loc[("CIFAR-10", "untrained net"), "fd"] == 99.0
+    assert table.loc[("CIFAR-10", "one training step"), "fd"] == 14.0
+    assert table["fd"].notna().sum() == 6  # rivals are cited, not run
+
+
+def test_only_seeds_of_which_everything_is_there_are_compared(tmp_path):
+    configs = experiments.configs("table3", "laptop", seeds=3)
+    for config in configs:
+        if (config.seed, config.objective.momentum) != (1, 0.5):
+            fake_run(tmp_path, config, 50.0 if config.objective.momentum == 0 else 20.0 + config.seed)
+    runs = report.complete(tmp_path, configs)
+    assert {run.config.seed for run in runs} == {0, 2}
+    [finding] = report.findings({"table3": runs}, "laptop", "table3")
+    assert finding.verdict == "holds"
+    assert finding.effects == pytest.approx((math.log(50 / 20), math.log(50 / 22)))
+    row = report.table([finding]).iloc[0]
+    assert row["seeds_for"] == "2 of 2"
+    assert row["paper"] == "0: 86.57, 0.9: 98.97, 0.99: 47.96, 0.999: 47.46"
+
+
+def test_a_report_without_runs_says_not_run_everywhere(scratch):
+    [csv, md] = report.write({}, "paper")
+    assert set(pd.read_csv(csv)["verdict"]) == {"not run"}
+    assert "Nothing was run." in md.read_text()
+    assert len(pd.read_csv(csv)) == len(claims.CLAIMS)
+
+
+def test_inceptions_distances_are_taken_only_where_every_run_has_them(tmp_path):
+    runs = [fake_run(tmp_path, tiny(seed=seed), 5.0) for seed in range(2)]
+    assert records.common_features(runs) == "classifier"
+    rows = runs[0].scores
+    fid = [row | {"metric": "fid", "features": "inception", "value": 70.0} for row in rows]
+    files.write_json(runs[0].directory / "scores.json", rows + fid)
+    assert list(records.frame(runs)["fd"]) == [5.0, 5.0]
+    files.write_json(runs[1].directory / "scores.json", rows + fid)
+    assert list(records.frame(runs)["fd"]) == [70.0, 70.0]
+    assert set(records.frame(runs)["features"]) == {"inception"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_says_how_it_is_run(scale):
+    settings = SCALES[scale]
+    assert settings.n_generated == 10_000 or scale == "smoke"
+    assert settings.seeds >= 1
+    assert {config.precision for config in experiments.everything(scale, 1)} == (
+        {"bfloat16"} if scale == "workstation" else {"float32"}
+    )
+
+
+def test_markdown_keeps_three_digits_and_leaves_gaps_empty():
+    table = pd.DataFrame({"paper_fid": [54.36, float("nan")], "n": [1_234_567, 2], "fd": [0.123456, 12_345.6]})
+    assert tables.markdown(table) == (
+        "| paper fid | n | fd |\n| ---: | ---: | ---: |\n| 54.36 | 1,234,567 | 0.123 |\n|  | 2 | 12,346 |\n"
+    )

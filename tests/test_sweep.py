@@ -1,0 +1,97 @@
+"""Many runs: each once, in order, failures named, here and in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import tiny
+
+from mocalib import sweep
+from mocalib.runs import Run
+
+
+def test_runs_come_in_the_configs_order_and_equal_configs_are_run_once(tmp_path, monkeypatch):
+    worked = []
+    monkeypatch.setattr(sweep, "run_one", lambda config, **_: worked.append(config))
+    configs = [tiny(seed=seed) for seed in (2, 0, 2, 1)]
+    found = sweep.run(configs, tmp_path)
+    assert [run.config for run in found] == configs
+    assert worked == [configs[0], configs[1], configs[3]]
+
+
+def test_a_run_is_trained_and_scored_at_its_end_and_at_every_kept_epoch(tmp_path):
+    config = tiny(epochs=2, keep_epochs=(0, 1))
+    [run] = sweep.run([config], tmp_path, n=100)
+    assert {row["epoch"] for row in run.scores} == {0, 1, 2}
+    assert {"samples.png", "samples-epoch-0000.png", "samples-epoch-0001.png"} <= {p.name for p in tmp_path.rglob("*")}
+    reconstruction = {
+        r["epoch"]: r["value"] for r in run.scores if (r["metric"], r["split"]) == ("reconstruction", "test")
+    }
+    assert reconstruction[0] > reconstruction[2]  # before training
+    before = {path: path.stat().st_mtime_ns for path in run.directory.iterdir() if path.name != ".lock"}
+    sweep.run([config], tmp_path, n=100)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_processes_give_the_same_bytes_as_this_one(tmp_path):
+    configs = [tiny(epochs=1, seed=seed) for seed in range(2)]
+    here = sweep.run(configs, tmp_path / "here", threads=1, n=100)
+    apart = sweep.run(configs, tmp_path / "apart", jobs=2, threads=1, n=100)
+    for one, other in zip(here, apart):
+        for name in ("metrics.jsonl", "scores.json", "samples.png"):
+            assert (one.directory / name).read_bytes() == (other.directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failed_run_is_named_and_hides_no_other(tmp_path, jobs):
+    good = [tiny(epochs=1, seed=seed) for seed in (0, 1)]
+    bad = tiny(epochs=1, batch_size=512)
+    with pytest.raises(
+        sweep.SweepError, match=f"1 of 3 runs failed, the others are finished. {bad.name}: ValueError: .*512"
+    ):
+        sweep.run([good[0], bad, good[1]], tmp_path, jobs=jobs, n=100)
+    assert all(Run(tmp_path / config.name, config).finished for config in good)
+    assert not (tmp_path / bad.name / "config.json").exists()
+
+
+def test_what_cannot_be_scored_is_not_trained(tmp_path, scratch):
+    with pytest.raises(sweep.SweepError, match=r"nowhere.pth does not exist. Place weights-inception"):
+        sweep.run([tiny()], tmp_path, features="inception", weights=tmp_path / "nowhere.pth")
+    assert not (tmp_path / tiny().name).exists()
+
+
+def test_jobs_below_0_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="jobs = -1: at least 1, or 0 for one a core"):
+        sweep.run([tiny()], tmp_path, jobs=-1)
+
+
+SCRIPT = """
+from pathlib import Path
+from mocalib import MoCA, RunConfig, sweep
+if __name__ == "__main__":
+    net = dict(width=4, blocks=1, latent_dim=8, objective=MoCA(queue_size=100))
+    long = [RunConfig(epochs=500, seed=seed, **net) for seed in (0, 1)]
+    sweep.run(long, Path({folder!r}), jobs=2, threads=1)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent(tmp_path, how):
+    script = tmp_path / "sweep_two.py"
+    script.write_text(SCRIPT.format(folder=str(tmp_path / "runs")))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("runs/*/environment.json"))) < 2:
+            assert time.monotonic() < deadline
+            assert parent.poll() is None
+            time.sleep(0.2)
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        assert len(workers) >= 2
+        os.kill(parent.pid, how)
+        parent.wait(60)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
