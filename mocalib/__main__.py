@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.what == ["figures"]:
-            print(*report.draw(options.scale), sep="\n")
+            print(*(path for scale in report.committed() for path in report.draw(scale)), sep="\n")
             report.update_readme()
         elif len(options.what) == 1 and options.what[0] in (*experiments.NAMES, "all"):
             _experiment(options)

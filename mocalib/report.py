@@ -102,6 +102,11 @@ def _cost(runs: dict[str, list[Run]]) -> str:
     return f"{len(unique)} runs, {minutes:.0f} minutes of training in all, one after another ({devices}).\n"
 
 
+def committed() -> list[str]:
+    """Scales of which records are committed."""
+    return [scale for scale in SCALES if any((paths.RECORDS / scale).glob("*/manifest.json")) and scale != "smoke"]
+
+
 def draw(scale: str) -> list[Path]:
     """Draw every table and figure of a scale, and its report, from committed records; nothing is trained."""
     found = found_runs(paths.RECORDS / scale, scale)

@@ -1,6 +1,7 @@
 """Rules that keep notebooks readable and rerunnable; `make notebooks` runs them."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -9,11 +10,10 @@ import nbformat
 import papermill
 import pytest
 
-from mocalib import experiments, paths
-from mocalib.parameters import notebook_parameters
+from mocalib import experiments, figures, paths
+from mocalib.parameters import StudyOptions, notebook_parameters
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
-pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def cells(path, kind="code"):
@@ -29,6 +29,12 @@ def parameters(path):
     }
 
 
+STUDIES = [path for path in NOTEBOOKS if "scale" in parameters(path)]
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+
+
+@each
 def test_stored_without_outputs_for_the_portable_kernel(path):
     for cell in cells(path):
         assert cell.outputs == []
@@ -38,23 +44,33 @@ def test_stored_without_outputs_for_the_portable_kernel(path):
     assert "papermill" not in notebook.metadata
 
 
-def test_make_strip_removes_all_that_running_leaves(path, tmp_path):
-    """Outputs, counts, papermill's metadata and what JupyterLab adds; the notebook is then as it is committed."""
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata["papermill"] = {"duration": 3.0, "parameters": {"seed": 3}}
-    notebook.metadata.language_info |= {"version": "3.11.2", "codemirror_mode": {"name": "ipython"}, "mimetype": "x"}
-    for cell in notebook.cells:
-        cell.metadata |= {"papermill": {"status": "completed"}, "execution": {"iopub.status.idle": "now"}}
-        if cell.cell_type == "code":
-            cell.execution_count = 7
-            cell.outputs = [nbformat.v4.new_output("stream", text="printed")]
-    ran = tmp_path / "ran.ipynb"
-    nbformat.write(notebook, ran)
-    command = ["make", "-C", paths.ROOT, "strip", f"PY={sys.executable}", f"NOTEBOOKS={ran}"]
+@pytest.fixture(scope="module")
+def stripped(tmp_path_factory):
+    """Copies of all notebooks as running leaves them, then `make strip`."""
+    folder = tmp_path_factory.mktemp("ran")
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata["papermill"] = {"duration": 3.0, "parameters": {"seed": 3}}
+        notebook.metadata.language_info |= {"version": "3.11.2", "codemirror_mode": {"name": "x"}, "mimetype": "x"}
+        for cell in notebook.cells:
+            cell.metadata |= {"papermill": {"status": "completed"}, "execution": {"iopub.status.idle": "now"}}
+            if cell.cell_type == "code":
+                cell.execution_count = 7
+                cell.outputs = [nbformat.v4.new_output("stream", text="printed")]
+        nbformat.write(notebook, folder / path.name)
+    copies = " ".join(str(path) for path in sorted(folder.glob("*.ipynb")))
+    command = ["make", "-C", paths.ROOT, "strip", f"PY={sys.executable}", f"NOTEBOOKS={copies}"]
     subprocess.run(command, check=True, capture_output=True)
-    assert ran.read_text() == path.read_text()
+    return folder
 
 
+@each
+def test_make_strip_removes_all_that_running_leaves(path, stripped):
+    """Outputs, counts, papermill's metadata and what JupyterLab adds; the notebook is then as it is committed."""
+    assert (stripped / path.name).read_text() == path.read_text()
+
+
+@each
 def test_parameters_come_first_and_are_plain_literals_that_papermill_sees(path):
     first = cells(path)[0]
     assert first.metadata["tags"] == ["parameters"]
@@ -64,6 +80,25 @@ def test_parameters_come_first_and_are_plain_literals_that_papermill_sees(path):
     assert set(papermill.inspect_notebook(str(path))) == set(parameters(path))
 
 
+def test_outputs_and_raising_cells_turn_the_checks_red(tmp_path):
+    """On copies: the rule above, and nbval as `make notebooks` runs it."""
+    notebook = nbformat.read(paths.ROOT / "notebooks" / "11_report.ipynb", as_version=4)
+    notebook.cells = notebook.cells[:4]
+    notebook.cells[1].execution_count = 1
+    nbformat.write(notebook, tmp_path / "ran.ipynb")
+    with pytest.raises(AssertionError):
+        test_stored_without_outputs_for_the_portable_kernel(tmp_path / "ran.ipynb")
+    notebook.cells[1].execution_count = None
+    notebook.cells.append(nbformat.v4.new_code_cell("assert study.scale == 'paper', 'red'"))
+    nbformat.write(notebook, tmp_path / "raises.ipynb")
+    nbval = [sys.executable, "-m", "pytest", "-q", "-p", "no:python", "--nbval-lax", "--nbval-current-env", tmp_path]
+    done = subprocess.run([*nbval, "--ignore", tmp_path / "ran.ipynb"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "raises.ipynb::Cell 2" in done.stdout
+    assert "1 failed, 2 passed" in done.stdout
+
+
+@each
 def test_the_second_cell_validates_exactly_the_parameters(path):
     source = cells(path)[1].source
     assert "notebook_parameters(globals()" in source
@@ -73,9 +108,11 @@ def test_the_second_cell_validates_exactly_the_parameters(path):
         if isinstance(node, ast.Assign) and node.targets[0].id == "PARAMETERS"
     ]
     assert names.split() == list(parameters(path))
-    notebook_parameters(parameters(path), *names.split())
+    rules = {"options": StudyOptions} if "scale" in parameters(path) else {}
+    notebook_parameters(parameters(path), *names.split(), **rules)
 
 
+@each
 def test_cells_are_few_short_and_explained(path):
     code, prose = cells(path), cells(path, "markdown")
     lengths = sorted(len(cell.source.splitlines()) for cell in code)
@@ -86,6 +123,7 @@ def test_cells_are_few_short_and_explained(path):
     assert nbformat.read(path, as_version=4).cells[0].source.startswith("# ")
 
 
+@each
 def test_no_classes_no_training_code_and_no_tricks(path):
     for cell in cells(path):
         tree = ast.parse(cell.source)
@@ -95,20 +133,38 @@ def test_no_classes_no_training_code_and_no_tricks(path):
     assert any("assert " in cell.source for cell in cells(path))
 
 
+@each
 def test_a_misspelled_parameter_stops_the_notebook_in_its_second_cell(path, tmp_path):
-    out = tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", str(path), str(out), "-k", "python3", "-p", "sead", "3"]
-    done = subprocess.run([*command, "--no-progress-bar"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "unknown parameter sead = 3; did you mean 'seed'?; this notebook takes: " in done.stderr
-    ran = [cell for cell in cells(out) if cell.execution_count]
-    assert len(ran) == 3  # parameters, injected parameters, validation
+    """As papermill injects it; test_papermill runs it for real."""
+    papermill.execute_notebook(path, tmp_path / "out.ipynb", {"sead": 3}, prepare_only=True, progress_bar=False)
+    given, injected, validation = cells(tmp_path / "out.ipynb")[:3]
+    assert injected.metadata["tags"] == ["injected-parameters"]
+    kernel = {"In": ["", given.source, injected.source, validation.source]}
+    for cell in (given, injected):
+        exec(cell.source, kernel)
+    with pytest.raises(ValueError, match=r"unknown parameter sead = 3; did you mean 'seeds?'\?; this notebook takes: "):
+        exec(validation.source, kernel)
 
 
-def test_the_quickstart_is_the_experiment_of_that_name(path):
-    if path.stem != "01_quickstart":
-        pytest.skip("about the quickstart only")
-    values = parameters(path)
+def test_every_table_and_figure_is_drawn_by_one_notebook():
+    assert len(STUDIES) == 9
+    text = {path.stem: "\n".join(cell.source for cell in cells(path)) for path in STUDIES}
+    drawn = [name for source in text.values() for name in re.findall(r'study\.draw\("(\w+?)"', source)]
+    drawn += re.findall(r'"(figure\d)"', text["03_celeba_hq"].split("for name in")[1])
+    drawn += [f"figure{n}" for n in range(9, 15)]  # a loop in 02
+    assert "for n in range(9, 15)" in text["02_main_results"]
+    assert sorted(drawn) == sorted({*figures.DRAWN} - {"quickstart", "appendix_a"})
+
+
+@each_study
+def test_studies_take_the_same_parameters_and_start_at_smoke(path):
+    assert parameters(path) == {"scale": "smoke", "dataset": "", "root": "", "crop": 0, "seeds": 0, "device": "cpu"}
+    makefile = (paths.ROOT / "Makefile").read_text()
+    assert path.stem in makefile.split("STUDIES ?=")[1].split("laptop:")[0].split()
+
+
+def test_the_quickstart_is_the_experiment_of_that_name():
+    values = parameters(paths.ROOT / "notebooks" / "01_quickstart.ipynb")
     mine = experiments.configs("quickstart", "laptop")[0]
     stored = mine.to_dict() | mine.to_dict()["objective"]
     shared = values.keys() & stored.keys()
