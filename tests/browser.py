@@ -21,7 +21,19 @@ import nbformat
 
 from mocalib import paths
 
-FIGURES = {"01_quickstart": 5, "train": 6}  # that each notebook shows
+FIGURES = {  # that each notebook shows
+    "01_quickstart": 5,
+    "02_main_results": 7,
+    "03_celeba_hq": 5,
+    "04_latent_dimension": 1,
+    "05_input_size": 1,
+    "06_momentum": 1,
+    "07_temperature": 1,
+    "08_queue_size": 0,
+    "09_latent_uniformity": 2,
+    "11_report": 0,
+    "train": 6,
+}
 SECONDS = 600  # a notebook
 TALL = {"width": 1300, "height": 9000}  # pixels: JupyterLab draws only the cells that are in sight
 
