@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mocalib import experiments, figures, paths, report, sweep
 from mocalib.config import OWN_SIZES, RunConfig, flat
@@ -76,10 +75,6 @@ class Study:
     def draw(self, name: str, runs: list[Run]) -> list[Path]:
         """Draw and save a table or figure of the paper from its runs."""
         return figures.draw(name, runs, self.scale, self.output)
-
-    def save(self, figure: Figure, name: str, runs: list[Run], caption: str) -> list[Path]:
-        """Save a figure of a notebook's own."""
-        return figures.save(figure, name, self.output, runs, caption)
 
     def verdicts(self, name: str, runs: list[Run]) -> pd.DataFrame:
         """The claims that an experiment decides."""

@@ -60,7 +60,7 @@ def along(frame: pd.DataFrame, axis: str, name: str) -> pd.DataFrame:
 def table2(frame: pd.DataFrame) -> pd.DataFrame:
     """Best weight for each input size, from mean distances, with that of each seed; the paper's at its own sizes."""
     rows = []
-    for size, part in frame.groupby("size"):
+    for size, part in frame.dropna(subset="fd").groupby("size"):
         found = _means(part, ["weight"])
         best = found.loc[found["fd"].idxmin()]
         each = part.loc[part.groupby("seed")["fd"].idxmin(), "weight"]
@@ -70,7 +70,8 @@ def table2(frame: pd.DataFrame) -> pd.DataFrame:
             "seeds": int(best["seeds"]),
         })  # fmt: skip
     paper = records.paper("table2").rename(columns={"weight": "paper_weight"})
-    return pd.DataFrame(rows).merge(paper, "outer", on="size").sort_values("size", ignore_index=True)
+    columns = ["size", "best_weight", "of_each_seed", "tried", "fd", "sd", "seeds"]
+    return pd.DataFrame(rows, columns=columns).merge(paper, "outer", on="size").sort_values("size", ignore_index=True)
 
 
 def forms(frame: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +81,7 @@ def forms(frame: pd.DataFrame) -> pd.DataFrame:
 
 def best_weights(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
     """The weight of least mean distance for each value of an axis: what Figures 3 and 4 are about."""
-    found = _means(frame, [axis, "weight"])
+    found = _means(frame.dropna(subset="fd"), [axis, "weight"])
     return (
         found.loc[found.groupby(axis)["fd"].idxmin()].rename(columns={"weight": "best_weight"}).reset_index(drop=True)
     )

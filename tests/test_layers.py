@@ -18,7 +18,7 @@ ORDER = [
     ["records"],
     ["training", "autoencoder"],
     ["evaluation"],
-    ["experiments", "claims"],
+    ["rules", "claims", "experiments"],
     ["sweep"],
     ["tables", "figures"],
     ["report", "study"],

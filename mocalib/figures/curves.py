@@ -117,12 +117,15 @@ def _line(ax: Axes, part: pd.DataFrame, color: tuple, marker: str, label: str | 
                 marker=marker, markersize=5)  # fmt: skip
     opened = found[found["short"]]
     ax.plot(opened["weight"], opened["fd"], marker, markersize=5, markerfacecolor="white", color=color, zorder=3)
-    best = found.loc[found["fd"].idxmin()]
-    ax.plot(best["weight"], best["fd"], "*", color="red", markeredgecolor="white", markersize=13, zorder=4)
+    if found["fd"].notna().all():
+        best = found.loc[found["fd"].idxmin()]
+        ax.plot(best["weight"], best["fd"], "*", color="red", markeredgecolor="white", markersize=13, zorder=4)
 
 
 def _finish(ax: Axes, frame: pd.DataFrame) -> None:
     ax.set(xscale="log", xlabel="weight $\\lambda$", ylabel=DISTANCE[frame["features"].iloc[0]])
+    if frame["fd"].isna().all():
+        ax.text(0.5, 0.5, "no distances without labels", transform=ax.transAxes, ha="center")
     if frame["fd"].max() > 5 * frame["fd"].min():
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
