@@ -13,10 +13,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.what == ["figures"]:
-            print(*(path for scale in report.committed() for path in report.draw(scale)), sep="\n")
-            report.update_readme()
-        elif len(options.what) == 1 and options.what[0] in (*experiments.NAMES, "all"):
-            _experiment(options)
+            _figures()
+        elif all(name in (*experiments.NAMES, "all") for name in options.what):
+            _experiments(options)
         else:
             for directory in map(Path, options.what):
                 config = runs.read_config(directory)
@@ -30,12 +29,26 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _experiment(options: argparse.Namespace) -> None:
-    """Train and score every run of an experiment, or of a scale, several at a time if asked."""
-    name, scale, seeds = options.what[0], options.scale, options.seeds
-    configs = experiments.everything(scale, seeds) if name == "all" else experiments.configs(name, scale, seeds)
+def _figures() -> None:
+    """Draw whatever is committed, and README's results."""
+    scales = report.committed()
+    if not scales:
+        raise ValueError(f"no records of finished runs in {paths.RECORDS}: restore them with git, or run make laptop")
+    print(*(path for scale in scales for path in report.draw(scale)), sep="\n")
+    report.update_readme()
+
+
+def _experiments(options: argparse.Namespace) -> None:
+    """Train and score every run of the named experiments, several at a time if asked."""
+    if options.epoch is not None:
+        raise ValueError("--epoch is for run directories: experiments score every epoch that they keep")
+    scale = options.scale
+    seeds = experiments.SCALES[scale].seeds if options.seeds is None else options.seeds
+    configs = []
+    for name in options.what:
+        configs += experiments.everything(scale, seeds) if name == "all" else experiments.configs(name, scale, seeds)
     if not configs:
-        raise ValueError(f"{name} is not run at {scale} scale")
+        raise ValueError(f"{', '.join(options.what)}: not run at {scale} scale")
     settings = experiments.SCALES[scale]
     finished = sweep.run(
         configs,
@@ -44,7 +57,7 @@ def _experiment(options: argparse.Namespace) -> None:
         threads=options.threads or settings.threads,
         device=options.device,
         features=options.features or settings.features,
-        n=options.n or settings.n_generated,
+        n=settings.n_generated if options.n is None else options.n,
         weights=options.weights,
         checkpoint_seconds=options.checkpoint_seconds,
     )
@@ -53,9 +66,10 @@ def _experiment(options: argparse.Namespace) -> None:
 
 
 def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> None:
+    n = 10_000 if options.n is None else options.n
     if not runs.Run(directory, config).finished:  # hours of training must not end in a score that cannot be taken
         dataset = data.load(config)
-        evaluation.check(config, dataset, options.features, options.n or 10_000, options.epoch, options.weights)
+        evaluation.check(config, dataset, options.features, n, options.epoch, options.weights)
     run = training.train(
         config,
         directory=directory,
@@ -63,7 +77,6 @@ def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> Non
         threads=options.threads,
         checkpoint_seconds=options.checkpoint_seconds,
     )
-    n = options.n or 10_000
     rows = evaluation.evaluate(
         run, features=options.features, n=n, epoch=options.epoch, weights=options.weights, device=options.device
     )
@@ -88,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "what", nargs="+", metavar="run-directory", help=f"or an experiment ({names}), or all of a scale, or figures"
     )
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
-    parser.add_argument("--seeds", type=int, default=1, help="of an experiment: seeds 0 to N-1")
+    parser.add_argument("--seeds", type=int, help="of an experiment: seeds 0 to N-1 (the scale's own)")
     parser.add_argument("--jobs", type=int, default=1, help="of an experiment: runs at a time (1); 0: one a core")
     parser.add_argument("--runs", type=Path, help="train in this folder, under the runs' own names")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")

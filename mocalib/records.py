@@ -32,11 +32,21 @@ METRICS = {"fid": "fd", "kid": "kd", "fd_classifier": "fd", "kid_classifier": "k
 def frame(runs: list[Run], epoch: int | None = None) -> pd.DataFrame:
     """One row a scored run: its config's fields, its parameters, and its scores at an epoch (default: the last).
 
-    Distances are Inception's where every run has them, else the classifier's; the column `features` says whose, and is
-    "" where a dataset has no labels. Of several evaluations (another n, another seed) the last one's are taken.
+    Distances are Inception's where every run of a dataset has them, else the classifier's; the column `features` says
+    whose, and is "" where a dataset has no labels. Of several evaluations the one of most samples is taken. Raises
+    ValueError if runs of one dataset were scored with different weights of an extractor: they cannot be compared.
     """
-    extractor = common_features(runs)
-    return pd.DataFrame([_row(run, extractor, epoch) for run in runs])
+    extractor = {
+        dataset: common_features([run for run in runs if run.config.dataset == dataset])
+        for dataset in {run.config.dataset for run in runs}
+    }
+    table = pd.DataFrame([_row(run, extractor[run.config.dataset], epoch) for run in runs])
+    for dataset, digests in table.groupby("dataset")["digest"].unique().items():
+        if len(digests) > 1:
+            raise ValueError(
+                f"runs on {dataset} were scored with different weights: {', '.join(digests)}; score them anew"
+            )
+    return table
 
 
 def common_features(runs: list[Run]) -> str:
@@ -51,12 +61,12 @@ def _row(run: Run, extractor: str, epoch: int | None) -> dict:
     about = {name.removeprefix("objective."): value for name, value in about.items()}
     about["epoch"] = run.manifest["epoch"] if epoch is None else epoch
     about["parameters"] = run.environment["parameters"]
-    about["seconds"] = run.timing[-1]["seconds"] if run.timing else float("nan")
-    rows = [row for row in run.scores if row["epoch"] == about["epoch"]]
+    rows = sorted((row for row in run.scores if row["epoch"] == about["epoch"]), key=lambda row: row["n_generated"])
     found = {(row["metric"], row["sampler"], row["split"]): row["value"] for row in rows if not row["features"]}
     scores = {column: found.get(key, float("nan")) for column, key in SCORES.items()}
     of = [row for row in rows if extractor and row["features"] == extractor]
     distances = {(METRICS.get(row["metric"], row["metric"]), row["sampler"]): row["value"] for row in of}
+    about["digest"] = of[-1]["digest"][:8] if of else ""
     return about | scores | {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
 
 

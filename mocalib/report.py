@@ -55,36 +55,30 @@ def table(found: list[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summary(found: list[Finding]) -> pd.DataFrame:
-    """The columns that fit a page."""
-    return table(found)[["claim", "place", "verdict", "ours", "paper", "seeds_for"]]
+def summary(found: list[Finding], scale: str) -> pd.DataFrame:
+    """The columns that fit a page; those of a smoke run say that they mean nothing."""
+    shown = table(found)[["claim", "place", "verdict", "ours", "paper", "seeds_for"]]
+    return shown.rename(columns={"verdict": "verdict (smoke: means nothing)"} if scale == "smoke" else {})
 
 
 def write(runs: dict[str, list[Run]], scale: str, output: str | None = None) -> list[Path]:
     """Write figures/<output or scale>/report.csv and .md; return the paths."""
     found, output = findings(runs, scale), output or scale
     path = paths.FIGURES / output / "report.md"
-    files.write(path, _page(found, runs, scale).encode())
+    title = f"# The paper's claims at {scale} scale{'' if output == scale else ', with data or seeds of your own'}\n"
+    files.write(
+        path, "\n".join([title, tables.markdown(summary(found, scale)), _explained(found), _cost(runs)]).encode()
+    )
     return [save_csv(table(found), "report", output), path]
-
-
-def _page(found: list[Finding], runs: dict[str, list[Run]], scale: str) -> str:
-    parts = [
-        f"# The paper's claims at {scale} scale\n",
-        tables.markdown(summary(found)),
-        _explained(found),
-        _cost(runs),
-    ]
-    return "\n".join(parts)
 
 
 RULES = f"""## Rules
 
-Each rule turns the runs of one seed into an effect, a logarithm of a quotient that is positive in the claim's favour.
-The claim holds if the effect is above its threshold for every seed, and in the mean by more than the noise: the
-standard deviation over seeds, and at least {claims.PAPER_NOISE:.3f}, by which two runs of one setting differ in the
-paper itself (47.46 in Table 3 and 46.68 in Table 4, about 0.8 FID). If it is below by more than the noise, the claim
-does not hold.
+Each rule turns the runs of one seed into an effect that is positive in the claim's favour: the logarithm of a
+quotient of scores, or the decades between two best weights. The claim holds if the effect is above its threshold for
+every seed, and in the mean by more than the noise: the standard deviation over seeds, and at least
+{claims.PAPER_NOISE:.3f}, by which two runs of one setting differ in the paper itself (47.46 in Table 3 and 46.68 in
+Table 4, about 0.8 FID). If it is below by more than the noise, the claim does not hold.
 """
 
 
@@ -97,9 +91,10 @@ def _cost(runs: dict[str, list[Run]]) -> str:
     unique = {run.directory.name: run for found in runs.values() for run in found}
     if not unique:
         return "Nothing was run.\n"
-    minutes = sum(run.timing[-1]["seconds"] for run in unique.values()) / 60
+    minutes = sum(line["seconds"] for run in unique.values() for line in run.timing[-1:]) / 60
     devices = ", ".join(sorted({run.environment["device"] for run in unique.values()}))
-    return f"{len(unique)} runs, {minutes:.0f} minutes of training in all, one after another ({devices}).\n"
+    threads = ", ".join(sorted({str(run.environment["threads"]) for run in unique.values()}))
+    return f"{len(unique)} runs; {minutes:.0f} minutes of training, added up ({devices}, {threads} thread a run).\n"
 
 
 def committed() -> list[str]:
@@ -126,7 +121,7 @@ def _draw(name: str, runs: list[Run], scale: str) -> list[Path]:
 def readme_results(scale: str = "laptop") -> str:
     """README's results, with its marks."""
     runs = found_runs(paths.RECORDS / scale, scale)
-    return f"{BEGIN}\n\n{tables.markdown(summary(findings(runs, scale)))}\n{_cost(runs)}\n{END}"
+    return f"{BEGIN}\n\n{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}\n{END}"
 
 
 def update_readme() -> None:
@@ -149,5 +144,13 @@ def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:
 def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
     """Runs of those seeds for which every config is finished and scored: rules compare runs of one seed."""
     runs = [Run(folder / config.name, config) for config in configs]
-    missing = {run.config.seed for run in runs if not (run.finished and run.scores)}
+    missing = {run.config.seed for run in runs if not _scored(run)}
     return [run for run in runs if run.config.seed not in missing]
+
+
+def _scored(run: Run) -> bool:
+    """Whether a run is finished and its last weights and all that it kept on the way are scored."""
+    if not run.finished:
+        return False
+    last = run.manifest["epoch"]
+    return {last, *(epoch for epoch in run.config.keep_epochs if epoch < last)} <= {row["epoch"] for row in run.scores}

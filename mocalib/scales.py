@@ -153,8 +153,8 @@ QUICKSTART = RunConfig(
 _HALF = replace(QUICKSTART, epochs=20, decay_every=12)
 _DIGITS_32 = replace(_HALF, size=32, objective=MoCA(0.1, 0.9, 2048, 4.0))
 # d 64 is more than digits need, as in section 5.1. The notebooks print the ratios: K/N, the weight per pixel value and
-# temperature * sqrt(d) are within about twice the paper's. 1,240 steps allow no long horizon: at momentum .9 it is .3 of
-# K/B and .008 of training (the paper: 1.1 and .002). K/B and K/d are smaller, as 4,000 images are few.
+# temperature * sqrt(d) are within about twice the paper's. 1,240 steps allow no long horizon: at momentum .9 it is .3
+# of K/B and .008 of training (the paper: 1.1 and .002). K/B and K/d are smaller, as 4,000 images are few.
 _DIGITS_5 = replace(_HALF, latent_dim=64, objective=MoCA(1.0, 0.9, 2048, 30.0))
 
 LAPTOP = Scale(

@@ -17,7 +17,8 @@ PAPER_DATA = {"cifar10": (50_000, 32), "celeba": (182_637, 64), "celebahq": (27_
 class Study:
     """The tables and figures of one scale; runs lie in data/runs/<output>, figures go to figures/<output>.
 
-    `output` is the scale's name, or "custom" where dataset, root, crop or seeds are not the scale's own.
+    `output` is the scale's name, or "custom" where dataset, root, crop or seeds are not the scale's own. Raises
+    ValueError for an unknown scale, and for data that a run of it cannot be made with.
     """
 
     def __init__(
@@ -29,35 +30,37 @@ class Study:
         seeds: int = 0,
         device: str = "cpu",
     ) -> None:
-        self.scale, self.device = scale, device
-        self.settings = SCALES[scale]
+        experiments.configs("table1", scale)  # says which scales there are
+        self.scale, self.device, self.settings = scale, device, SCALES[scale]
         self.seeds = seeds or self.settings.seeds
-        self._data = {"dataset": dataset, "root": root, "crop": crop}
-        own = not any(self._data.values()) and self.seeds == self.settings.seeds
-        self.output = scale if own else "custom"
+        if root and not dataset:
+            raise ValueError(f"root = {root!r} is not said to be of which dataset; pass dataset too")
+        data = {field: value for field, value in (("dataset", dataset), ("root", root), ("crop", crop)) if value}
+        self.output = "custom" if data or self.seeds != self.settings.seeds else scale
         self.folder = paths.RUNS / self.output
+        counts = {name: 1 if name in experiments.PICTURES else self.seeds for name in experiments.NAMES}
+        found = {name: experiments.configs(name, scale, count) for name, count in counts.items()}
+        self._configs = {name: [replace(config, **data) for config in configs] for name, configs in found.items()}
 
     def __repr__(self) -> str:
-        c = self.configs("table3")[0]
         seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
-        return f"{self.scale} scale: {c.dataset}, {seeds}; runs in {self.folder}"
+        datasets = sorted({config.dataset for configs in self._configs.values() for config in configs})
+        return f"{self.scale} scale ({', '.join(datasets)}), {seeds}; runs in {self.folder}"
+
+    def has(self, name: str) -> bool:
+        """Whether this scale runs a table or figure."""
+        return bool(self._configs[name])
 
     def configs(self, name: str) -> list[RunConfig]:
         """Every run of a table or figure; ValueError where this scale does not run it."""
-        found = self._configs(name)
-        if not found:
+        if not self.has(name):
             runs_it = [scale for scale in SCALES if experiments.configs(name, scale)]
             raise ValueError(f"{name} is not run at {self.scale} scale; it is at: {', '.join(runs_it)}")
-        return found
-
-    def _configs(self, name: str) -> list[RunConfig]:
-        found = experiments.configs(name, self.scale, 1 if name in experiments.PICTURES else self.seeds)
-        changed = {field: value for field, value in self._data.items() if value}
-        return [replace(config, **changed) for config in found]
+        return self._configs[name]
 
     def found(self) -> dict[str, list[Run]]:
         """What is finished and scored already of every experiment, of the seeds that are complete."""
-        return {name: report.complete(self.folder, self._configs(name)) for name in experiments.NAMES}
+        return {name: report.complete(self.folder, configs) for name, configs in self._configs.items()}
 
     def run(self, *names: str) -> list[Run]:
         """Train and score what is not finished yet; the runs of the named tables and figures, in their order."""
@@ -78,10 +81,7 @@ class Study:
 
     def verdicts(self, name: str, runs: list[Run]) -> pd.DataFrame:
         """The claims that an experiment decides."""
-        table = report.summary(report.findings({name: runs}, self.scale, name))
-        return table.rename(
-            columns={"verdict": "verdict (of a smoke run: means nothing)"} if self.scale == "smoke" else {}
-        )
+        return report.summary(report.findings({name: runs}, self.scale, name), self.scale)
 
     def differing(self, *names: str) -> pd.DataFrame:
         """The named experiments as data: a row a run of seed 0, a column a field in which they differ."""

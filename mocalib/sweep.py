@@ -85,7 +85,7 @@ def run_one(
     if not Run(runs / config.name, config).finished:
         evaluation.check(config, data.load(config), features, n, weights=weights)
     done = train(config, runs=runs, device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
-    for epoch in (None, *(kept for kept in config.keep_epochs if kept != done.manifest["epoch"])):
+    for epoch in (*(kept for kept in config.keep_epochs if kept < done.manifest["epoch"]), None):
         evaluation.evaluate(done, features=features, n=n, epoch=epoch, weights=weights, device=device)
     return done
 

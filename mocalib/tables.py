@@ -6,17 +6,17 @@ import pandas as pd
 
 from mocalib import records
 from mocalib.runs import Run
-from mocalib.scales import Scale
+from mocalib.scales import CELEBA, CIFAR, Scale
 
 BAD = {0: "untrained net", 1: "one training step"}  # epochs of the scale's one-step run: what bad looks like
 
 
 def table1_runs(runs: list[Run], scale: Scale) -> pd.DataFrame:
-    """One row a run of Table 1 with `of` (the paper's dataset) and `net` (its name there), in the runs' order."""
-    labels = [*scale.table1, *([("", "one step")] if scale.one_step else [])]
-    seeds = len(runs) // len(labels)
-    named = [label for label in labels for _ in range(seeds)]
-    return records.frame(runs).assign(of=[of for of, _ in named], net=[net for _, net in named])
+    """One row a run of Table 1 with `of`, the paper's dataset ("": what bad looks like), and `net`, its name there."""
+    frame = records.frame(runs)
+    labels = [*scale.table1, *([("", BAD[1])] if scale.one_step else [])]  # in the order of `experiments.configs`
+    names = [label for label in labels for _ in range(frame["seed"].nunique())]
+    return frame.assign(of=[of for of, _ in names], net=[net for _, net in names])
 
 
 def table1(runs: list[Run], scale: Scale) -> pd.DataFrame:
@@ -25,15 +25,13 @@ def table1(runs: list[Run], scale: Scale) -> pd.DataFrame:
     ours = frame[frame["of"] != ""]
     cited = records.paper("table1").rename(columns={"method": "net", "dataset": "of", "fid": "paper_fid"})
     table = cited.merge(_means(ours, ["of", "net"], "parameters"), "left", on=["of", "net"])
-    data = ours.groupby("of", sort=False).first()
-    table.insert(1, "here", table["of"].map({of: f"{r['dataset']} {_side(r)}" for of, r in data.iterrows()}))
-    for epoch, name in BAD.items() if scale.one_step else ():
-        bad = records.frame(runs[-(len(runs) // (len(scale.table1) + 1)) :], epoch).assign(of="CIFAR-10", net=name)
-        first = data.loc["CIFAR-10"]
-        about = {"here": f"{first['dataset']} {_side(first)}", "source": "", "paper_fid": float("nan")}
-        table = pd.concat([table, _means(bad, ["of", "net"], "parameters").assign(**about)])
-    order = {"CIFAR-10": 0, "CelebA": 1}
-    table = table.sort_values("of", key=lambda of: of.map(order), kind="stable", ignore_index=True)
+    bad = [run for run, of in zip(runs, frame["of"]) if not of]
+    for epoch, name in BAD.items() if bad else ():
+        named = records.frame(bad, epoch).assign(of=CIFAR, net=name)
+        table = pd.concat([table, _means(named, ["of", "net"], "parameters")])
+    here = {of: f"{r['dataset']} {_side(r)}".strip() for of, r in ours.groupby("of", sort=False).first().iterrows()}
+    table.insert(1, "here", table["of"].map(here))
+    table = table.sort_values("of", key=lambda of: of.map({CIFAR: 0, CELEBA: 1}), kind="stable", ignore_index=True)
     return table.rename(columns={"of": "dataset", "net": "method"})[
         ["dataset", "here", "method", "parameters", "fd", "sd", "seeds", "paper_fid", "source"]
     ]

@@ -27,13 +27,24 @@ def test_committed_records_are_what_their_manifests_sealed(committed):
         assert not run.environment["dirty"]
 
 
-def test_the_quickstarts_six_runs_are_committed(committed):
-    assert {config.name for config in experiments.configs("quickstart", "laptop", seeds=3)} <= set(committed)
+def test_every_run_of_the_laptop_scale_is_committed_and_no_other(committed):
+    assert {config.name for config in experiments.everything("laptop", 3)} == set(committed)
+
+
+@pytest.fixture
+def first(committed) -> Run:
+    """The quickstart's MoCA, seed 0."""
+    return committed[experiments.configs("quickstart", "laptop")[0].name]
+
+
+@pytest.fixture
+def quickstart(committed) -> list[Run]:
+    return [committed[config.name] for config in experiments.configs("quickstart", "laptop", seeds=3)]
 
 
 @pytest.mark.parametrize("draw", [figures.samples, figures.reconstructions, figures.interpolations])
-def test_grids_draw_from_records(committed, draw, scratch):
-    run = next(iter(committed.values()))
+def test_grids_draw_from_records(first, draw, scratch):
+    run = first
     [png, pdf] = figures.save(draw(run), "grid", "demo", [run], "a caption")
     with Image.open(png) as image:
         assert np.asarray(image.convert("L")).std() > 20
@@ -41,22 +52,22 @@ def test_grids_draw_from_records(committed, draw, scratch):
 
 
 @pytest.mark.parametrize("draw", [figures.singular_values, figures.training_curves])
-def test_curves_draw_from_records(committed, draw, scratch):
-    figure = draw({run.config.name: run for run in list(committed.values())[:2]})
+def test_curves_draw_from_records(quickstart, draw, scratch):
+    figure = draw({run.config.name: run for run in quickstart[:2]})
     lines = [line for ax in figure.axes for line in ax.get_lines() if len(line.get_xdata()) > 2]
     assert len(lines) >= 3
 
 
-def test_singular_values_are_drawn_as_recorded(committed):
-    run = next(iter(committed.values()))
+def test_singular_values_are_drawn_as_recorded(first):
+    run = first
     figure = figures.singular_values({"a": run})
     with np.load(run.directory / "latents.npz") as found:
         assert np.array_equal(figure.axes[0].get_lines()[0].get_ydata(), found["singular_values"])
         assert np.array_equal(figure.axes[0].get_lines()[1].get_ydata(), found["uniform"])
 
 
-def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(committed, scratch):
-    run = next(iter(committed.values()))
+def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(first, scratch):
+    run = first
     table = pd.DataFrame({"x": [1, 2]})
     first = {p: p.read_bytes() for p in figures.save(figures.samples(run), "s", "demo", [run], "a caption", table)}
     assert [path.name for path in first] == ["s.png", "s.pdf", "s.csv"]
@@ -79,7 +90,11 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path):
 
 def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
     """`make figures` in a fresh clone changes nothing."""
-    for path in report.draw("laptop"):
+    drawn = report.draw("laptop")
+    assert {path.name for path in drawn} == {path.name for path in (paths.ROOT / "figures" / "laptop").iterdir()}
+    names = {path.stem for path in drawn}
+    assert {f"table{n}" for n in range(1, 5)} | {f"figure{n:02d}" for n in range(1, 16)} | {"report"} <= names
+    for path in drawn:
         committed = paths.ROOT / "figures" / "laptop" / path.name
         if path.suffix in (".csv", ".md"):
             assert path.read_bytes() == committed.read_bytes(), path.name
@@ -90,20 +105,22 @@ def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
     assert report.readme_results() in (paths.ROOT / "README.md").read_text()
 
 
-def test_runs_are_compared_by_what_differs_and_by_their_scores(committed):
-    table = records.compare(paths.RECORDS / "laptop")
-    assert list(table.index) == sorted(committed)
+def test_runs_are_compared_by_what_differs_and_by_their_scores(quickstart, tmp_path):
+    for run in quickstart:
+        (tmp_path / run.directory.name).symlink_to(run.directory)
+    table = records.compare(tmp_path)
+    assert set(table.index) == {run.directory.name for run in quickstart}
     assert list(table.columns) == [
         "seed", "objective.weight", "reconstruction", "singular_value_ratio", "uniformity",
         "fd_classifier", "precision_classifier", "recall_classifier",
     ]  # fmt: skip
-    known = tables.quickstart(list(committed.values())).set_index("run")
+    known = tables.quickstart(quickstart).set_index("run")
     assert table["fd_classifier"].to_dict() == known["fd_prior"].to_dict()
     assert table["singular_value_ratio"].to_dict() == known["singular_value_ratio"].to_dict()
-    for name, run in committed.items():
-        assert table.loc[name, "seed"] == run.config.seed
+    for run in quickstart:
+        assert table.loc[run.directory.name, "seed"] == run.config.seed
         [error] = [r["value"] for r in run.scores if (r["metric"], r["split"]) == ("reconstruction", "test")]
-        assert table.loc[name, "reconstruction"] == round(error, 4)
+        assert table.loc[run.directory.name, "reconstruction"] == round(error, 4)
 
 
 def test_a_comparison_mixes_neither_extractors_nor_epochs(tmp_path):
@@ -135,6 +152,58 @@ def test_runs_that_are_not_scored_or_not_finished_do_not_hinder_a_comparison(tmp
     assert list(table.columns) == []
 
 
-def test_a_caption_says_what_a_run_is(committed):
-    run = next(run for run in committed.values() if run.config.seed == 2 and run.config.objective.weight)
-    assert figures.caption(run) == "digits 16x16, a2 of width 8, d 24, weight 1, 40 epochs, seed 2"
+def test_a_caption_says_what_a_run_is(quickstart):
+    assert figures.caption(quickstart[2]) == "digits 16x16, a2 of width 8, d 24, weight 1, 40 epochs, seed 2"
+
+
+def lines_of(ax) -> list:
+    return [line for line in ax.get_lines() if len(line.get_xdata()) > 1]
+
+
+def grid(cells: dict, **columns) -> pd.DataFrame:
+    about = {"seed": 0, "stop_at": 0.0, "epoch": 3, "epochs": 3, "features": "classifier"} | columns
+    return pd.DataFrame([about | {"size": size, "weight": weight, "fd": fd} for (size, weight), fd in cells.items()])
+
+
+def test_a_red_star_marks_the_best_weight_of_each_line():
+    frame = grid({(8, 1.0): 5, (8, 10.0): 3, (8, 100.0): 4, (32, 1.0): 9, (32, 10.0): 8, (32, 100.0): 7})
+    figure = figures.scores_by_size(frame, {})
+    stars = [line for ax in figure.axes for line in ax.get_lines() if line.get_marker() == "*"]
+    assert [(star.get_xdata()[0], star.get_ydata()[0]) for star in stars] == [(10.0, 3), (100.0, 7)]
+    assert {star.get_color() for star in stars} == {"red"}
+    assert [ax.get_title() for ax in figure.axes] == ["8x8", "32x32"]
+    assert all(ax.get_xscale() == "log" for ax in figure.axes)
+
+
+def test_points_are_means_over_seeds_and_an_open_mark_had_not_come_down():
+    frame = pd.concat([grid({(8, 1.0): 4, (8, 10.0): 2}), grid({(8, 1.0): 6, (8, 10.0): 4}, seed=1)])
+    figure = figures.scores_by_weight(frame, "size", "s")
+    assert list(lines_of(figure.axes[0])[0].get_ydata()) == [5, 3]
+    cut = frame.assign(stop_at=4.0, epoch=[3, 2, 2, 2])
+    opened = [
+        line for line in figures.scores_by_weight(cut, "size", "s").axes[0].get_lines()
+        if line.get_markerfacecolor() == "white"
+    ]  # fmt: skip
+    assert [list(line.get_xdata()) for line in opened] == [[1.0]]
+
+
+def test_more_lines_than_markers_are_all_drawn():
+    frame = grid({(size, 1.0): size for size in range(1, 11)})
+    assert len(figures.scores_by_weight(frame, "size", "s").axes[0].get_legend().get_texts()) == 10
+
+
+def test_data_without_labels_have_axes_that_say_so():
+    figure = figures.scores_by_weight(grid({(8, 1.0): np.nan, (8, 10.0): np.nan}, features=""), "size", "s")
+    assert "no distances without labels" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_figure_2_shows_originals_reconstructions_and_the_ends_of_interpolations(committed, scratch):
+    """Pixels of the drawn grids are those of the records."""
+    configs = experiments.configs("figure2", "laptop")
+    figure = figures.figure2({config.name: committed[config.name] for config in configs})
+    shown = [image.get_array() for ax in figure.axes for image in ax.get_images()]
+    assert len(shown) == 6
+    side = 16 + 1  # a gap between images
+    pairs = figures.tiles(committed[configs[0].name], "reconstructions.png")
+    assert np.array_equal(shown[0][1:17, 1:17, 0], pairs[0, 0, 0])
+    assert np.array_equal(shown[0][1 + side : 17 + side, 1 + side : 17 + side, 0], pairs[1, 1, 0])

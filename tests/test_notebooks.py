@@ -153,7 +153,7 @@ def test_every_table_and_figure_is_drawn_by_one_notebook():
     drawn += re.findall(r'"(figure\d)"', text["03_celeba_hq"].split("for name in")[1])
     drawn += [f"figure{n}" for n in range(9, 15)]  # a loop in 02
     assert "for n in range(9, 15)" in text["02_main_results"]
-    assert sorted(drawn) == sorted({*figures.DRAWN} - {"quickstart", "appendix_a"})
+    assert sorted(drawn) == sorted({*figures.DRAWN} - {"appendix_a"})
 
 
 @each_study

@@ -65,6 +65,53 @@ def fake_run(folder, config, fd, **scores) -> Run:
     return run
 
 
+def test_every_column_of_scores_is_what_it_is_called(tmp_path):
+    """A value of its own for each row of a record, so that a swap is seen."""
+    keys = [*records.SCORES.values()]
+    run = fake_run(tmp_path, tiny(), 5.0, plain={key: float(i) for i, key in enumerate(keys)})
+    [row] = records.frame([run]).to_dict("records")
+    assert row["reconstruction"] == keys.index(("reconstruction", "reconstruction", "test"))
+    assert row["reconstruction_train"] == keys.index(("reconstruction", "reconstruction", "train"))
+    assert row["singular_value_ratio"] == keys.index(("singular_value_ratio", "train_codes", "train"))
+    assert row["nearest_cosine"] == keys.index(("nearest_cosine", "train_codes", "train"))
+    assert row["nearest_cosine_uniform"] == keys.index(("nearest_cosine", "uniform", "train"))
+    assert (row["fd"], row["weight"], row["objective"], row["parameters"]) == (5.0, 1.0, "moca", 7)
+    assert math.isnan(row["precision"])
+
+
+def test_of_several_evaluations_the_one_of_most_samples_counts(tmp_path):
+    run = fake_run(tmp_path, tiny(), 5.0)
+    more = [row | {"n_generated": n, "value": value} for row in run.scores for n, value in ((99, 7.0), (3, 1.0))]
+    files.write_json(run.directory / "scores.json", [*run.scores, *more])
+    assert list(records.frame([run])["fd"]) == [7.0]
+
+
+def test_runs_scored_with_different_weights_are_not_compared(tmp_path):
+    runs = [fake_run(tmp_path, tiny(seed=seed), 5.0) for seed in range(2)]
+    files.write_json(runs[1].directory / "scores.json", [row | {"digest": "y"} for row in runs[1].scores])
+    with pytest.raises(ValueError, match="runs on digits were scored with different weights: x, y; score them anew"):
+        records.frame(runs)
+
+
+def test_a_run_whose_kept_epoch_is_not_scored_is_not_complete(tmp_path):
+    config = tiny(keep_epochs=(0,))
+    run = fake_run(tmp_path, config, 5.0)
+    assert report.complete(tmp_path, [config]) == []
+    files.write_json(run.directory / "scores.json", [*run.scores, *(row | {"epoch": 0} for row in run.scores)])
+    assert [found.config for found in report.complete(tmp_path, [config])] == [config]
+
+
+def test_a_study_refuses_what_no_run_can_be_made_with():
+    with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of 'smoke', 'laptop'"):
+        Study("desktop")
+    with pytest.raises(ValueError, match=r"root = '/x' is not said to be of which dataset; pass dataset too"):
+        Study(root="/x")
+    with pytest.raises(ValueError, match="root and crop are for datasets on the disk, not for 'digits'"):
+        Study(crop=60)
+    with pytest.raises(ValueError, match='dataset "folder" needs the path'):
+        Study(dataset="folder")
+
+
 def test_table_3_is_means_over_seeds_beside_the_papers_numbers(tmp_path):
     configs = experiments.configs("table3", "laptop", seeds=2)
     fds = {config: 10 * (1 + config.objective.momentum) + config.seed for config in configs}

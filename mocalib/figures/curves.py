@@ -1,5 +1,7 @@
 """Curves: training logs, spectra, and scores along an axis, as in Figures 3, 4, 5 and 15."""
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -56,7 +58,7 @@ def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
     figure, ax = plt.subplots(figsize=(4.6, 3.0))
     grouped = {label: found if isinstance(found, list) else [found] for label, found in runs.items()}
     colors = ordered(len(grouped))
-    for (label, found), color, marker in zip(grouped.items(), colors, MARKERS):
+    for (label, found), color, marker in zip(grouped.items(), colors, cycle(MARKERS)):
         values = np.array([recorded_singular_values(run)["singular_values"] for run in found])
         index = np.arange(1, values.shape[1] + 1)
         every = max(1, len(index) // 12)
@@ -89,7 +91,7 @@ def scores_by_weight(frame: pd.DataFrame, axis: str, symbol: str) -> Figure:
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.2))
     values = sorted(frame[axis].unique())
-    for value, color, marker in zip(values, ordered(len(values)), MARKERS):
+    for value, color, marker in zip(values, ordered(len(values)), cycle(MARKERS)):
         _line(ax, frame[frame[axis] == value], color, marker, f"{symbol} = {value:g}")
     _finish(ax, frame)
     ax.legend()
@@ -100,7 +102,7 @@ def scores_by_size(frame: pd.DataFrame, shown: dict[int, str]) -> Figure:
     """Distance against the weight, a panel an input size, red stars at the best; scales differ (Figure 15)."""
     sizes = sorted(frame["size"].unique())
     figure, axes = plt.subplots(1, len(sizes), figsize=(2.4 * len(sizes) + 0.4, 2.8), squeeze=False)
-    for ax, size, color, marker in zip(axes[0], sizes, ordered(len(sizes)), MARKERS):
+    for ax, size, color, marker in zip(axes[0], sizes, ordered(len(sizes)), cycle(MARKERS)):
         part = frame[frame["size"] == size]
         _line(ax, part, color, marker, None)
         _finish(ax, part)

@@ -32,6 +32,8 @@ def draw(name: str, runs: list[Run], scale: str, output: str | None = None) -> l
     """
     drawn = DRAWN[name](runs, SCALES[scale])
     output = output or scale
+    if output != scale:
+        drawn = drawn._replace(caption=f"{drawn.caption}; settings of {scale} scale")
     if drawn.figure is not None:
         return base.save(drawn.figure, file_name(name), output, runs, drawn.caption, drawn.table, drawn.kinds)
     path = paths.FIGURES / output / f"{file_name(name)}.md"
@@ -44,6 +46,9 @@ def file_name(name: str) -> str:
     return f"figure{int(name.removeprefix('figure')):02d}" if name.startswith("figure") else name
 
 
+FEATURES = {"inception": "fd is FID", "classifier": "fd of classifier features, not FID", "": "no labels, no score"}
+
+
 def _seeds(runs: list[Run]) -> str:
     n = len({run.config.seed for run in runs})
     return f"{n} seed{'s' if n > 1 else ''}"
@@ -51,16 +56,16 @@ def _seeds(runs: list[Run]) -> str:
 
 def _setting(runs: list[Run]) -> str:
     c, (_, height, width) = runs[0].config, runs[0].environment["data"]["image_shape"]
-    features = {"inception": "FID", "classifier": "fd of classifier features", "": "no score"}
-    return f"{c.dataset} {height}x{width}, {features[records.common_features(runs)]}, {_seeds(runs)}"
+    sizes = {run.environment["data"]["image_shape"][-1] for run in runs}
+    side = f" {height}x{width}" if len(sizes) == 1 else ""
+    return f"{c.dataset}{side}, {FEATURES[records.common_features(runs)]}, {_seeds(runs)}"
 
 
 def _table1(runs: list[Run], scale: Scale) -> Drawn:
-    features = records.common_features(runs)
     note = (
-        f"fd: {'FID' if features == 'inception' else 'Fréchet distance of classifier features, not FID'}, mean and "
-        f"standard deviation over seeds, {scale.n_generated:,} samples against the test split. paper fid: as printed; "
-        f"rivals are cited there and were not re-run here."
+        f"{FEATURES[records.common_features(runs)]}; mean and standard deviation over {_seeds(runs)}, "
+        f"{scale.n_generated:,} samples against the test split. paper fid: as printed; rivals are cited there and were "
+        f"not re-run here."
     )
     return Drawn(note, table=tables.table1(runs, scale))
 
@@ -121,7 +126,7 @@ def _grid(make: Callable[[Run], Figure]) -> Callable[[list[Run], Scale], Drawn]:
 
 
 def _figure2(runs: list[Run], scale: Scale) -> Drawn:
-    names = {f"{run.config.dataset}, for {of}": run for of, run in zip((CIFAR, CELEBA), runs)}
+    names = {f"{run.config.dataset}, in place of {of}": run for of, run in zip((CIFAR, CELEBA), runs)}
     about = "; ".join(base.caption(run) for run in runs)
     return Drawn(about, pictures.figure2(names))
 
