@@ -54,7 +54,7 @@ def best_weight_rises(axis: str) -> Effect:
 
     def effect(frame: pd.DataFrame) -> float:
         low, high = end_rows(frame, axis)
-        if low["fd"].isna().any() or high["fd"].isna().any():
+        if low.empty or low["fd"].isna().any() or high["fd"].isna().any():
             return math.nan
         before, after = low["fd"].idxmin(), high["fd"].idxmin()
         rise = math.log10(after / before)

@@ -126,7 +126,7 @@ WORKSTATION = Scale(
     dimension=replace(_FACES_5, stop_at=50.0),
     dimensions=dict.fromkeys((64, 128, 512), (300.0, 3_000.0, 36_000.0)),
     sized=replace(_FACES_5, model="hq", learning_rate=2.0e-3),
-    sizes={16: (30.0, 100.0, 300.0, 1_000.0), 32: (100.0, 300.0, 1_000.0, 3_000.0), 64: (300.0, 1_000.0, 3_000.0, 1e4)},
+    sizes=dict.fromkeys((16, 32, 64), (100.0, 300.0, 1_000.0, 3_000.0)),
     momenta=(0.0, 0.9, 0.99, 0.999),
     tempered=_FACES_5,
     temperatures=dict.fromkeys((0.05, 0.2, 1.0), (100.0, 1_000.0, 3_000.0, 10_000.0)),
@@ -215,7 +215,8 @@ def _thinned(scale: Scale) -> Scale:
         return (axis[0], axis[-1])
 
     def both(axes: dict) -> dict:
-        return {value: ends(axes[value]) for value in ends(tuple(axes))}
+        low, high = ends(tuple(axes))
+        return dict.fromkeys((low, high), ends(tuple(weight for weight in axes[low] if weight in axes[high])))
 
     return Scale(
         seeds=1,
@@ -230,7 +231,7 @@ def _thinned(scale: Scale) -> Scale:
         dimension=_small(scale.dimension),
         dimensions=both(scale.dimensions),
         sized=_small(scale.sized),
-        sizes={size: ends(scale.sizes[size]) for size in tuple(scale.sizes)[:2]},
+        sizes=both({size: scale.sizes[size] for size in tuple(scale.sizes)[:2]}),  # the larger ones take longer
         momenta=ends(scale.momenta),
         tempered=_small(scale.tempered),
         temperatures=both(scale.temperatures),

@@ -111,6 +111,14 @@ def test_every_axis_has_its_ends_and_enough_points(scale):
     assert settings.weights[0] == 0.0
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_both_ends_of_an_axis_share_weights(scale):
+    """Rules compare only those; with two or more, a best weight can move either way."""
+    for axes in (SCALES[scale].sizes, SCALES[scale].dimensions, SCALES[scale].temperatures):
+        low, *_, high = axes.values()
+        assert len(set(low) & set(high)) >= (2 if scale == "smoke" else 3)
+
+
 def test_seeds_are_counted_from_0_beside_each_other():
     found = configs("table3", "laptop", seeds=2)
     assert [config.seed for config in found] == [0, 1] * len(LAPTOP.momenta)
