@@ -133,17 +133,18 @@ def realistic(frame: pd.DataFrame) -> float:
 # ------------------------------------------------------------------------------------------------ numbers behind a rule
 
 
-def means(axis: str, column: str = "fd") -> Shown:
-    """A column's mean over seeds for each value of an axis."""
+def means(axis: str, column: str = "fd", symbol: str = "") -> Shown:
+    """A column's mean over seeds for each value of an axis, which `symbol` names."""
 
     def shown(frame: pd.DataFrame) -> str:
         found = frame.groupby(axis, sort=False)[column].mean()
-        return ", ".join(f"{_short(value)}: {score:.3g}" for value, score in found.items())
+        what = "" if column == "fd" else f"{column.replace('_', ' ')}; "
+        return what + ", ".join(f"{symbol}{_short(value)}: {score:.3g}" for value, score in found.items())
 
     return shown
 
 
-def best_weights(axis: str) -> Shown:
+def best_weights(axis: str, symbol: str) -> Shown:
     """The weight of least mean distance for each value of an axis; one at an end of its grid is marked."""
 
     def shown(frame: pd.DataFrame) -> str:
@@ -151,7 +152,7 @@ def best_weights(axis: str) -> Shown:
         for value, part in frame.dropna(subset="fd").groupby(axis):
             mean = part.groupby("weight")["fd"].mean()
             edge = {mean.index.min(): " (lowest tried)", mean.index.max(): " (highest tried)"}.get(mean.idxmin(), "")
-            parts.append(f"{_short(value)}: {_short(mean.idxmin())}{edge}, fd {mean.min():.3g}")
+            parts.append(f"{symbol}{_short(value)}: {_short(mean.idxmin())}{edge}, fd {mean.min():.3g}")
         return "; ".join(parts)
 
     return shown
@@ -167,7 +168,8 @@ def holes(frame: pd.DataFrame) -> str:
     """Mean cosine to the nearest code for each weight at the greatest d, with that of uniform codes."""
     part = frame[frame["latent_dim"] == frame["latent_dim"].max()]
     uniform = part["nearest_cosine_uniform"].mean()
-    return f"d {part['latent_dim'].iloc[0]}: {means('weight', 'nearest_cosine')(part)}; uniform codes: {uniform:.3g}"
+    shown = means("weight", "nearest_cosine", "weight ")(part)
+    return f"d {part['latent_dim'].iloc[0]}, {shown}, uniform codes: {uniform:.3g}"
 
 
 def by_net(dataset: str) -> Shown:

@@ -5,6 +5,7 @@ R rows, n images, C H W image.
 
 import io
 import json
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,6 +20,8 @@ from torchvision.utils import make_grid
 
 from mocalib import files, paths
 from mocalib.runs import Run
+
+LETTERS = 17  # of a caption, an inch
 
 plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # one look for every figure, and for what users draw beside
 
@@ -76,7 +79,8 @@ def save(
     The scale is said in the caption below the picture; run names, seeds, n and command go into its metadata. Files are
     byte for byte the same from the same records and library versions, and replace older ones only when they are whole.
     """
-    figure.supxlabel(f"{caption} [{scale} scale]", fontsize=7, color="0.35")
+    below = textwrap.fill(f"{caption} [{scale} scale]", int(figure.get_figwidth() * LETTERS))
+    figure.supxlabel(below, fontsize=7, color="0.35")
     note = json.dumps(provenance(runs) | {"caption": caption, "scale": scale})
     folder = paths.FIGURES / scale
     metadata = {

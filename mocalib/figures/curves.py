@@ -125,7 +125,10 @@ def _line(ax: Axes, part: pd.DataFrame, color: tuple, marker: str, label: str | 
 
 
 def _finish(ax: Axes, frame: pd.DataFrame) -> None:
+    tried = sorted(frame["weight"].unique())
     ax.set(xscale="log", xlabel="weight $\\lambda$", ylabel=DISTANCE[frame["features"].iloc[0]])
+    ax.set_xticks(tried, [f"{weight:g}" for weight in tried])
+    ax.xaxis.set_minor_formatter(NullFormatter())
     if frame["fd"].isna().all():
         ax.text(0.5, 0.5, "no distances without labels", transform=ax.transAxes, ha="center")
     if frame["fd"].max() > 5 * frame["fd"].min():

@@ -118,7 +118,9 @@ def _figure5(runs: list[Run], scale: Scale) -> Drawn:
 def _figure15(runs: list[Run], scale: Scale) -> Drawn:
     frame = records.frame(runs)
     figure = curves.scores_by_size(frame, {0: "own size"})
-    return Drawn(f"red star: best weight; {_setting(runs)}", figure, _numbers(frame, "size"), CURVE)
+    stars = ", ".join(f"{row.weight:,} at {row.size}x{row.size}" for row in records.paper("table2").itertuples())
+    about = f"red star: best weight (the paper's, for faces: {stars}); {_setting(runs)}"
+    return Drawn(about, figure, _numbers(frame, "size"), CURVE)
 
 
 def _grid(make: Callable[[Run], Figure]) -> Callable[[list[Run], Scale], Drawn]:
