@@ -25,8 +25,9 @@ from mocalib.runs import Run, RunMismatch, epoch_file
 from mocalib.training import check_device, use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
-SAMPLES, COLUMNS = 64, 8  # samples in a grid; images a row of it
-LARGE, FEWER = 48, 32  # from so many pixels a side, so many samples: records stay small
+SAMPLES, COLUMNS = 40, 8  # samples in a grid; images a row of it
+LARGE, FEWER = 48, 24  # from so many pixels a side, so many samples: records stay small
+SHOWN_NEIGHBOURS = 16  # of so many samples
 RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # shown pairs, rows, and decoded images between two originals
 SUBSETS = 100  # of KID, torch-fidelity's default
 NEIGHBOURS = 3  # of precision and recall, torch-fidelity's default
@@ -132,8 +133,8 @@ def _score(
     rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
     known = [_identity(row) for row in run.scores]
     records = {"latents.npz": latents} | grids(autoencoder, dataset, seed)
-    suffix = "" if final else f"-{epoch_file(epoch).removesuffix('.pt')}"
-    records = {name.replace(".", f"{suffix}."): content for name, content in records.items()}
+    if not final:  # a kept epoch is for its samples, as in Figure 6
+        records = {f"samples-{epoch_file(epoch).removesuffix('.pt')}.png": records["samples.png"]}
     run.add_scores([row for row in rows if _identity(row) not in known], records)
 
 
@@ -246,7 +247,7 @@ def kernel_distance(found: Tensor, reference: Tensor) -> float:
 def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[str, bytes]:
     """PNG grids without padding, for figures to cut up: each a row of images a row.
 
-    samples (8 a row), the nearest training image of each, reconstructions (original, reconstruction, ...), and
+    samples (8 a row), the nearest training images of the first, reconstructions (original, reconstruction, ...), and
     interpolations (original, decoded points between the two codes, original) of test images.
     """
     enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
@@ -258,7 +259,7 @@ def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[st
     x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
     between = to_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
     rows = torch.cat([x0.unsqueeze(1), between, x1.unsqueeze(1)], dim=1)
-    neighbours = dataset.train.images[nearest(samples, dataset.train.images)]
+    neighbours = dataset.train.images[nearest(samples[:SHOWN_NEIGHBOURS], dataset.train.images)]
     return {
         "samples.png": _png(samples, COLUMNS),
         "neighbours.png": _png(neighbours, COLUMNS),

@@ -73,6 +73,7 @@ def save(
     caption: str,
     table: pd.DataFrame | None = None,
     kinds: tuple[str, ...] = ("png", "pdf"),
+    dpi: int = 200,
 ) -> list[Path]:
     """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv if given; return the paths.
 
@@ -90,7 +91,7 @@ def save(
     written = []
     for kind in kinds:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata=metadata[kind])
+        figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi)
         files.write(folder / f"{name}.{kind}", buffer.getvalue())
         written.append(folder / f"{name}.{kind}")
     return written + ([] if table is None else [save_csv(table, name, scale)])

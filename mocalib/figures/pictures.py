@@ -11,7 +11,8 @@ INCH = 0.42  # of an image in the paper's figures
 
 def samples(run: Run) -> Figure:
     """New images from uniform points of the sphere beside the nearest training image of each, in pixels."""
-    images, near = tiles(run, "samples.png"), tiles(run, "neighbours.png")
+    near = tiles(run, "neighbours.png")
+    images = tiles(run, "samples.png")[: len(near)]
     figure, axes = row(images.shape[:2], near.shape[:2])
     show(axes[0, 0], images, "samples")
     show(axes[0, 1], near, "nearest training image of each")
