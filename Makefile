@@ -56,7 +56,8 @@ laptop: $(STAMP)  ## the whole paper in small: every notebook at laptop scale, t
 	@mkdir -p figures/executed/laptop
 	@for name in $(STUDIES); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/laptop/$$name.ipynb \
 	  -k python3 -p scale laptop --no-progress-bar --log-level ERROR || exit 1; done
-	@echo "executed notebooks: figures/executed/laptop/   figures: figures/laptop/   records: data/runs/laptop/"
+	@echo "executed notebooks: figures/executed/laptop/"
+	@$(PY) -c 'from mocalib import paths; print(f"figures: {paths.FIGURES}/laptop   records: {paths.RUNS}/laptop")'
 
 figures: $(STAMP)  ## draw figures/laptop/ and README's results from committed records; nothing is trained
 	$(PY) -m mocalib figures

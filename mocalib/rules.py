@@ -173,8 +173,15 @@ def holes(frame: pd.DataFrame) -> str:
 
 
 def by_net(dataset: str) -> Shown:
-    """Mean distance of each net on one of the paper's datasets."""
-    return lambda frame: means("net")(frame[frame["of"] == dataset])
+    """Mean distance of each net on what stands for one of the paper's datasets."""
+
+    def shown(frame: pd.DataFrame) -> str:
+        part = frame[frame["of"] == dataset]
+        first = part.iloc[0]
+        side = f" {first['size']}x{first['size']}" if first["size"] else ""
+        return f"{first['dataset']}{side}; {means('net')(part)}"
+
+    return shown
 
 
 def precisions(frame: pd.DataFrame) -> str:

@@ -146,7 +146,7 @@ def test_holes_are_compared_as_angles_at_the_largest_d():
 
 
 def table1(a1: float, a2: float, rival: float | None = None, parameters=(38, 24)) -> pd.DataFrame:
-    about = {"of": "CIFAR-10", "precision": 0.5, "precision_floor": 0.8, "seed": 0}
+    about = {"of": "CIFAR-10", "dataset": "digits", "size": 16, "precision": 0.5, "precision_floor": 0.8, "seed": 0}
     rows = [
         about | {"net": "MoCA-A1", "fd": a1, "parameters": parameters[0], "objective": "moca"},
         about | {"net": "MoCA-A2", "fd": a2, "parameters": parameters[1], "objective": "moca"},

@@ -166,3 +166,8 @@ def test_importing_the_package_reaches_for_nothing_and_is_quiet():
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "['MoCA', 'Run']\n"
     assert done.stderr == ""
+
+
+def test_nothing_is_left_to_fill_in():
+    for path in [*paths.ROOT.glob("*.md"), *(paths.ROOT / "notebooks").glob("*.ipynb")]:
+        assert not re.findall(r"@\w+@|TODO|FIXME", path.read_text()), path.name

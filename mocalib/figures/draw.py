@@ -125,8 +125,11 @@ def _figure15(runs: list[Run], scale: Scale) -> Drawn:
     return Drawn(about, figure, _numbers(frame, "size"), CURVE)
 
 
-def _grid(make: Callable[[Run], Figure]) -> Callable[[list[Run], Scale], Drawn]:
-    return lambda runs, scale: Drawn(f"{base.caption(runs[0])}; random, not chosen", make(runs[0]))
+RANDOM, FIRST = "random, not chosen", "the first test images"
+
+
+def _grid(make: Callable[[Run], Figure], which: str) -> Callable[[list[Run], Scale], Drawn]:
+    return lambda runs, scale: Drawn(f"{base.caption(runs[0])}; {which}", make(runs[0]))
 
 
 def _figure2(runs: list[Run], scale: Scale) -> Drawn:
@@ -138,12 +141,12 @@ def _figure2(runs: list[Run], scale: Scale) -> Drawn:
 def _figure6(runs: list[Run], scale: Scale) -> Drawn:
     [epoch] = runs[0].config.keep_epochs
     figure = pictures.many_samples(runs[0], epoch)
-    return Drawn(f"{base.caption(runs[0])}; weights of epoch {epoch}; random, not chosen", figure)
+    return Drawn(f"{base.caption(runs[0])}; weights of epoch {epoch}; {RANDOM}", figure)
 
 
 def _quickstart(runs: list[Run], scale: Scale) -> Drawn:
     moca, twin = runs[0], runs[len(runs) // 2]
-    return Drawn(f"{base.caption(moca)}; random, not chosen", pictures.quickstart(moca, twin), tables.quickstart(runs))
+    return Drawn(f"{base.caption(moca)}; {RANDOM}", pictures.quickstart(moca, twin), tables.quickstart(runs))
 
 
 DRAWN: dict[str, Callable[[list[Run], Scale], Drawn]] = {
@@ -154,19 +157,19 @@ DRAWN: dict[str, Callable[[list[Run], Scale], Drawn]] = {
     "table2": _table2,
     "table3": _along("momentum", "table3"),
     "table4": _along("queue_size", "table4"),
-    "figure1": _grid(pictures.figure1),
+    "figure1": _grid(pictures.figure1, RANDOM),
     "figure2": _figure2,
     "figure3": _by_weight("latent_dim", "d"),
     "figure4": _by_weight("temperature", r"$\tau$"),
     "figure5": _figure5,
     "figure6": _figure6,
-    "figure7": _grid(pictures.reconstructions),
-    "figure8": _grid(pictures.interpolations),
-    "figure9": _grid(pictures.many_samples),
-    "figure10": _grid(pictures.many_samples),
-    "figure11": _grid(pictures.reconstructions),
-    "figure12": _grid(pictures.reconstructions),
-    "figure13": _grid(pictures.interpolations),
-    "figure14": _grid(pictures.interpolations),
+    "figure7": _grid(pictures.reconstructions, FIRST),
+    "figure8": _grid(pictures.interpolations, FIRST),
+    "figure9": _grid(pictures.many_samples, RANDOM),
+    "figure10": _grid(pictures.many_samples, RANDOM),
+    "figure11": _grid(pictures.reconstructions, FIRST),
+    "figure12": _grid(pictures.reconstructions, FIRST),
+    "figure13": _grid(pictures.interpolations, FIRST),
+    "figure14": _grid(pictures.interpolations, FIRST),
     "figure15": _figure15,
 }
