@@ -54,14 +54,18 @@ def evaluate(
     device = check_device(device)
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
-    about = run.environment["data"]
-    name = features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
-    at = run.manifest["epoch"] if epoch is None else epoch
+    name, at = _resolve(run, features, epoch)
     if not _scored(run, name, n, at, seed):
         with run.locked(), use_threads(run.environment["threads"]):
             if not _scored(run, name, n, at, seed):  # else another process did it while this one waited
                 _score(run, name, n, at, seed, weights, device)
     return _asked(run, name, n, at, seed)
+
+
+def scored(run: Run, features: str | None = None, n: int = 10_000, epoch: int | None = None) -> bool:
+    """Whether `evaluate` of a finished run would return at once, without weights or data."""
+    name, at = _resolve(run, features, epoch)
+    return _scored(run, name, n, at, 0)
 
 
 def check(
@@ -78,6 +82,13 @@ def check(
         kept = ", ".join(map(str, config.keep_epochs)) or "none"
         raise ValueError(f"epoch = {epoch} will not be kept: keep_epochs has {kept}, and {config.epochs} is the last")
     extractors.check(features or "", dataset, weights)
+
+
+def _resolve(run: Run, features: str | None, epoch: int | None) -> tuple[str, int]:
+    """The extractor's name and the epoch that are meant where none is given."""
+    about = run.environment["data"]
+    name = features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
+    return name, run.manifest["epoch"] if epoch is None else epoch
 
 
 def _check_numbers(n: int, epoch: int | None) -> None:

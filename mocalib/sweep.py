@@ -55,17 +55,26 @@ def run(
         weights=weights,
         checkpoint_seconds=checkpoint_seconds,
     )
-    todo = list(dict.fromkeys(configs))
+    found = [Run(Path(runs) / config.name, config) for config in configs]
+    todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n)))
+    if failed := _all(work, todo, jobs):
+        told = "; ".join(f"{config.name}: {type(error).__name__}: {error}" for config, error in failed.items())
+        raise SweepError(f"{len(failed)} of {len(todo)} runs failed, the others are finished. {told}")
+    return found
+
+
+def _all(work: Callable[[RunConfig], Run], todo: list[RunConfig], jobs: int) -> dict[RunConfig, Exception]:
+    """Do all work, whatever fails, and return what failed and why."""
     failed = {}
+    if not todo:
+        return failed
+    ended = _here(work, todo) if min(jobs, len(todo)) == 1 else _apart(work, todo, jobs)
     with bar("runs", len(todo), unit="run") as shown:
-        for config, error in (_here if jobs == 1 or len(todo) == 1 else partial(_apart, jobs=jobs))(work, todo):
+        for config, error in ended:
             shown.update()
             if error is not None:
                 failed[config] = error
-    if failed:
-        told = "; ".join(f"{config.name}: {type(error).__name__}: {error}" for config, error in failed.items())
-        raise SweepError(f"{len(failed)} of {len(todo)} runs failed, the others are finished. {told}")
-    return [Run(Path(runs) / config.name, config) for config in configs]
+    return failed
 
 
 def run_one(
@@ -85,9 +94,20 @@ def run_one(
     if not Run(runs / config.name, config).finished:
         evaluation.check(config, data.load(config), features, n, weights=weights)
     done = train(config, runs=runs, device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
-    for epoch in (*(kept for kept in config.keep_epochs if kept < done.manifest["epoch"]), None):
+    for epoch in _epochs(done):
         evaluation.evaluate(done, features=features, n=n, epoch=epoch, weights=weights, device=device)
     return done
+
+
+def _epochs(run: Run) -> list[int]:
+    """Epochs of a finished run whose weights are there to be scored: those that it kept, and the last."""
+    last = run.manifest["epoch"]
+    return [*(kept for kept in run.config.keep_epochs if kept < last), last]
+
+
+def _done(run: Run, features: str | None, n: int) -> bool:
+    """Whether nothing is left to do: then no process is started for it."""
+    return run.finished and all(evaluation.scored(run, features, n, epoch) for epoch in _epochs(run))
 
 
 Ended = Iterator[tuple[RunConfig, Exception | None]]

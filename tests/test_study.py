@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import tiny
 
-from mocalib import claims, experiments, files, paths, records, report, tables
+from mocalib import claims, data, experiments, files, paths, records, report, sweep, tables
 from mocalib.runs import Run
 from mocalib.scales import LAPTOP, SCALES, SMOKE
 from mocalib.study import Study
@@ -46,6 +46,18 @@ def test_differences_are_all_in_which_runs_differ():
     assert list(table.columns) == ["temperature", "weight"]
     cells = [(tau, weight) for tau, weights in LAPTOP.temperatures.items() for weight in weights]
     assert list(table.itertuples(index=False, name=None)) == cells
+
+
+def test_committed_runs_are_taken_as_they_are(monkeypatch):
+    """In a fresh clone there are no weights: nothing is trained, scored or loaded, and no process is started."""
+    for module, name in ((sweep, "_here"), (sweep, "_apart"), (data, "load")):
+        monkeypatch.setattr(module, name, None)
+    study = Study("laptop")
+    for name in experiments.NAMES:
+        if study.has(name):
+            assert [run.config for run in study.run(name)] == study.configs(name)
+    findings = report.findings(study.found(), "laptop")
+    assert {finding.verdict for finding in findings} == {"holds", "does not hold", "within noise", "not run"}
 
 
 def fake_run(folder, config, fd, **scores) -> Run:
