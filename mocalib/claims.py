@@ -125,7 +125,7 @@ CLAIMS = (
     Claim(
         "contrast",
         "section 3",
-        "The contrastive term is what makes the autoencoder a generative model.",
+        "The contrastive term makes samples of uniform points better.",
         "quickstart",
         "fd at weight 0 is above fd at the weight of the quickstart",
         ends("weight"),

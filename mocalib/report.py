@@ -103,12 +103,30 @@ def committed() -> list[str]:
 
 
 def draw(scale: str) -> list[Path]:
-    """Draw every table and figure of a scale, and its report, from committed records; nothing is trained."""
+    """Draw every table and figure of a scale, and its report, from committed records; nothing is trained.
+
+    Raises ValueError where a record is damaged, or where some runs of a seed are there and others of it are not:
+    evidence must not shrink unseen.
+    """
     found = found_runs(paths.RECORDS / scale, scale)
+    for name, runs in found.items():
+        _refuse_gaps(name, scale, {run.config.seed for run in runs})
     for run in {run.directory: run for runs in found.values() for run in runs}.values():
         run.verify()
     written = [path for name, runs in found.items() if runs for path in _draw(name, runs, scale)]
     return [*written, *write(found, scale)]
+
+
+def _refuse_gaps(name: str, scale: str, complete_seeds: set[int]) -> None:
+    folder = paths.RECORDS / scale
+    for seed in set(range(_seeds(name, scale))) - complete_seeds:
+        configs = [config for config in experiments.configs(name, scale, seed + 1) if config.seed == seed]
+        missing = [config.name for config in configs if not _scored(Run(folder / config.name, config))]
+        if len(missing) < len(configs):
+            raise ValueError(
+                f"{name}, seed {seed}: {len(missing)} of {len(configs)} runs are missing in {folder}: "
+                f"{', '.join(missing)}; restore them with git, or make them: python -m mocalib {name} --scale {scale}"
+            )
 
 
 def _draw(name: str, runs: list[Run], scale: str) -> list[Path]:
@@ -136,9 +154,12 @@ def update_readme() -> None:
 
 def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:
     """For each experiment of a scale its finished and scored runs in a folder, of the seeds that are complete."""
-    seeds = SCALES[scale].seeds
-    asked = {n: experiments.configs(n, scale, 1 if n in experiments.PICTURES else seeds) for n in experiments.NAMES}
+    asked = {name: experiments.configs(name, scale, _seeds(name, scale)) for name in experiments.NAMES}
     return {name: complete(folder, configs) for name, configs in asked.items()}
+
+
+def _seeds(name: str, scale: str) -> int:
+    return 1 if name in experiments.PICTURES else SCALES[scale].seeds
 
 
 def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mocalib import experiments, figures, paths, report, sweep
+from mocalib import data, experiments, figures, paths, report, sweep
 from mocalib.config import OWN_SIZES, RunConfig, flat
 from mocalib.runs import Run
 from mocalib.scales import SCALES
+from mocalib.training import check_device
 
 PAPER_DATA = {"cifar10": (50_000, 32), "celeba": (182_637, 64), "celebahq": (27_000, 256)}  # images, pixels a side
 
@@ -35,12 +36,22 @@ class Study:
         self.seeds = seeds or self.settings.seeds
         if root and not dataset:
             raise ValueError(f"root = {root!r} is not said to be of which dataset; pass dataset too")
-        data = {field: value for field, value in (("dataset", dataset), ("root", root), ("crop", crop)) if value}
-        self.output = "custom" if data or self.seeds != self.settings.seeds else scale
+        own = {field: value for field, value in (("dataset", dataset), ("root", root), ("crop", crop)) if value}
+        self.output = "custom" if own or self.seeds != self.settings.seeds else scale
         self.folder = paths.RUNS / self.output
         counts = {name: 1 if name in experiments.PICTURES else self.seeds for name in experiments.NAMES}
         found = {name: experiments.configs(name, scale, count) for name, count in counts.items()}
-        self._configs = {name: [replace(config, **data) for config in configs] for name, configs in found.items()}
+        self._configs = {name: [replace(config, **own) for config in configs] for name, configs in found.items()}
+        check_device(device)
+        if own:
+            self._fit_to_data()
+
+    def _fit_to_data(self) -> None:
+        """Open data of one's own, so that what is wrong with them is said now; few images are all taken."""
+        first = self._configs["table1"][0]
+        n = len(data.load(replace(first, limit=0)).train.images)
+        for name, configs in self._configs.items():
+            self._configs[name] = [replace(c, limit=0) if c.limit > n else c for c in configs]
 
     def __repr__(self) -> str:
         seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"

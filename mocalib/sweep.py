@@ -58,9 +58,18 @@ def run(
     found = [Run(Path(runs) / config.name, config) for config in configs]
     todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n)))
     if failed := _all(work, todo, jobs):
-        told = "; ".join(f"{config.name}: {type(error).__name__}: {error}" for config, error in failed.items())
-        raise SweepError(f"{len(failed)} of {len(todo)} runs failed, the others are finished. {told}")
+        raise SweepError(_told(failed, len(todo)))
     return found
+
+
+def _told(failed: dict[RunConfig, Exception], n: int) -> str:
+    """Which of n runs failed and why, each reason once: one missing dataset fails them all."""
+    reasons = {}
+    for config, error in failed.items():
+        reasons.setdefault(f"{type(error).__name__}: {error}", []).append(config.name)
+    others = ", the others are finished" if len(failed) < n else ""
+    told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    return f"{len(failed)} of {n} runs failed{others}. {told}"
 
 
 def _all(work: Callable[[RunConfig], Run], todo: list[RunConfig], jobs: int) -> dict[RunConfig, Exception]:

@@ -23,7 +23,7 @@ from mocalib import paths
 
 FIGURES = {  # that each notebook shows
     "01_quickstart": 5,
-    "02_main_results": 7,
+    "02_main_results": 8,
     "03_celeba_hq": 5,
     "04_latent_dimension": 1,
     "05_input_size": 1,

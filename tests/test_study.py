@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 import pytest
-from conftest import tiny
+from conftest import picture, tiny
 
 from mocalib import claims, data, experiments, files, paths, records, report, sweep, tables
 from mocalib.runs import Run
@@ -13,22 +13,34 @@ from mocalib.scales import LAPTOP, SCALES, SMOKE
 from mocalib.study import Study
 
 
-def test_anything_but_the_scales_own_goes_to_custom():
-    assert (
-        Study("laptop").output == Study("laptop", device="cuda").output == Study("laptop", seeds=3).output == "laptop"
-    )
-    for other in ({"dataset": "photos"}, {"dataset": "faces10k", "crop": 60}, {"seeds": 2}):
+def test_anything_but_the_scales_own_goes_to_custom(scratch):
+    assert {Study("laptop", **same).output for same in ({}, {"device": "cpu"}, {"seeds": 3})} == {"laptop"}
+    for other in ({"dataset": "photos"}, {"seeds": 2}):
         assert Study("laptop", **other).output == "custom"
     assert Study("laptop").folder == paths.RUNS / "laptop"
 
 
-def test_other_data_change_every_config_and_nothing_else():
-    own, other = Study("smoke").configs("table2"), Study("smoke", dataset="photos").configs("table2")
-    assert [config.differences(changed) for config, changed in zip(own, other)] == [
-        ["dataset: 'digits' | 'photos'"]
-    ] * 4
-    faces = Study("paper", dataset="folder", root="/somewhere", crop=140).configs("table1")
-    assert {(c.dataset, c.root, c.crop) for c in faces} == {("folder", "/somewhere", 140)}
+@pytest.fixture
+def folder(scratch):
+    """Sixty images of one's own."""
+    for i in range(60):
+        picture(scratch / "mine" / f"{i}.png", size=(20, 20), seed=i)
+    return scratch / "mine"
+
+
+def test_other_data_change_every_config_and_nothing_else(folder):
+    own, other = Study("paper").configs("table3"), Study("paper", "folder", str(folder), crop=16).configs("table3")
+    for config, changed in zip(own, other):
+        assert config.differences(changed) == ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "crop: 0 | 16"]
+
+
+def test_of_few_images_all_are_taken(folder):
+    """Smoke's own limit is more than there are."""
+    assert {config.limit for config in Study("smoke").configs("table3")} == {320}
+    study = Study("smoke", "folder", str(folder))
+    assert {config.limit for config in study.configs("table3")} == {0}
+    assert all(run.finished and run.scores for run in study.run("table3"))
+    assert {path.parent.name for path in study.draw("table3", study.run("table3"))} == {"custom"}
 
 
 def test_what_a_scale_does_not_run_says_which_scales_do():
@@ -122,6 +134,10 @@ def test_a_study_refuses_what_no_run_can_be_made_with():
         Study(crop=60)
     with pytest.raises(ValueError, match='dataset "folder" needs the path'):
         Study(dataset="folder")
+    with pytest.raises(FileNotFoundError, match="/nowhere"):
+        Study(dataset="folder", root="/nowhere")
+    with pytest.raises(ValueError, match="device = 'gpu' is not a device"):
+        Study(device="gpu")
 
 
 def test_table_3_is_means_over_seeds_beside_the_papers_numbers(tmp_path):
@@ -178,6 +194,17 @@ def test_only_seeds_of_which_everything_is_there_are_compared(tmp_path):
     row = report.table([finding]).iloc[0]
     assert row["seeds_for"] == "2 of 2"
     assert row["paper"] == "0: 86.57, 0.9: 98.97, 0.99: 47.96, 0.999: 47.46"
+
+
+def test_evidence_does_not_shrink_unseen(scratch, monkeypatch):
+    """Of a seed, all runs or none: else `make figures` stops."""
+    records_folder = scratch / "committed"
+    monkeypatch.setattr(paths, "RECORDS", records_folder)
+    configs = experiments.configs("table3", "laptop", seeds=2)
+    for config in configs[:-1]:
+        fake_run(records_folder / "laptop", config, 5.0)
+    with pytest.raises(ValueError, match=f"table3, seed 1: 1 of 3 runs are missing in .*: {configs[-1].name}; restore"):
+        report.draw("laptop")
 
 
 def test_a_report_without_runs_says_not_run_everywhere(scratch):

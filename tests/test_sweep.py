@@ -64,6 +64,15 @@ def test_what_cannot_be_scored_is_not_trained(tmp_path, scratch):
     assert not (tmp_path / tiny().name).exists()
 
 
+def test_a_reason_that_all_share_is_told_once(tmp_path):
+    configs = [tiny(dataset="folder", root="/nowhere", seed=seed) for seed in range(3)]
+    with pytest.raises(sweep.SweepError) as caught:
+        sweep.run(configs, tmp_path)
+    told = str(caught.value)
+    assert told.startswith(f"3 of 3 runs failed. {', '.join(config.name for config in configs)}: ")
+    assert told.count("/nowhere") == 1
+
+
 def test_jobs_below_0_are_refused(tmp_path):
     with pytest.raises(ValueError, match="jobs = -1: at least 1, or 0 for one a core"):
         sweep.run([tiny()], tmp_path, jobs=-1)
