@@ -22,7 +22,7 @@ demo: $(STAMP)  ## train, sample and score MoCA on digits (about 2 minutes on 2 
 	@echo "the figures:"
 	@ls figures/demo/*.png
 
-test: $(STAMP) lint  ## lint, unit tests, then every notebook (within 12 minutes on 2 cores, environment included)
+test: $(STAMP) lint  ## lint, unit tests, then every notebook (within 15 minutes on 2 cores, environment included)
 	$(PY) -m pytest -q
 	$(MAKE) --no-print-directory notebooks
 
