@@ -21,7 +21,7 @@ from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.config import RunConfig
 from mocalib.features import Extractor
-from mocalib.runs import Run, RunMismatch, epoch_file
+from mocalib.runs import Run, RunMismatch, samples_file
 from mocalib.training import check_device, use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
@@ -145,7 +145,7 @@ def _score(
     known = [_identity(row) for row in run.scores]
     records = {"latents.npz": latents} | grids(autoencoder, dataset, seed)
     if not final:  # a kept epoch is for its samples, as in Figure 6
-        records = {f"samples-{epoch_file(epoch).removesuffix('.pt')}.png": records["samples.png"]}
+        records = {samples_file(epoch): records["samples.png"]}
     run.add_scores([row for row in rows if _identity(row) not in known], records)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mocalib.config import RunConfig
-from mocalib.scales import A2, CELEBA, CIFAR, SCALES, Scale, weighing
+from mocalib.scales import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
 FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone: no positive
 
@@ -22,14 +22,18 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
             raise ValueError(f"{what} = {value!r} is not one of {', '.join(map(repr, known))}")
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}: at least 1")
-    listed = _EXPERIMENTS[name](SCALES[scale])
-    return [replace(config, seed=seed) for config in listed for seed in range(seeds)]
+    runs = _EXPERIMENTS[name](SCALES[scale])
+    return [replace(config, seed=seed) for config in runs for seed in range(seeds)]
+
+
+def listed(scale: str, seeds: int) -> dict[str, list[RunConfig]]:
+    """The runs of every table and figure of a scale, in the order of the paper; of pictures one seed is enough."""
+    return {name: configs(name, scale, 1 if name in PICTURES else seeds) for name in NAMES}
 
 
 def everything(scale: str, seeds: int) -> list[RunConfig]:
-    """Every run of a scale once, in the order of the paper; of pictures one seed is enough."""
-    listed = [config for name in NAMES for config in configs(name, scale, 1 if name in PICTURES else seeds)]
-    return list(dict.fromkeys(listed))
+    """Every run of a scale once."""
+    return list(dict.fromkeys(config for found in listed(scale, seeds).values() for config in found))
 
 
 def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict[str, float]:
@@ -57,13 +61,9 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
     }
 
 
-def _vary(config: RunConfig, **objective: float) -> RunConfig:
-    return replace(config, objective=replace(config.objective, **objective))
-
-
 def _quickstart(scale: Scale) -> list[RunConfig]:
     moca = scale.table1[CIFAR, A2]
-    return [moca, weighing(moca, 0.0)] if scale.one_step else []
+    return [moca, vary(moca, weight=0.0)] if scale.one_step else []
 
 
 def _table1(scale: Scale) -> list[RunConfig]:
@@ -71,7 +71,7 @@ def _table1(scale: Scale) -> list[RunConfig]:
 
 
 def _forms(scale: Scale) -> list[RunConfig]:
-    return [_vary(scale.forms, form=form) for form in FORMS]
+    return [vary(scale.forms, form=form) for form in FORMS]
 
 
 def _appendix_a(scale: Scale) -> list[RunConfig]:
@@ -79,29 +79,29 @@ def _appendix_a(scale: Scale) -> list[RunConfig]:
 
 
 def _table2(scale: Scale) -> list[RunConfig]:
-    return [weighing(replace(scale.sized, size=size), w) for size, weights in scale.sizes.items() for w in weights]
+    return [vary(replace(scale.sized, size=size), weight=w) for size, weights in scale.sizes.items() for w in weights]
 
 
 def _table3(scale: Scale) -> list[RunConfig]:
-    return [_vary(scale.ablation, momentum=momentum) for momentum in scale.momenta]
+    return [vary(scale.ablation, momentum=momentum) for momentum in scale.momenta]
 
 
 def _table4(scale: Scale) -> list[RunConfig]:
-    return [_vary(scale.ablation, queue_size=size) for size in scale.queue_sizes]
+    return [vary(scale.ablation, queue_size=size) for size in scale.queue_sizes]
 
 
 def _figure3(scale: Scale) -> list[RunConfig]:
     axes = scale.dimensions.items()
-    return [weighing(replace(scale.dimension, latent_dim=d), weight) for d, weights in axes for weight in weights]
+    return [vary(replace(scale.dimension, latent_dim=d), weight=weight) for d, weights in axes for weight in weights]
 
 
 def _figure4(scale: Scale) -> list[RunConfig]:
     axes = scale.temperatures.items()
-    return [_vary(scale.tempered, temperature=tau, weight=weight) for tau, weights in axes for weight in weights]
+    return [vary(scale.tempered, temperature=tau, weight=weight) for tau, weights in axes for weight in weights]
 
 
 def _figure5(scale: Scale) -> list[RunConfig]:
-    return [weighing(scale.ablation, weight) for weight in scale.weights]
+    return [vary(scale.ablation, weight=weight) for weight in scale.weights]
 
 
 def _faces_hq(scale: Scale) -> list[RunConfig]:

@@ -70,6 +70,11 @@ def _row(run: Run, extractor: str, epoch: int | None) -> dict:
     return about | scores | {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
 
 
+def data_name(row: pd.Series) -> str:
+    """The images of a row of `frame`: "digits 16x16", or the dataset alone at its own size."""
+    return f"{row['dataset']} {row['size']}x{row['size']}" if row["size"] else row["dataset"]
+
+
 def paper(name: str) -> pd.DataFrame:
     """The paper's numbers of a table ("table1" to "table4"), one row a number, with its source."""
     return pd.read_csv(paths.ROOT / "data" / "paper" / f"{name}.csv")

@@ -109,22 +109,22 @@ def draw(scale: str) -> list[Path]:
     evidence must not shrink unseen.
     """
     found = found_runs(paths.RECORDS / scale, scale)
-    for name, runs in found.items():
-        _refuse_gaps(name, scale, {run.config.seed for run in runs})
+    for name, configs in experiments.listed(scale, SCALES[scale].seeds).items():
+        _refuse_gaps(name, scale, configs, {run.config.seed for run in found[name]})
     for run in {run.directory: run for runs in found.values() for run in runs}.values():
         run.verify()
     written = [path for name, runs in found.items() if runs for path in _draw(name, runs, scale)]
     return [*written, *write(found, scale)]
 
 
-def _refuse_gaps(name: str, scale: str, complete_seeds: set[int]) -> None:
+def _refuse_gaps(name: str, scale: str, configs: list[RunConfig], complete_seeds: set[int]) -> None:
     folder = paths.RECORDS / scale
-    for seed in set(range(_seeds(name, scale))) - complete_seeds:
-        configs = [config for config in experiments.configs(name, scale, seed + 1) if config.seed == seed]
-        missing = [config.name for config in configs if not _scored(Run(folder / config.name, config))]
-        if len(missing) < len(configs):
+    for seed in {config.seed for config in configs} - complete_seeds:
+        asked = [config for config in configs if config.seed == seed]
+        missing = [config.name for config in asked if not _scored(Run(folder / config.name, config))]
+        if len(missing) < len(asked):
             raise ValueError(
-                f"{name}, seed {seed}: {len(missing)} of {len(configs)} runs are missing in {folder}: "
+                f"{name}, seed {seed}: {len(missing)} of {len(asked)} runs are missing in {folder}: "
                 f"{', '.join(missing)}; restore them with git, or make them: python -m mocalib {name} --scale {scale}"
             )
 
@@ -154,12 +154,8 @@ def update_readme() -> None:
 
 def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:
     """For each experiment of a scale its finished and scored runs in a folder, of the seeds that are complete."""
-    asked = {name: experiments.configs(name, scale, _seeds(name, scale)) for name in experiments.NAMES}
+    asked = experiments.listed(scale, SCALES[scale].seeds)
     return {name: complete(folder, configs) for name, configs in asked.items()}
-
-
-def _seeds(name: str, scale: str) -> int:
-    return 1 if name in experiments.PICTURES else SCALES[scale].seeds
 
 
 def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
@@ -171,7 +167,4 @@ def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
 
 def _scored(run: Run) -> bool:
     """Whether a run is finished and its last weights and all that it kept on the way are scored."""
-    if not run.finished:
-        return False
-    last = run.manifest["epoch"]
-    return {last, *(epoch for epoch in run.config.keep_epochs if epoch < last)} <= {row["epoch"] for row in run.scores}
+    return run.finished and set(run.epochs) <= {row["epoch"] for row in run.scores}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from mocalib import records
 from mocalib.scales import A1, A2
 
 Effect = Callable[[pd.DataFrame], float]  # NaN if the runs cannot tell: no labels, so no distances; no rival
@@ -177,9 +178,7 @@ def by_net(dataset: str) -> Shown:
 
     def shown(frame: pd.DataFrame) -> str:
         part = frame[frame["of"] == dataset]
-        first = part.iloc[0]
-        side = f" {first['size']}x{first['size']}" if first["size"] else ""
-        return f"{first['dataset']}{side}; {means('net')(part)}"
+        return f"{records.data_name(part.iloc[0])}; {means('net')(part)}"
 
     return shown
 

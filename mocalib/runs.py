@@ -57,6 +57,12 @@ class Run:
         return _read_json(self.directory / "manifest.json", {})
 
     @property
+    def epochs(self) -> list[int]:
+        """Epochs of a finished run that are to be scored: those whose weights it kept, and the last."""
+        last = self.manifest["epoch"]
+        return [*(kept for kept in self.config.keep_epochs if kept < last), last]
+
+    @property
     def metrics(self) -> list[dict]:
         """Logged lines, oldest first."""
         return _read_lines(self.directory / "metrics.jsonl")
@@ -228,6 +234,11 @@ def _read_lines(path: Path) -> list[dict]:
 def epoch_file(epoch: int) -> str:
     """Name of the weights kept at an epoch."""
     return f"epoch-{epoch:04d}.pt"
+
+
+def samples_file(epoch: int) -> str:
+    """Name of the grid of samples of the weights kept at an epoch."""
+    return f"samples-epoch-{epoch:04d}.png"
 
 
 def dtype(config: RunConfig) -> torch.dtype:

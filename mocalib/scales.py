@@ -38,9 +38,9 @@ class Scale:
     one_step: RunConfig | None = None  # its weights before and after a single step: what bad looks like
 
 
-def weighing(config: RunConfig, weight: float) -> RunConfig:
-    """The same run with another weight."""
-    return replace(config, objective=replace(config.objective, weight=weight))
+def vary(config: RunConfig, **objective: float | str) -> RunConfig:
+    """The same run with other fields of its objective."""
+    return replace(config, objective=replace(config.objective, **objective))
 
 
 # -------------------------------------------------------------------------------------------------------------- paper
@@ -50,8 +50,8 @@ _CELEBA_A2 = RunConfig(dataset="celeba", epochs=200, objective=MoCA(queue_size=6
 _SECTION_5 = replace(  # "unless specified otherwise"
     _CELEBA_A2, objective=MoCA(temperature=1.0, momentum=0.999, queue_size=60_000, weight=3_000.0)
 )
-_CIFAR_A1 = weighing(replace(_CIFAR_A2, model="a1"), 1_000.0)  # Appendix A
-_CELEBA_A1 = weighing(replace(_CELEBA_A2, model="a1"), 1_000.0)
+_CIFAR_A1 = vary(replace(_CIFAR_A2, model="a1"), weight=1_000.0)  # Appendix A
+_CELEBA_A1 = vary(replace(_CELEBA_A2, model="a1"), weight=1_000.0)
 _HQ = RunConfig(  # Appendix A
     dataset="celebahq",
     model="hq",
@@ -106,7 +106,7 @@ _FACES_A2 = RunConfig(  # 8,000 faces: the weights are the paper's, K keeps its 
     dataset="faces10k", epochs=50, decay_every=15, precision="bfloat16", objective=MoCA(queue_size=2_600)
 )
 _FACES_5 = replace(_FACES_A2, objective=replace(_SECTION_5.objective, queue_size=2_600, momentum=0.99))
-_FACES_A1 = weighing(replace(_FACES_A2, model="a1"), 1_000.0)
+_FACES_A1 = vary(replace(_FACES_A2, model="a1"), weight=1_000.0)
 _JPEG_A2 = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
 
 WORKSTATION = Scale(
@@ -116,7 +116,7 @@ WORKSTATION = Scale(
     jobs=1,
     threads=None,
     table1={
-        (CIFAR, A1): weighing(replace(_JPEG_A2, model="a1"), 1_000.0),
+        (CIFAR, A1): vary(replace(_JPEG_A2, model="a1"), weight=1_000.0),
         (CIFAR, A2): _JPEG_A2,
         (CELEBA, A1): _FACES_A1,
         (CELEBA, A2): _FACES_A2,

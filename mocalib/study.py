@@ -10,9 +10,10 @@ from mocalib import data, experiments, figures, paths, report, sweep
 from mocalib.config import OWN_SIZES, RunConfig, flat
 from mocalib.runs import Run
 from mocalib.scales import SCALES
+from mocalib.sources import COUNTS
 from mocalib.training import check_device
 
-PAPER_DATA = {"cifar10": (50_000, 32), "celeba": (182_637, 64), "celebahq": (27_000, 256)}  # images, pixels a side
+PAPER_IMAGES = {"cifar10": 50_000, "celeba": COUNTS["celeba"][0], "celebahq": COUNTS["celebahq"][0]}  # for training
 
 
 class Study:
@@ -39,8 +40,7 @@ class Study:
         own = {field: value for field, value in (("dataset", dataset), ("root", root), ("crop", crop)) if value}
         self.output = "custom" if own or self.seeds != self.settings.seeds else scale
         self.folder = paths.RUNS / self.output
-        counts = {name: 1 if name in experiments.PICTURES else self.seeds for name in experiments.NAMES}
-        found = {name: experiments.configs(name, scale, count) for name, count in counts.items()}
+        found = experiments.listed(scale, self.seeds)
         self._configs = {name: [replace(config, **own) for config in configs] for name, configs in found.items()}
         check_device(device)
         if own:
@@ -116,6 +116,5 @@ class Study:
 
 
 def _paper_data(config: RunConfig) -> tuple[int, tuple[int, int, int]]:
-    images, side = PAPER_DATA[config.dataset]
-    side = config.size or OWN_SIZES.get(config.dataset, side)
-    return images, (3, side, side)
+    side = config.size or OWN_SIZES[config.dataset]
+    return PAPER_IMAGES[config.dataset], (3, side, side)

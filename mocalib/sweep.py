@@ -103,20 +103,14 @@ def run_one(
     if not Run(runs / config.name, config).finished:
         evaluation.check(config, data.load(config), features, n, weights=weights)
     done = train(config, runs=runs, device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
-    for epoch in _epochs(done):
+    for epoch in done.epochs:
         evaluation.evaluate(done, features=features, n=n, epoch=epoch, weights=weights, device=device)
     return done
 
 
-def _epochs(run: Run) -> list[int]:
-    """Epochs of a finished run whose weights are there to be scored: those that it kept, and the last."""
-    last = run.manifest["epoch"]
-    return [*(kept for kept in run.config.keep_epochs if kept < last), last]
-
-
 def _done(run: Run, features: str | None, n: int) -> bool:
     """Whether nothing is left to do: then no process is started for it."""
-    return run.finished and all(evaluation.scored(run, features, n, epoch) for epoch in _epochs(run))
+    return run.finished and all(evaluation.scored(run, features, n, epoch) for epoch in run.epochs)
 
 
 Ended = Iterator[tuple[RunConfig, Exception | None]]

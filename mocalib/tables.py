@@ -29,16 +29,12 @@ def table1(runs: list[Run], scale: Scale) -> pd.DataFrame:
     for epoch, name in BAD.items() if bad else ():
         named = records.frame(bad, epoch).assign(of=CIFAR, net=name)
         table = pd.concat([table, _means(named, ["of", "net"], "parameters")])
-    here = {of: f"{r['dataset']} {_side(r)}".strip() for of, r in ours.groupby("of", sort=False).first().iterrows()}
+    here = {of: records.data_name(row) for of, row in ours.groupby("of", sort=False).first().iterrows()}
     table.insert(1, "here", table["of"].map(here))
     table = table.sort_values("of", key=lambda of: of.map({CIFAR: 0, CELEBA: 1}), kind="stable", ignore_index=True)
     return table.rename(columns={"of": "dataset", "net": "method"})[
         ["dataset", "here", "method", "parameters", "fd", "sd", "seeds", "paper_fid", "source"]
     ]
-
-
-def _side(row: pd.Series) -> str:
-    return f"{row['size']}x{row['size']}" if row["size"] else ""
 
 
 def _means(frame: pd.DataFrame, by: list[str], *kept: str) -> pd.DataFrame:

@@ -32,17 +32,21 @@ def training_curves(runs: dict[str, Run]) -> Figure:
     for ax, (term, label) in zip(axes.flat, LOGGED.items()):
         sns.lineplot(lines, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
         ax.set(ylabel=label, xlabel="training images")
-    axes[0, 0].set(yscale="log")
-    axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # the range is often about a decade
-    axes[0, 0].yaxis.set_major_formatter(ScalarFormatter())
-    axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
+    _logarithmic(axes[0, 0])
     axes[0, 0].legend(title=None)
-    if exact := _uniform_negatives(runs):
-        for value in exact:
-            axes[1, 0].axhline(value, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
-        handles, labels = axes[1, 0].get_legend_handles_labels()
-        axes[1, 0].legend(handles[:1], labels[:1])
+    for value in _uniform_negatives(runs):
+        axes[1, 0].axhline(value, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    axes[1, 0].legend(handles[:1], labels[:1])
     return figure
+
+
+def _logarithmic(ax: Axes) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5: its range is often about a decade."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _uniform_negatives(runs: dict[str, Run]) -> set[float]:
@@ -132,7 +136,4 @@ def _finish(ax: Axes, frame: pd.DataFrame) -> None:
     if frame["fd"].isna().all():
         ax.text(0.5, 0.5, "no distances without labels", transform=ax.transAxes, ha="center")
     if frame["fd"].max() > 5 * frame["fd"].min():
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(ScalarFormatter())
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _logarithmic(ax)

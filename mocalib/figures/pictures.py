@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mocalib.figures.base import row, show, tiles
-from mocalib.runs import Run
+from mocalib.runs import Run, samples_file
 
 INCH = 0.42  # of an image in the paper's figures
 
@@ -37,7 +37,7 @@ def interpolations(run: Run) -> Figure:
 
 def many_samples(run: Run, epoch: int | None = None) -> Figure:
     """A page of random samples, not chosen (Figures 6, 9 and 10), of the last weights or of those kept at an epoch."""
-    images = tiles(run, "samples.png" if epoch is None else f"samples-epoch-{epoch:04d}.png")
+    images = tiles(run, "samples.png" if epoch is None else samples_file(epoch))
     figure, axes = row(images.shape[:2], inch=INCH)
     show(axes[0, 0], images)
     return figure
