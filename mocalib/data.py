@@ -43,7 +43,7 @@ class Dataset(NamedTuple):
 
 
 class ResidentImages:
-    """uint8 images N C H W, in memory or memory-mapped, dealt out as batches by step.
+    """uint8 images N C H W, dealt out as batches by step: on a GPU if they fit there, else in memory or memory-mapped.
 
     Each epoch visits each image once in an order drawn from (seed, epoch); the last partial batch is dropped. Raises
     ValueError if the batch is larger than the dataset.
@@ -59,7 +59,8 @@ class ResidentImages:
     ) -> None:
         if batch_size > len(images):
             raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {len(images)} training images")
-        self.images, self.batch_size, self.seed, self.device, self.dtype = images, batch_size, seed, device, dtype
+        self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, torch.device(device), dtype
+        self.images = images.to(self.device) if _fits(images, self.device) else images
         self.steps_per_epoch = len(images) // batch_size
         self._epoch, self._order = -1, torch.empty(0)
 
@@ -67,10 +68,11 @@ class ResidentImages:
         return len(self.images)
 
     def order(self, epoch: int) -> Tensor:
-        """Permutation of the images in an epoch, int64 N; drawn on the CPU whatever the device, kept for the epoch."""
+        """Permutation of the images in an epoch, int64 N, beside them; drawn on the CPU, and kept for the epoch."""
         if epoch != self._epoch:
             seed = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()[:8], "big") >> 1
-            self._order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+            order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+            self._order = order.to(self.images.device)
             self._epoch = epoch
         return self._order
 
@@ -78,8 +80,15 @@ class ResidentImages:
         """Batch of a step: B C H W in [0, 1], channels last in memory."""
         epoch, place = divmod(step, self.steps_per_epoch)
         index = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        images = self.images[index].to(self.device)
+        images = self.images[index]
+        if images.device.type != self.device.type:  # pinned, so that the step does not wait for the copy
+            images = images.pin_memory().to(self.device, non_blocking=True)
         return images.to(self.dtype).div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether images leave half of a GPU's free memory to the nets."""
+    return device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 def load(config: RunConfig) -> Dataset:

@@ -11,8 +11,8 @@ from mocalib import paths
 PACKAGES = ("mocalib", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pillow", "mlxtend")
 
 
-def describe(device: torch.device, threads: int) -> dict:
-    """How a run is computed: versions, commit, device and threads; no host or user name."""
+def describe(device: torch.device) -> dict:
+    """Where a run is computed: versions, commit and device; no host or user name."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     versions = {package: metadata.version(package) for package in PACKAGES}
     commit = _git("rev-parse", "HEAD")
@@ -21,8 +21,20 @@ def describe(device: torch.device, threads: int) -> dict:
         "commit": commit,
         "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", "mocalib")),
         "device": name,
-        "threads": threads,
     }
+
+
+def nets(precision: str, device: torch.device) -> str:
+    """What nets of a precision compute in on a device: bfloat16 without its instructions is slower than float32."""
+    return "float32" if precision == "bfloat16" and not has_bfloat16(device) else precision
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively; a torch that cannot tell of its CPU counts as no."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
 
 
 def _git(*arguments: str) -> str | None:

@@ -48,7 +48,7 @@ class Run:
 
     @property
     def environment(self) -> dict:
-        """Versions, commit, device, threads, data and size of the nets at the first start; {} before it."""
+        """Versions, commit, device, threads, precision, data and size of the nets at the first start; {} before it."""
         return _read_json(self.directory / "environment.json", {})
 
     @property
@@ -92,9 +92,9 @@ class Run:
         finally:
             lock.release()
 
-    def start(self, device: torch.device, threads: int, data: dict, parameters: int) -> None:
+    def start(self, device: torch.device, how: dict, data: dict, parameters: int) -> None:
         """Write config and environment before step 0; on resume, refuse other data and keep what was recorded."""
-        here = environment.describe(device, threads) | {"data": data, "parameters": parameters}
+        here = environment.describe(device) | how | {"data": data, "parameters": parameters}
         if recorded := self.environment:
             if recorded["data"] != data:
                 raise RunMismatch(f"{self.directory} was trained on other data: {recorded['data']}, now {data}")

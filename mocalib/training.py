@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mocalib import data, objectives, paths
+from mocalib import data, engine, environment, objectives, paths
 from mocalib.config import RunConfig
 from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
@@ -24,13 +24,17 @@ def train(
     threads: int | None = None,
     checkpoint_seconds: float = 60.0,
     directory: Path | str | None = None,
+    compile: bool | None = None,
 ) -> Run:
     """Train a run to its end and return it: a finished run returns at once, a partial one resumes.
 
-    The run lives in `runs`/<config.name>, or in `directory` if given. `threads` (default: torch's) is recorded at the
-    first start and kept on resume, since results depend on it; on a CPU a resumed run then equals an uninterrupted one
-    bit for bit. Raises RunMismatch for a directory of another config or other data, NotFinite if a loss is not finite,
-    ValueError for a batch larger than the dataset, an unknown device, or threads that this machine does not have.
+    The run lives in `runs`/<config.name>, or in `directory` if given. `compile` (default: on a GPU, where the step is
+    then one CUDA graph; on a CPU it takes a minute and gains nothing) and `threads` (default: torch's) are recorded at
+    the first start and kept on resume, since results depend on them; on a CPU a resumed run then equals an
+    uninterrupted one bit for bit. So is what the nets compute in: bfloat16, where the config says so, only on a
+    processor that has its instructions, else float32. Raises RunMismatch for a directory of another config or other
+    data, NotFinite if a loss is not finite, ValueError for a batch larger than the dataset, an unknown device, or
+    threads that this machine does not have.
     """
     if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
         raise ValueError(f"threads = {threads}: at least 1, and at most the {os.cpu_count()} cores of this machine")
@@ -45,12 +49,18 @@ def train(
         run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
         if run.finished:
             return run
-        threads = run.environment.get("threads") or threads or torch.get_num_threads()
-        with use_threads(threads):
+        how = {
+            "threads": threads or torch.get_num_threads(),
+            "nets": environment.nets(config.precision, device),
+            "compiled": device.type == "cuda" if compile is None else compile,
+        }
+        how |= {name: run.environment[name] for name in how if name in run.environment}
+        with use_threads(how["threads"]), torch.backends.cudnn.flags(enabled=True, benchmark=True):
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-            run.start(device, threads, _describe(dataset), trained)
+            run.start(device, how, _describe(dataset), trained)
+            objective.bfloat16 = how["nets"] == "bfloat16"
             objective.to(device, dtype(config), memory_format=torch.channels_last)
-            _fit(run, objective, images, device, checkpoint_seconds)
+            _fit(run, objective, images, device, how["compiled"], checkpoint_seconds)
     return run
 
 
@@ -59,12 +69,13 @@ def _fit(
     objective: objectives.Objective,
     images: data.ResidentImages,
     device: torch.device,
+    compile: bool,
     checkpoint_seconds: float,
 ) -> None:
     config = run.config
     steps = config.epochs * images.steps_per_epoch
     log_every = -(-steps // LOG_LINES)
-    optimizers = _optimizers(objective, config)
+    optimizers = engine.make_optimizers(objective, config, device)
     meters = {"line": Meter(), "epoch": Meter()}  # means of a log line; means of an epoch, for stop_at
     progress = torch.zeros((), dtype=torch.float64, device=device)
     start, seconds = _restore(run, objective, optimizers, meters, device)
@@ -73,24 +84,21 @@ def _fit(
     clock = _Clock(seconds, start)
     step, epoch, rate = start - 1, (start - 1) // images.steps_per_epoch, 0.0
     objective.train()
+    take = engine.build(objective, optimizers, progress, compile)
     with bar(config.name, steps, initial=start, unit="step") as shown:
         for step in range(start, steps):
             epoch, end = step // images.steps_per_epoch, (step + 1) % images.steps_per_epoch == 0
             rate = learning_rate(config, epoch)
             x = images.batch(step)
+            engine.set_rate(optimizers, rate)
             progress.fill_(step / steps)
             for turn in objective.turns:
                 if not due(turn, step, steps):
                     continue
-                out = objective.loss(turn.name, x)
-                objective.zero_grad(set_to_none=True)
-                out.total.backward()
-                for group in turn.updates:
-                    _step(optimizers[group], rate)
-                objective.after(turn.name, out, progress)
-                meters["line"].add(turn.name, out.terms, step)
+                terms = take[turn.name](x)
+                meters["line"].add(turn.name, terms, step)
                 if config.stop_at:
-                    meters["epoch"].add(turn.name, out.terms, step)
+                    meters["epoch"].add(turn.name, terms, step)
             shown.update()
             if (step + 1) % log_every == 0:
                 _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
@@ -168,31 +176,11 @@ def _check(meter: Meter, run: Run) -> None:
         raise NotFinite(f"{error}; {good}. A lower learning_rate or weight may help") from None
 
 
-def _optimizers(objective: objectives.Objective, config: RunConfig) -> dict[str, torch.optim.Adam]:
-    """One Adam a group; every trainable parameter is in exactly one. Its learning rate carries the group's `rate`."""
-    groups = objective.groups()
-    listed = [id(p) for group in groups.values() for p in group.parameters]
-    trainable = {id(p) for p in objective.parameters() if p.requires_grad}
-    if len(listed) != len(set(listed)) or set(listed) != trainable:
-        raise ValueError(f"{type(objective).__name__}.groups is no partition of its trainable parameters")
-    optimizers = {}
-    for name, group in groups.items():
-        setting = {"params": group.parameters, "lr": config.learning_rate * group.rate, "rate": group.rate}
-        optimizers[name] = torch.optim.Adam([setting], betas=group.betas, fused=True)
-    return optimizers
-
-
-def _step(optimizer: torch.optim.Adam, rate: float) -> None:
-    for setting in optimizer.param_groups:
-        setting["lr"] = rate * setting["rate"]
-    optimizer.step()
-
-
 def _state(
     step: int,
     config: RunConfig,
     objective: objectives.Objective,
-    optimizers: dict[str, torch.optim.Adam],
+    optimizers: engine.Optimizers,
     meters: dict[str, Meter],
     clock: _Clock,
 ) -> dict:
@@ -210,7 +198,7 @@ def _state(
 def _restore(
     run: Run,
     objective: objectives.Objective,
-    optimizers: dict[str, torch.optim.Adam],
+    optimizers: engine.Optimizers,
     meters: dict[str, Meter],
     device: torch.device,
 ) -> tuple[int, float]:
@@ -220,7 +208,7 @@ def _restore(
         return 0, 0.0
     objective.load_state_dict(state["objective"])
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(state["optimizers"][name])
+        engine.load_optimizer(optimizer, state["optimizers"][name], device)
     for name, meter in meters.items():
         meter.load(state["meters"][name])
     return state["step"], state["seconds"]

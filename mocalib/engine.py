@@ -1,0 +1,143 @@
+"""One step of training: forwards, backward, Adam, averages and queue; launched one by one, or as one CUDA graph.
+
+Nothing in a step waits for the device. B batch, C H W image.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from mocalib.config import RunConfig
+from mocalib.objectives import Objective, Turn
+
+WARM_UP = 3  # steps before a capture, as PyTorch asks: they compile, and choose cuDNN's algorithms
+
+Optimizers = dict[str, torch.optim.Adam]
+
+
+class Step:
+    """A turn of a step, launched operation by operation: the reference, and the way on a CPU."""
+
+    def __init__(
+        self, objective: Objective, turn: Turn, optimizers: Optimizers, progress: Tensor, compile: bool = False
+    ) -> None:
+        self.objective, self.turn, self.progress = objective, turn, progress
+        self.optimizers = [optimizers[name] for name in turn.updates]
+        self.loss = torch.compile(objective.loss, dynamic=False) if compile else objective.loss
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """Train on images B C H W; return the terms to log."""
+        out = self.loss(self.turn.name, x)
+        self.objective.zero_grad(set_to_none=True)
+        out.total.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.objective.after(self.turn.name, out, self.progress)
+        return out.terms
+
+
+class Replayed(Step):
+    """The same, recorded at its first call and replayed from then on: no launch costs a step anything.
+
+    A graph reads and writes fixed addresses: images are copied into its own, the learning rate and the progress are
+    tensors that the loop fills, and the terms that it returns are overwritten by the next call.
+    """
+
+    def __init__(self, *arguments, **settings) -> None:
+        super().__init__(*arguments, **settings)
+        self.replay: Callable[[], None] | None = None
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        if self.replay is None:
+            self.x = x.clone()
+            with unchanged(self.objective, self.optimizers):
+                warm_up(lambda: super(Replayed, self).__call__(self.x))
+            self.objective.zero_grad(set_to_none=True)  # the graph's own gradients are made while it is recorded
+            self.terms, self.replay = record(lambda: super(Replayed, self).__call__(self.x))
+        self.x.copy_(x)
+        self.replay()
+        return self.terms
+
+
+def build(
+    objective: Objective, optimizers: Optimizers, progress: Tensor, compile: bool = False
+) -> dict[str, Callable[[Tensor], dict[str, Tensor]]]:
+    """For each turn its step. `compile`: by torch.compile, and on a GPU as a CUDA graph."""
+    kind = Replayed if compile and progress.is_cuda else Step
+    return {turn.name: kind(objective, turn, optimizers, progress, compile=compile) for turn in objective.turns}
+
+
+def warm_up(step: Callable[[], object]) -> None:
+    """Take a few steps on a stream of their own, as a capture wants it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def record(step: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """Record a step as a CUDA graph, which computes nothing yet; return its outputs and what replays it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        terms = step()
+    return terms, graph.replay
+
+
+@contextlib.contextmanager
+def unchanged(objective: Objective, optimizers: list[torch.optim.Adam]) -> Iterator[None]:
+    """Undo whatever is trained inside, in place: a graph knows tensors by their addresses."""
+    weights = objective.state_dict()
+    kept = {name: value.clone() for name, value in weights.items()}
+    moments = [value.clone() for value in _moments(optimizers)]  # none before the first step, else all
+    yield
+    for name, value in weights.items():
+        value.copy_(kept[name])
+    for i, value in enumerate(_moments(optimizers)):
+        value.copy_(moments[i]) if moments else value.zero_()  # Adam makes its own as zeros
+
+
+def _moments(optimizers: list[torch.optim.Adam]) -> list[Tensor]:
+    return [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
+
+
+def make_optimizers(objective: Objective, config: RunConfig, device: torch.device) -> Optimizers:
+    """One Adam a group; every trainable parameter is in exactly one. Its learning rate carries the group's `rate`."""
+    groups = objective.groups()
+    listed = [id(p) for group in groups.values() for p in group.parameters]
+    trainable = {id(p) for p in objective.parameters() if p.requires_grad}
+    if len(listed) != len(set(listed)) or set(listed) != trainable:
+        raise ValueError(f"{type(objective).__name__}.groups is no partition of its trainable parameters")
+    optimizers = {}
+    for name, group in groups.items():
+        setting = {"params": group.parameters, "rate": group.rate}
+        optimizers[name] = torch.optim.Adam([setting], betas=group.betas, fused=True)
+        _to_device(optimizers[name], device)
+    return optimizers
+
+
+def load_optimizer(optimizer: torch.optim.Adam, state: dict, device: torch.device) -> None:
+    """Take a checkpoint's state, be it of this kind of device or not."""
+    optimizer.load_state_dict(state)
+    _to_device(optimizer, device)
+
+
+def _to_device(optimizer: torch.optim.Adam, device: torch.device) -> None:
+    """On a GPU the learning rate is a tensor there, which a graph reads; on a CPU a number, exact in float64."""
+    for setting in optimizer.param_groups:
+        cuda, rate = device.type == "cuda", float(setting["lr"])
+        setting |= {"capturable": cuda, "lr": torch.tensor(rate, device=device) if cuda else rate}
+
+
+def set_rate(optimizers: Optimizers, rate: float) -> None:
+    """Let every group learn at its own multiple of `rate`."""
+    for optimizer in optimizers.values():
+        for setting in optimizer.param_groups:
+            own = rate * setting["rate"]
+            if isinstance(setting["lr"], Tensor):
+                setting["lr"].fill_(own)
+            else:
+                setting["lr"] = own

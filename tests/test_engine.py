@@ -1,0 +1,258 @@
+"""The engine: fast forms equal to plain ones, steps that wait for no device, graphs that leave no trace in training."""
+
+import statistics
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny
+from test_training import Stopped, assert_same, stop_at_step, weights
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from mocalib import RunConfig, data, engine, environment, evaluate, objectives, train
+from mocalib.meter import Meter
+from mocalib.models.a2 import ResizeConv2d
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+NETS = pytest.mark.parametrize("model", ["a1", "a2", "hq"])
+
+
+def test_upsampling_and_convolution_fold_into_one_transposed_convolution():
+    """Value and every gradient in float64, against the two layers as written."""
+    layer = ResizeConv2d(5, 7, scale=2).double()
+    x = torch.randn(3, 5, 6, 4, dtype=torch.float64, requires_grad=True)
+    plain = layer(x)
+    folded = F.conv_transpose2d(x, layer.folded(), layer[-1].bias, stride=2, padding=1)
+    assert torch.allclose(folded, plain, rtol=0, atol=1e-12)
+    wanted = [x, *layer.parameters()]
+    seen = torch.randn_like(plain)
+    for one, other in zip(torch.autograd.grad(plain, wanted, seen), torch.autograd.grad(folded, wanted, seen)):
+        assert torch.allclose(one, other, rtol=0, atol=1e-10)
+
+
+def test_bfloat16_takes_the_folded_form_and_float32_does_not(monkeypatch):
+    layer, x = ResizeConv2d(8, 4, scale=2), torch.randn(2, 8, 4, 4)
+    plain = layer(x)
+    near = layer.bfloat16()(x.bfloat16()).float()
+    assert torch.allclose(near, plain, rtol=0.05, atol=0.02)
+    monkeypatch.delattr(F, "conv_transpose2d")
+    layer.float()(x)
+    with pytest.raises(AttributeError):
+        layer.bfloat16()(x.bfloat16())
+
+
+def on_fake_cuda(objective):
+    """Put parameters and buffers on a GPU that need not be there: only shapes, dtypes and devices are computed."""
+
+    def fake(value):
+        return torch.empty(value.shape, dtype=value.dtype, device=CUDA)
+
+    for module in objective.modules():
+        for name, value in module._parameters.items():
+            if value is not None:
+                module._parameters[name] = nn.Parameter(fake(value), requires_grad=value.requires_grad)
+        for name, value in module._buffers.items():
+            if value is not None:
+                module._buffers[name] = fake(value)
+    return objective
+
+
+@NETS
+def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, model):
+    """Fake tensors raise where a value would be read back; autograd and Adam's kernel need a real GPU: left out."""
+    config = tiny(model=model, precision="bfloat16", **({} if model == "a2" else {"blocks": 2}))
+    objective = objectives.build(config, (1, 16, 16)).train()
+    rates = []
+
+    def backward(loss):
+        for p in objective.parameters():
+            p.grad = torch.empty_like(p) if p.requires_grad else None
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr(torch, "_fused_adam_", lambda *tensors, lr, **settings: rates.append(lr))
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    with FakeTensorMode():
+        on_fake_cuda(objective)
+        optimizers = engine.make_optimizers(objective, config, CUDA)
+        progress, meter = torch.zeros((), dtype=torch.float64, device=CUDA), Meter()
+        step = engine.Step(objective, objective.turns[0], optimizers, progress)
+        for i in range(2):
+            engine.set_rate(optimizers, 1e-3)
+            progress.fill_(i / 2)
+            terms = step(torch.rand(32, 1, 16, 16, device=CUDA))
+            meter.add("autoencoder", terms, i)
+        assert {value.device.type for value in [*terms.values(), *rates]} == {"cuda"}
+        assert rates[0] is rates[1]  # one address, as a graph wants it
+        with pytest.raises(DataDependentOutputException):  # as any read would have
+            meter.check()
+
+
+@NETS
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_loss_compiles_to_one_graph_without_a_break(model, weight):
+    config = tiny(model=model, **({} if model == "a2" else {"blocks": 2}))
+    config = replace(config, objective=replace(config.objective, weight=weight))
+    x = torch.rand(8, 1, 16, 16)
+    found = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        objective = objectives.build(config, (1, 16, 16)).train()
+        loss = torch.compile(objective.loss, backend="aot_eager", fullgraph=True) if compiled else objective.loss
+        out = loss("autoencoder", x)
+        out.total.backward()
+        found.append([out.total, *out.terms.values(), *(p.grad for p in objective.parameters() if p.requires_grad)])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_trained_inside_unchanged_is_undone_in_place():
+    """Before the first step and after some: weights, statistics, queue, key encoder and Adam's moments."""
+    config = tiny()
+    objective = objectives.build(config, (1, 16, 16)).train()
+    optimizers = engine.make_optimizers(objective, config, CPU)
+    step = engine.Step(objective, objective.turns[0], optimizers, torch.zeros(()))
+
+    def tensors():
+        moments = [value for state in optimizers["autoencoder"].state.values() for value in state.values()]
+        return [*objective.state_dict().values(), *moments]
+
+    def twice():
+        for _ in range(2):
+            step(torch.rand(8, 1, 16, 16))
+
+    for _ in range(2):
+        before, places = [value.clone() for value in tensors()], [value.data_ptr() for value in tensors()]
+        with engine.unchanged(objective, step.optimizers):
+            twice()
+            changed = sum(not torch.equal(old, new) for old, new in zip(before, tensors()))
+        assert changed > 50
+        after = tensors()
+        assert all(torch.equal(old, new) for old, new in zip(before, after))
+        assert [value.data_ptr() for value in after[: len(places)]] == places
+        assert all(not value.any() for value in after[len(places) :])  # moments that are new start at zero
+        twice()
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """Replay steps on the CPU: in the place of a graph, a function that writes to the recorded outputs."""
+
+    def record(step):
+        terms = {}
+
+        def replay():
+            for name, value in step().items():
+                terms.setdefault(name, torch.empty_like(value)).copy_(value)
+
+        return terms, replay
+
+    def build(objective, optimizers, progress, compile):
+        return {turn.name: engine.Replayed(objective, turn, optimizers, progress) for turn in objective.turns}
+
+    monkeypatch.setattr(engine, "record", record)
+    monkeypatch.setattr(engine, "warm_up", lambda step: [step() for _ in range(3)])
+    return lambda: monkeypatch.setattr(engine, "build", build)
+
+
+def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, monkeypatch, replayed):
+    """Warm-up steps leave no trace, neither at the start nor at a resume; rate and progress reach the replays."""
+    config = tiny(learning_rate=0.01, decay_every=1, stop_at=1.0)
+    launched = train(config, runs=tmp_path / "launched")
+    replayed()
+    whole = train(config, runs=tmp_path / "whole")
+    go_on = stop_at_step(monkeypatch, 12)
+    with pytest.raises(Stopped):
+        train(config, runs=tmp_path / "parts", checkpoint_seconds=0)
+    go_on()
+    parts = train(config, runs=tmp_path / "parts")
+    for run in (whole, parts):
+        assert_same(weights(launched), weights(run))
+        assert (launched.directory / "metrics.jsonl").read_bytes() == (run.directory / "metrics.jsonl").read_bytes()
+
+
+def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu(monkeypatch):
+    """Checkpoints go from one kind of device to the other."""
+    objective = objectives.build(tiny(), (1, 16, 16))
+    cpu = engine.make_optimizers(objective, tiny(), CPU)
+    state = cpu["autoencoder"].state_dict()
+    assert not state["param_groups"][0]["capturable"]
+    state["param_groups"][0] |= {"lr": torch.tensor(0.5), "capturable": True}  # as a GPU's checkpoint has them
+    engine.load_optimizer(cpu["autoencoder"], state, CPU)
+    [setting] = cpu["autoencoder"].param_groups
+    assert (setting["lr"], setting["capturable"]) == (0.5, False)
+    engine.set_rate(cpu, 0.25)
+    assert setting["lr"] == 0.25
+    with FakeTensorMode():
+        engine._to_device(cpu["autoencoder"], CUDA)
+        assert setting["lr"].device.type == "cuda"
+        assert setting["capturable"]
+        engine.set_rate(cpu, 0.25)  # in place, or a graph would not see it
+        assert isinstance(setting["lr"], torch.Tensor)
+
+
+def test_images_of_a_gpu_are_dealt_there_in_the_order_of_the_cpu(monkeypatch):
+    images = torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes * 2, 0))
+    assert data._fits(images, CUDA)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes * 2 - 1, 0))
+    assert not data._fits(images, CUDA)
+    assert not data._fits(images, CPU)
+    with FakeTensorMode():
+        resident = data.ResidentImages(torch.empty(10, 1, 4, 4, dtype=torch.uint8, device=CUDA), 5, 0)
+        resident.device = CUDA
+        batch = resident.batch(1)
+        assert (batch.device.type, tuple(batch.shape)) == ("cuda", (5, 1, 4, 4))
+
+
+def test_without_its_instructions_bfloat16_is_computed_in_float32_and_recorded_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: False)
+    exact, asked = (train(tiny(precision=p), runs=tmp_path) for p in ("float32", "bfloat16"))
+    assert exact.metrics == asked.metrics
+    assert [run.environment["nets"] for run in (exact, asked)] == ["float32", "float32"]
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
+    assert environment.nets("bfloat16", CPU) == "bfloat16"
+    assert environment.nets("float64", CPU) == "float64"
+
+
+def test_a_resumed_run_keeps_the_precision_and_compilation_of_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    config = tiny(precision="bfloat16")
+    whole = train(config, runs=tmp_path / "whole", compile=True)
+    go_on = stop_at_step(monkeypatch, 9)
+    with pytest.raises(Stopped):
+        train(config, runs=tmp_path / "parts", compile=True, checkpoint_seconds=0)
+    go_on()
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: False)
+    parts = train(config, runs=tmp_path / "parts")
+    assert (parts.environment["nets"], parts.environment["compiled"]) == ("bfloat16", True)
+    assert_same(weights(whole), weights(parts))
+
+
+FAST = RunConfig(
+    size=16, width=4, blocks=1, latent_dim=16, limit=512, epochs=6, batch_size=32, learning_rate=2e-3, decay_every=5,
+    objective=tiny().objective,
+)  # fmt: skip
+
+
+def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
+    """Reconstruction within 10 % at every line, contrast within 0.25; mean scores within the range of three seeds."""
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
+    scores = {"float32": [], "bfloat16": []}
+    lines = {precision: [] for precision in scores}
+    for precision, found in scores.items():
+        for seed in range(3):
+            run = train(replace(FAST, seed=seed, precision=precision), runs=tmp_path)
+            lines[precision] += run.metrics
+            [row] = [r for r in evaluate(run, n=1000) if (r["metric"], r["sampler"]) == ("fd_classifier", "prior")]
+            found.append(row["value"])
+    for exact, fast in zip(lines["float32"], lines["bfloat16"], strict=True):
+        assert fast["reconstruction"] == pytest.approx(exact["reconstruction"], rel=0.1)
+        assert fast["contrastive"] == pytest.approx(exact["contrastive"], abs=0.25)
+    assert lines["float32"] != lines["bfloat16"]
+    exact, fast = scores.values()
+    assert abs(statistics.mean(fast) - statistics.mean(exact)) <= max(exact) - min(exact)
