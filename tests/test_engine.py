@@ -1,8 +1,12 @@
 """The engine: fast forms equal to plain ones, steps that wait for no device, graphs that leave no trace in training."""
 
+import re
 import statistics
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -248,7 +252,7 @@ def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
         for seed in range(3):
             run = train(replace(FAST, seed=seed, precision=precision), runs=tmp_path)
             lines[precision] += run.metrics
-            [row] = [r for r in evaluate(run, n=1000) if (r["metric"], r["sampler"]) == ("fd_classifier", "prior")]
+            [row] = [r for r in evaluate(run, n=300) if (r["metric"], r["sampler"]) == ("fd_classifier", "prior")]
             found.append(row["value"])
     for exact, fast in zip(lines["float32"], lines["bfloat16"], strict=True):
         assert fast["reconstruction"] == pytest.approx(exact["reconstruction"], rel=0.1)
@@ -256,3 +260,42 @@ def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
     assert lines["float32"] != lines["bfloat16"]
     exact, fast = scores.values()
     assert abs(statistics.mean(fast) - statistics.mean(exact)) <= max(exact) - min(exact)
+
+
+# Trains 40 steps on a sparse memory-mapped file of so many 64x64 images; prints the anonymous memory in use, in MB.
+ON_A_SPARSE_CACHE = """
+import sys
+import numpy as np, torch
+from mocalib import MoCA, RunConfig, data, train, training
+from mocalib.runs import Run
+
+n, folder = int(sys.argv[1]), sys.argv[2]
+np.lib.format.open_memmap(f"{folder}/train.npy", mode="w+", dtype=np.uint8, shape=(n, 3, 64, 64))
+training.LOG_LINES, lines = 10**9, []  # a line a step
+images, test = data._open(f"{folder}/train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+data.load = lambda config: data.Dataset(data.Split(images, None), data.Split(test, None), "0" * 64, [])
+
+def append(self, name, line):
+    lines.append(line)
+    if len(lines) == 80:  # of two logs
+        [status] = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
+        print("MB", int(status.split()[1]) // 1024)
+        raise SystemExit
+
+Run.append = append
+settings = {"width": 2, "blocks": 1, "latent_dim": 8, "objective": MoCA(queue_size=100)}
+train(RunConfig(dataset="folder", root="images", size=64, **settings), runs=folder, threads=1)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc")
+def test_a_cache_larger_than_memory_stays_on_the_disk(tmp_path):
+    """6 GB, memory-mapped and sparse, against 12 MB."""
+    used = []
+    for n in (1_000, 490_000):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        done = subprocess.run([sys.executable, "-c", ON_A_SPARSE_CACHE, str(n), folder], capture_output=True, text=True)
+        used.append(int(re.search(r"MB (\d+)", done.stdout)[1]))
+    assert (folder / "train.npy").stat().st_size > 6e9
+    assert used[1] - used[0] < 500
