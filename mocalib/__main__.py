@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import data, evaluation, experiments, paths, report, runs, sweep, training
+from mocalib import data, evaluation, experiments, paths, report, runs, sweep, throughput, training
 from mocalib.config import RunConfig
 
 
@@ -14,6 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.what == ["figures"]:
             _figures()
+        elif options.what == ["throughput"]:
+            folder = options.runs or paths.THROUGHPUT
+            print(throughput.run(options.scale, options.device, folder, options.threads))
         elif all(name in (*experiments.NAMES, "all") for name in options.what):
             _experiments(options)
         else:
@@ -94,11 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mocalib",
         description="Train and score the config.json that lies in each run directory, or every run of an experiment. "
-        "What is finished is not done again; what was interrupted resumes. `figures` draws from committed records.",
+        "What is finished is not done again; what was interrupted resumes. `figures` draws from committed records; "
+        "`throughput` measures the engine beside Algorithm 1.",
     )
     names = ", ".join(experiments.NAMES)
     parser.add_argument(
-        "what", nargs="+", metavar="run-directory", help=f"or an experiment ({names}), or all of a scale, or figures"
+        "what",
+        nargs="+",
+        metavar="run-directory",
+        help=f"or an experiment ({names}), or all of a scale, or figures, or throughput",
     )
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
     parser.add_argument("--seeds", type=int, help="of an experiment: seeds 0 to N-1 (the scale's own)")

@@ -45,9 +45,7 @@ class Replayed(Step):
     tensors that the loop fills, and the terms that it returns are overwritten by the next call.
     """
 
-    def __init__(self, *arguments, **settings) -> None:
-        super().__init__(*arguments, **settings)
-        self.replay: Callable[[], None] | None = None
+    replay: Callable[[], None] | None = None
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         if self.replay is None:
@@ -61,12 +59,46 @@ class Replayed(Step):
         return self.terms
 
 
-def build(
-    objective: Objective, optimizers: Optimizers, progress: Tensor, compile: bool = False
-) -> dict[str, Callable[[Tensor], dict[str, Tensor]]]:
-    """For each turn its step. `compile`: by torch.compile, and on a GPU as a CUDA graph."""
-    kind = Replayed if compile and progress.is_cuda else Step
-    return {turn.name: kind(objective, turn, optimizers, progress, compile=compile) for turn in objective.turns}
+class Trainer:
+    """All that one step of a run does: the turns that are due, at the step's learning rate and progress."""
+
+    def __init__(
+        self, objective: Objective, config: RunConfig, steps: int, device: torch.device, compile: bool = False
+    ) -> None:
+        self.objective, self.steps, self.device = objective, steps, device
+        self.optimizers = make_optimizers(objective, config, device)
+        self.progress = torch.zeros((), dtype=torch.float64, device=device)
+        if compile:
+            torch.compiler.reset()  # of one piece of code it keeps 8 compilations, and a process may train more runs
+        kind = Replayed if compile and device.type == "cuda" else Step
+        self.turns = {
+            turn.name: kind(objective, turn, self.optimizers, self.progress, compile) for turn in objective.turns
+        }
+
+    def step(self, step: int, x: Tensor, rate: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Train on images B C H W; yield each turn that is due with its terms."""
+        set_rate(self.optimizers, rate)
+        self.progress.fill_(step / self.steps)
+        for turn in self.objective.turns:
+            if due(turn, step, self.steps):
+                yield turn.name, self.turns[turn.name](x)
+
+    def state(self) -> dict:
+        """Everything that `load` needs, beside the step."""
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return {"objective": self.objective.state_dict(), "optimizers": optimizers}
+
+    def load(self, state: dict) -> None:
+        """Take a checkpoint's state, be it of this kind of device or not."""
+        self.objective.load_state_dict(state["objective"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+            _to_device(optimizer, self.device)
+
+
+def due(turn: Turn, step: int, steps: int) -> bool:
+    """Whether a turn is taken at a step."""
+    return step % turn.every == 0 and turn.start <= step / steps < turn.stop
 
 
 def warm_up(step: Callable[[], object]) -> None:
@@ -117,12 +149,6 @@ def make_optimizers(objective: Objective, config: RunConfig, device: torch.devic
         optimizers[name] = torch.optim.Adam([setting], betas=group.betas, fused=True)
         _to_device(optimizers[name], device)
     return optimizers
-
-
-def load_optimizer(optimizer: torch.optim.Adam, state: dict, device: torch.device) -> None:
-    """Take a checkpoint's state, be it of this kind of device or not."""
-    optimizer.load_state_dict(state)
-    _to_device(optimizer, device)
 
 
 def _to_device(optimizer: torch.optim.Adam, device: torch.device) -> None:

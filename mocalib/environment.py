@@ -24,6 +24,12 @@ def describe(device: torch.device) -> dict:
     }
 
 
+def processor() -> str:
+    """The CPU's name, as far as torch knows it."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return known.get("cpu_name") or platform.machine()
+
+
 def nets(precision: str, device: torch.device) -> str:
     """What nets of a precision compute in on a device: bfloat16 without its instructions is slower than float32."""
     return "float32" if precision == "bfloat16" and not has_bfloat16(device) else precision

@@ -35,6 +35,7 @@ class Scale:
     weights: tuple[float, ...]  # Figure 5
     a1_dimensions: tuple[RunConfig, ...]  # Appendix A: A1 on CelebA with d 64 and 128
     hq: RunConfig | None  # CelebA-HQ: Figures 1, 6, 7 and 8
+    throughput: tuple[RunConfig, ...]  # nets and sizes that are timed, on random pixels; the first along every axis
     one_step: RunConfig | None = None  # its weights before and after a single step: what bad looks like
 
 
@@ -98,6 +99,7 @@ PAPER = Scale(
     weights=(0.0, 500.0, 1_000.0, 3_000.0),  # Figure 5
     a1_dimensions=(replace(_CELEBA_A1, latent_dim=64), _CELEBA_A1),  # Appendix A
     hq=_HQ,
+    throughput=(_CIFAR_A2, _CIFAR_A1, replace(_CELEBA_A2, size=64), replace(_HQ, size=256)),
 )
 
 # -------------------------------------------------------------------------------------------------------- workstation
@@ -134,6 +136,7 @@ WORKSTATION = Scale(
     weights=(0.0, 500.0, 1_000.0, 3_000.0),
     a1_dimensions=(replace(_FACES_A1, latent_dim=64), _FACES_A1),
     hq=None,  # no faces of 256 pixels
+    throughput=(_JPEG_A2, vary(replace(_JPEG_A2, model="a1"), weight=1_000.0), replace(_FACES_A2, size=64)),
 )
 
 # ------------------------------------------------------------------------------------------------------------- laptop
@@ -194,6 +197,12 @@ LAPTOP = Scale(
         keep_epochs=(17,),
         objective=MoCA(1.0, 0.9, 2048, 1_000.0),
     ),
+    throughput=(  # what a laptop's time would go into: full-size nets; and the net of this scale
+        _JPEG_A2,
+        replace(_JPEG_A2, width=32),
+        replace(_JPEG_A2, size=64),
+        QUICKSTART,
+    ),
 )
 
 # -------------------------------------------------------------------------------------------------------------- smoke
@@ -239,6 +248,7 @@ def _thinned(scale: Scale) -> Scale:
         weights=ends(scale.weights),
         a1_dimensions=tuple(_small(config) for config in scale.a1_dimensions),
         hq=_small(scale.hq),
+        throughput=(replace(_small(QUICKSTART), precision="bfloat16"),),
     )
 
 

@@ -75,30 +75,22 @@ def _fit(
     config = run.config
     steps = config.epochs * images.steps_per_epoch
     log_every = -(-steps // LOG_LINES)
-    optimizers = engine.make_optimizers(objective, config, device)
     meters = {"line": Meter(), "epoch": Meter()}  # means of a log line; means of an epoch, for stop_at
-    progress = torch.zeros((), dtype=torch.float64, device=device)
-    start, seconds = _restore(run, objective, optimizers, meters, device)
+    trainer = engine.Trainer(objective, config, steps, device, compile)
+    start, seconds = _restore(run, trainer, meters)
     if start == 0 and 0 in config.keep_epochs:
         run.save_weights(epoch_file(0), objective, 0, 0)
     clock = _Clock(seconds, start)
     step, epoch, rate = start - 1, (start - 1) // images.steps_per_epoch, 0.0
     objective.train()
-    take = engine.build(objective, optimizers, progress, compile)
     with bar(config.name, steps, initial=start, unit="step") as shown:
         for step in range(start, steps):
             epoch, end = step // images.steps_per_epoch, (step + 1) % images.steps_per_epoch == 0
             rate = learning_rate(config, epoch)
-            x = images.batch(step)
-            engine.set_rate(optimizers, rate)
-            progress.fill_(step / steps)
-            for turn in objective.turns:
-                if not due(turn, step, steps):
-                    continue
-                terms = take[turn.name](x)
-                meters["line"].add(turn.name, terms, step)
+            for turn, terms in trainer.step(step, images.batch(step), rate):
+                meters["line"].add(turn, terms, step)
                 if config.stop_at:
-                    meters["epoch"].add(turn.name, terms, step)
+                    meters["epoch"].add(turn, terms, step)
             shown.update()
             if (step + 1) % log_every == 0:
                 _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
@@ -109,16 +101,11 @@ def _fit(
                 break
             if clock.since_checkpoint >= checkpoint_seconds:
                 _check(meters["line"], run)
-                run.save_checkpoint(_state(step + 1, config, objective, optimizers, meters, clock))
+                run.save_checkpoint(_state(step + 1, config, trainer, meters, clock))
                 clock.checkpointed()
     if any(meters["line"].counts.values()):  # steps since the last line
         _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
     run.finish(objective, step + 1, epoch + 1)
-
-
-def due(turn: objectives.Turn, step: int, steps: int) -> bool:
-    """Whether a turn is taken at a step."""
-    return step % turn.every == 0 and turn.start <= step / steps < turn.stop
 
 
 def learning_rate(config: RunConfig, epoch: int) -> float:
@@ -176,39 +163,18 @@ def _check(meter: Meter, run: Run) -> None:
         raise NotFinite(f"{error}; {good}. A lower learning_rate or weight may help") from None
 
 
-def _state(
-    step: int,
-    config: RunConfig,
-    objective: objectives.Objective,
-    optimizers: engine.Optimizers,
-    meters: dict[str, Meter],
-    clock: _Clock,
-) -> dict:
+def _state(step: int, config: RunConfig, trainer: engine.Trainer, meters: dict[str, Meter], clock: _Clock) -> dict:
     """Everything that a resumed run needs to equal an uninterrupted one."""
-    return {
-        "step": step,
-        "config": config.to_dict(),
-        "objective": objective.state_dict(),
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-        "meters": {name: meter.state() for name, meter in meters.items()},
-        "seconds": clock.seconds,
-    }
+    meters = {name: meter.state() for name, meter in meters.items()}
+    return trainer.state() | {"step": step, "config": config.to_dict(), "meters": meters, "seconds": clock.seconds}
 
 
-def _restore(
-    run: Run,
-    objective: objectives.Objective,
-    optimizers: engine.Optimizers,
-    meters: dict[str, Meter],
-    device: torch.device,
-) -> tuple[int, float]:
+def _restore(run: Run, trainer: engine.Trainer, meters: dict[str, Meter]) -> tuple[int, float]:
     """Load the latest checkpoint, if any; return its step and seconds."""
-    state = run.restore(device, objective.state_dict())
+    state = run.restore(trainer.device, trainer.objective.state_dict())
     if state is None:
         return 0, 0.0
-    objective.load_state_dict(state["objective"])
-    for name, optimizer in optimizers.items():
-        engine.load_optimizer(optimizer, state["optimizers"][name], device)
+    trainer.load(state)
     for name, meter in meters.items():
         meter.load(state["meters"][name])
     return state["step"], state["seconds"]

@@ -81,14 +81,10 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, mod
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     with FakeTensorMode():
         on_fake_cuda(objective)
-        optimizers = engine.make_optimizers(objective, config, CUDA)
-        progress, meter = torch.zeros((), dtype=torch.float64, device=CUDA), Meter()
-        step = engine.Step(objective, objective.turns[0], optimizers, progress)
+        trainer, meter = engine.Trainer(objective, config, 2, CUDA), Meter()
         for i in range(2):
-            engine.set_rate(optimizers, 1e-3)
-            progress.fill_(i / 2)
-            terms = step(torch.rand(32, 1, 16, 16, device=CUDA))
-            meter.add("autoencoder", terms, i)
+            for turn, terms in trainer.step(i, torch.rand(32, 1, 16, 16, device=CUDA), 1e-3):
+                meter.add(turn, terms, i)
         assert {value.device.type for value in [*terms.values(), *rates]} == {"cuda"}
         assert rates[0] is rates[1]  # one address, as a graph wants it
         with pytest.raises(DataDependentOutputException):  # as any read would have
@@ -111,6 +107,23 @@ def test_the_loss_compiles_to_one_graph_without_a_break(model, weight):
         found.append([out.total, *out.terms.values(), *(p.grad for p in objective.parameters() if p.requires_grad)])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_every_run_of_a_process_is_compiled(monkeypatch):
+    """Of one piece of code torch keeps a few compilations; after those it would quietly launch operations again."""
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for seed in range(3):
+        objective = objectives.build(tiny(seed=seed), (1, 16, 16)).train()
+        trainer = engine.Trainer(objective, tiny(), 1, CPU, compile=True)
+        list(trainer.step(0, torch.rand(8, 1, 16, 16), 1e-3))
+    assert len(compiled) == 3
 
 
 def test_what_is_trained_inside_unchanged_is_undone_in_place():
@@ -154,12 +167,9 @@ def replayed(monkeypatch):
 
         return terms, replay
 
-    def build(objective, optimizers, progress, compile):
-        return {turn.name: engine.Replayed(objective, turn, optimizers, progress) for turn in objective.turns}
-
     monkeypatch.setattr(engine, "record", record)
     monkeypatch.setattr(engine, "warm_up", lambda step: [step() for _ in range(3)])
-    return lambda: monkeypatch.setattr(engine, "build", build)
+    return lambda: monkeypatch.setattr(engine, "Step", engine.Replayed)
 
 
 def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, monkeypatch, replayed):
@@ -181,11 +191,12 @@ def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, mon
 def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu(monkeypatch):
     """Checkpoints go from one kind of device to the other."""
     objective = objectives.build(tiny(), (1, 16, 16))
-    cpu = engine.make_optimizers(objective, tiny(), CPU)
-    state = cpu["autoencoder"].state_dict()
-    assert not state["param_groups"][0]["capturable"]
-    state["param_groups"][0] |= {"lr": torch.tensor(0.5), "capturable": True}  # as a GPU's checkpoint has them
-    engine.load_optimizer(cpu["autoencoder"], state, CPU)
+    trainer = engine.Trainer(objective, tiny(), 1, CPU)
+    cpu, state = trainer.optimizers, trainer.state()
+    [setting] = state["optimizers"]["autoencoder"]["param_groups"]
+    assert not setting["capturable"]
+    setting |= {"lr": torch.tensor(0.5), "capturable": True}  # as a GPU's checkpoint has them
+    trainer.load(state)
     [setting] = cpu["autoencoder"].param_groups
     assert (setting["lr"], setting["capturable"]) == (0.5, False)
     engine.set_rate(cpu, 0.25)

@@ -18,6 +18,7 @@ ORDER = [
     ["records"],
     ["training", "autoencoder"],
     ["evaluation"],
+    ["throughput"],
     ["rules", "claims", "experiments"],
     ["sweep"],
     ["tables", "figures"],

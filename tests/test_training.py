@@ -494,8 +494,8 @@ def test_meter_means_are_over_the_steps_on_which_a_turn_was_due():
 def test_turns_are_due_by_step_and_part_of_training():
     early = Turn("a", ("g",), stop=0.5)
     late = Turn("b", ("g",), every=3, start=0.5)
-    assert [step for step in range(10) if training.due(early, step, 10)] == [0, 1, 2, 3, 4]
-    assert [step for step in range(10) if training.due(late, step, 10)] == [6, 9]
+    assert [step for step in range(10) if engine.due(early, step, 10)] == [0, 1, 2, 3, 4]
+    assert [step for step in range(10) if engine.due(late, step, 10)] == [6, 9]
 
 
 def test_groups_that_miss_or_repeat_a_parameter_are_refused():
