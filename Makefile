@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format strip notebooks laptop figures lab browser clean
+.PHONY: help demo test soak lint format strip notebooks laptop figures lab browser clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ demo: $(STAMP)  ## train, sample and score MoCA on digits (about 2 minutes on 2 
 test: $(STAMP) lint  ## lint, unit tests, then every notebook (within 15 minutes on 2 cores, environment included)
 	$(PY) -m pytest -q
 	$(MAKE) --no-print-directory notebooks
+
+soak: $(STAMP)  ## tests that are too long for every commit (some minutes)
+	$(PY) -m pytest -q -m soak
 
 lint: $(STAMP)  ## ruff on modules, tests and notebooks
 	$(PY) -m ruff check -q .

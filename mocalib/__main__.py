@@ -63,6 +63,7 @@ def _experiments(options: argparse.Namespace) -> None:
         n=settings.n_generated if options.n is None else options.n,
         weights=options.weights,
         checkpoint_seconds=options.checkpoint_seconds,
+        compile=options.compile,
     )
     for run in finished:
         _print(run, run.scores)
@@ -79,6 +80,7 @@ def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> Non
         device=options.device,
         threads=options.threads,
         checkpoint_seconds=options.checkpoint_seconds,
+        compile=options.compile,
     )
     rows = evaluation.evaluate(
         run, features=options.features, n=n, epoch=options.epoch, weights=options.weights, device=options.device
@@ -100,13 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         "What is finished is not done again; what was interrupted resumes. `figures` draws from committed records; "
         "`throughput` measures the engine beside Algorithm 1.",
     )
-    names = ", ".join(experiments.NAMES)
-    parser.add_argument(
-        "what",
-        nargs="+",
-        metavar="run-directory",
-        help=f"or an experiment ({names}), or all of a scale, or figures, or throughput",
-    )
+    others = f"an experiment ({', '.join(experiments.NAMES)}), or all of a scale, or figures, or throughput"
+    parser.add_argument("what", nargs="+", metavar="run-directory", help=f"or {others}")
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
     parser.add_argument("--seeds", type=int, help="of an experiment: seeds 0 to N-1 (the scale's own)")
     parser.add_argument("--jobs", type=int, default=1, help="of an experiment: runs at a time (1); 0: one a core")
@@ -114,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(
         "--threads", type=int, help="CPU threads; recorded at the first start and kept (default: torch's)"
+    )
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the step, on a GPU into one CUDA graph; recorded at the first start and kept (default: on a GPU)",
     )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
     parser.add_argument("--features", choices=("classifier", "inception", "none"), help="extractor of the distances")

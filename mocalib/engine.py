@@ -4,12 +4,12 @@ Nothing in a step waits for the device. B batch, C H W image.
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from mocalib.config import RunConfig
 from mocalib.objectives import Objective, Turn
 
 WARM_UP = 3  # steps before a capture, as PyTorch asks: they compile, and choose cuDNN's algorithms
@@ -62,15 +62,15 @@ class Replayed(Step):
 class Trainer:
     """All that one step of a run does: the turns that are due, at the step's learning rate and progress."""
 
-    def __init__(
-        self, objective: Objective, config: RunConfig, steps: int, device: torch.device, compile: bool = False
-    ) -> None:
+    def __init__(self, objective: Objective, steps: int, device: torch.device, compile: bool = False) -> None:
         self.objective, self.steps, self.device = objective, steps, device
-        self.optimizers = make_optimizers(objective, config, device)
+        self.graphed = compile and device.type == "cuda"
+        self.optimizers = make_optimizers(objective)
+        self._ready()
         self.progress = torch.zeros((), dtype=torch.float64, device=device)
         if compile:
             torch.compiler.reset()  # of one piece of code it keeps 8 compilations, and a process may train more runs
-        kind = Replayed if compile and device.type == "cuda" else Step
+        kind = Replayed if self.graphed else Step
         self.turns = {
             turn.name: kind(objective, turn, self.optimizers, self.progress, compile) for turn in objective.turns
         }
@@ -93,7 +93,15 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-            _to_device(optimizer, self.device)
+        self._ready()  # the checkpoint may be of another kind of device
+
+    def _ready(self) -> None:
+        """Let a graph read the learning rate from a tensor; elsewhere it is a number, exact in float64."""
+        for optimizer in self.optimizers.values():
+            for setting in optimizer.param_groups:
+                rate = float(setting["lr"])
+                setting["lr"] = torch.tensor(rate, device=self.device) if self.graphed else rate
+                setting["capturable"] = self.graphed
 
 
 def due(turn: Turn, step: int, steps: int) -> bool:
@@ -105,7 +113,8 @@ def warm_up(step: Callable[[], object]) -> None:
     """Take a few steps on a stream of their own, as a capture wants it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*capturable")  # Adam warns of a graph that it does not see yet
         for _ in range(WARM_UP):
             step()
     torch.cuda.current_stream().wait_stream(stream)
@@ -136,26 +145,17 @@ def _moments(optimizers: list[torch.optim.Adam]) -> list[Tensor]:
     return [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
 
 
-def make_optimizers(objective: Objective, config: RunConfig, device: torch.device) -> Optimizers:
+def make_optimizers(objective: Objective) -> Optimizers:
     """One Adam a group; every trainable parameter is in exactly one. Its learning rate carries the group's `rate`."""
     groups = objective.groups()
     listed = [id(p) for group in groups.values() for p in group.parameters]
     trainable = {id(p) for p in objective.parameters() if p.requires_grad}
     if len(listed) != len(set(listed)) or set(listed) != trainable:
         raise ValueError(f"{type(objective).__name__}.groups is no partition of its trainable parameters")
-    optimizers = {}
-    for name, group in groups.items():
-        setting = {"params": group.parameters, "rate": group.rate}
-        optimizers[name] = torch.optim.Adam([setting], betas=group.betas, fused=True)
-        _to_device(optimizers[name], device)
-    return optimizers
-
-
-def _to_device(optimizer: torch.optim.Adam, device: torch.device) -> None:
-    """On a GPU the learning rate is a tensor there, which a graph reads; on a CPU a number, exact in float64."""
-    for setting in optimizer.param_groups:
-        cuda, rate = device.type == "cuda", float(setting["lr"])
-        setting |= {"capturable": cuda, "lr": torch.tensor(rate, device=device) if cuda else rate}
+    return {
+        name: torch.optim.Adam([{"params": group.parameters, "rate": group.rate}], betas=group.betas, fused=True)
+        for name, group in groups.items()
+    }
 
 
 def set_rate(optimizers: Optimizers, rate: float) -> None:

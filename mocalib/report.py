@@ -1,5 +1,6 @@
 """The report: every claim of the paper, decided by records; as a table, as Markdown, and as README's results."""
 
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ from mocalib.figures.base import save_csv
 from mocalib.runs import Run
 from mocalib.scales import SCALES
 
-BEGIN, END = "<!-- results: written by `make figures` from committed records -->", "<!-- end of results -->"
+BEGIN, END = "<!-- {}: written by `make figures` from committed records -->", "<!-- end of {} -->"
 
 
 def findings(runs: dict[str, list[Run]], scale: str, experiment: str = "") -> list[Finding]:
@@ -114,6 +115,7 @@ def draw(scale: str) -> list[Path]:
     for run in {run.directory: run for runs in found.values() for run in runs}.values():
         run.verify()
     written = [path for name, runs in found.items() if runs for path in _draw(name, runs, scale)]
+    written += [path for record in measured(scale) for path in draw_throughput(record)]
     return [*written, *write(found, scale)]
 
 
@@ -136,20 +138,75 @@ def _draw(name: str, runs: list[Run], scale: str) -> list[Path]:
         plt.close("all")
 
 
+def measured(scale: str) -> list[dict]:
+    """Committed records of a scale's throughput, one a kind of device."""
+    return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob(f"{scale}-*.json"))]
+
+
+def draw_throughput(record: dict, output: str | None = None) -> list[Path]:
+    """Draw a throughput record into figures/<output or scale>/throughput-<cpu or cuda>.*; return the paths."""
+    about = {key: record[key] for key in ("command", "environment", "repeats")}
+    kind = "cpu" if record["environment"]["device"] == "cpu" else "cuda"
+    scale, name = output or record["scale"], f"throughput-{kind}"
+    caption = f"{machine(record)}; medians of {record['repeats']} repeats, interleaved; random pixels"
+    figure = figures.throughput(record)
+    written = figures.save(figure, name, scale, [], caption, tables.throughput(record).round(4), about=about)
+    if output is None:
+        plt.close(figure)
+    return written
+
+
+def machine(record: dict) -> str:
+    """Where a throughput record was made."""
+    where = record["environment"]
+    device = where["processor"] if where["device"] == "cpu" else where["device"]
+    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    return f"{device}, {threads}, torch {where['versions']['torch']}"
+
+
+def readme_performance() -> str:
+    """README's table of speed from all committed records, with its marks."""
+    parts = []
+    for record in (record for scale in SCALES for record in measured(scale)):
+        table = tables.throughput(record).drop(columns=["ratio without data", "d"])
+        parts.append(f"{machine(record)} (`{record['command']}`):\n\n{tables.markdown(table)}\n{_free(record)}\n")
+    begin, end = marks("performance")
+    return "\n".join([f"{begin}\n", *parts, end])
+
+
+def _free(record: dict) -> str:
+    """In words: what should cost nothing, and what an evaluation costs."""
+    free, costs = tables.free(record), record["costs"]
+    scored = costs["features_seconds"] + costs["scores_seconds"]
+    return (
+        f"Time of a {free.index[-1]}: {free.iloc[-1]:.2f}; data, averages, queue and log: {free['together']:.1%} of a "
+        f"step of the first net. Features and scores of {costs['n']:,} images against {costs['n']:,}: {scored:.0f} s "
+        f"({costs['features']})."
+    )
+
+
+def marks(section: str) -> tuple[str, str]:
+    """The lines between which README's section is written."""
+    return BEGIN.format(section), END.format(section)
+
+
 def readme_results(scale: str = "laptop") -> str:
     """README's results, with its marks."""
     runs = found_runs(paths.RECORDS / scale, scale)
-    return f"{BEGIN}\n\n{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}\n{END}"
+    begin, end = marks("results")
+    return f"{begin}\n\n{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}\n{end}"
 
 
 def update_readme() -> None:
-    """Put the laptop scale's results between README's marks; ValueError if a mark is missing."""
+    """Put the laptop scale's results and all speeds between README's marks; ValueError if a mark is missing."""
     path = paths.ROOT / "README.md"
     text = path.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{path} lacks its marks, {BEGIN} and {END}, once each")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    files.write(path, f"{before}{readme_results()}{after}".encode())
+    for section, written in {"results": readme_results, "performance": readme_performance}.items():
+        begin, end = marks(section)
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"{path} lacks its marks, {begin} and {end}, once each")
+        text = f"{text.split(begin)[0]}{written()}{text.split(end)[1]}"
+    files.write(path, text.encode())
 
 
 def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:

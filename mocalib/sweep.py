@@ -31,13 +31,14 @@ def run(
     n: int = 10_000,
     weights: Path | str | None = None,
     checkpoint_seconds: float = 60.0,
+    compile: bool | None = None,
 ) -> list[Run]:
     """Train and score every config, `jobs` at a time, and return the runs in the configs' order.
 
     Equal configs are run once; what is finished and scored is not done again, what was interrupted resumes. With one
     job everything happens in this process; else in `jobs` processes (0: one a core), each with `threads` (default: the
-    cores divided by the jobs), which end when this process does. `features`, `n` and `weights` are `evaluate`'s. Raises
-    SweepError, naming each run that failed and why, when all others have ended.
+    cores divided by the jobs), which end when this process does. `features`, `n` and `weights` are `evaluate`'s, the
+    rest is `train`'s. Raises SweepError, naming each run that failed and why, when all others have ended.
     """
     if jobs < 0:
         raise ValueError(f"jobs = {jobs}: at least 1, or 0 for one a core")
@@ -54,6 +55,7 @@ def run(
         n=n,
         weights=weights,
         checkpoint_seconds=checkpoint_seconds,
+        compile=compile,
     )
     found = [Run(Path(runs) / config.name, config) for config in configs]
     todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n)))
@@ -95,6 +97,7 @@ def run_one(
     n: int = 10_000,
     weights: Path | str | None = None,
     checkpoint_seconds: float = 60.0,
+    compile: bool | None = None,
 ) -> Run:
     """Train one run and score its last weights and those of every kept epoch.
 
@@ -102,7 +105,8 @@ def run_one(
     """
     if not Run(runs / config.name, config).finished:
         evaluation.check(config, data.load(config), features, n, weights=weights)
-    done = train(config, runs=runs, device=device, threads=threads, checkpoint_seconds=checkpoint_seconds)
+    how = {"device": device, "threads": threads, "checkpoint_seconds": checkpoint_seconds, "compile": compile}
+    done = train(config, runs=runs, **how)
     for epoch in done.epochs:
         evaluation.evaluate(done, features=features, n=n, epoch=epoch, weights=weights, device=device)
     return done

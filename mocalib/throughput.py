@@ -30,7 +30,7 @@ from mocalib.engine import Trainer
 from mocalib.meter import Meter
 from mocalib.progress import bar
 from mocalib.scales import SCALES, vary
-from mocalib.training import check_device, use_threads
+from mocalib.training import check_device, tuned
 
 WARM_UP, REPEATS = 2, 5
 BLOCK = {"cpu": 1, "cuda": 20}  # steps between two looks at the clock: to look, a GPU must be waited for
@@ -42,17 +42,21 @@ GROWTH = {  # axis -> values; everything else as in the first case
     "size": (16, 32, 64),
     "width": (16, 32, 64),
 }
+CUSTOM = paths.RUNS / "custom" / "throughput"
 ALGORITHM_1, REFERENCE, ENGINE = "Algorithm 1", "engine, float32", "engine"
 
 
 def run(scale: str, device: str = "cpu", folder: Path | str = paths.THROUGHPUT, threads: int | None = None) -> Path:
     """Measure a scale's cases on a device and write `folder`/<scale>-<cpu or cuda>.json; return its path.
 
-    Raises FileExistsError if a record is there (a smoke one is replaced), before anything is measured.
+    Measurements of smoke mean nothing and go to runs/custom/throughput/ instead of to the committed records. Raises
+    FileExistsError, before anything is measured, where such a record would be replaced.
     """
-    path = Path(folder) / f"{scale}-{check_device(device).type}.json"
-    if path.exists() and scale != "smoke":
-        raise FileExistsError(f"{path} is a record already; write elsewhere with --runs FOLDER, or remove it first")
+    kind = check_device(device).type
+    committed = Path(folder) == paths.THROUGHPUT and scale != "smoke"
+    path = (Path(folder) if committed or Path(folder) != paths.THROUGHPUT else CUSTOM) / f"{scale}-{kind}.json"
+    if committed and path.exists():
+        raise FileExistsError(f"{path} is a committed record; write elsewhere with --runs FOLDER, or remove it first")
     files.write_json(path, measure(scale, device, threads))
     return path
 
@@ -61,7 +65,7 @@ def measure(scale: str, device: str = "cpu", threads: int | None = None) -> dict
     """The record of a scale on a device, as plain JSON; smoke measures little and looks at no growth."""
     device, settings = check_device(device), SCALES[scale]
     threads = threads or torch.get_num_threads()
-    with use_threads(threads), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+    with tuned(threads):
         return {
             "scale": scale,
             "command": f"python -m mocalib throughput --scale {scale} --device {device.type}",
@@ -128,7 +132,7 @@ class Engine:
         self.images = data.ResidentImages(_pixels(config), config.batch_size, config.seed, device)
         self.feed = Feed(self.images.batch(step) for step in itertools.count())
         compile = device.type == "cuda" if compile is None else compile
-        self.trainer, self.meter = Trainer(self.objective, config, 10**9, device, compile), Meter()
+        self.trainer, self.meter = Trainer(self.objective, 10**9, device, compile), Meter()
         self.count = itertools.count()
 
     def __call__(self) -> None:
@@ -296,10 +300,10 @@ def peak_memory(name: str, config: RunConfig, device: torch.device) -> int:
 
 
 def _peak(name: str, config: RunConfig, device: torch.device, threads: int) -> int:
-    torch.set_num_threads(threads)
-    work = contender(name, config, device)
-    for _ in range(3):
-        work()
+    with tuned(threads):
+        work = contender(name, config, device)
+        for _ in range(3):
+            work()
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else _resident()
 
 

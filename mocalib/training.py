@@ -55,7 +55,7 @@ def train(
             "compiled": device.type == "cuda" if compile is None else compile,
         }
         how |= {name: run.environment[name] for name in how if name in run.environment}
-        with use_threads(how["threads"]), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        with tuned(how["threads"]):
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
             run.start(device, how, _describe(dataset), trained)
             objective.bfloat16 = how["nets"] == "bfloat16"
@@ -76,7 +76,7 @@ def _fit(
     steps = config.epochs * images.steps_per_epoch
     log_every = -(-steps // LOG_LINES)
     meters = {"line": Meter(), "epoch": Meter()}  # means of a log line; means of an epoch, for stop_at
-    trainer = engine.Trainer(objective, config, steps, device, compile)
+    trainer = engine.Trainer(objective, steps, device, compile)
     start, seconds = _restore(run, trainer, meters)
     if start == 0 and 0 in config.keep_epochs:
         run.save_weights(epoch_file(0), objective, 0, 0)
@@ -123,6 +123,13 @@ def use_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def tuned(threads: int) -> Iterator[None]:
+    """How training computes: with so many threads, and with the cuDNN algorithms that are fastest where it runs."""
+    with use_threads(threads), torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        yield
 
 
 class _Clock:

@@ -31,6 +31,7 @@ FIGURES = {  # that each notebook shows
     "07_temperature": 1,
     "08_queue_size": 0,
     "09_latent_uniformity": 2,
+    "10_throughput": 3,
     "11_report": 0,
     "train": 6,
 }

@@ -1,6 +1,7 @@
 """The engine: fast forms equal to plain ones, steps that wait for no device, graphs that leave no trace in training."""
 
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -76,12 +77,14 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, mod
             p.grad = torch.empty_like(p) if p.requires_grad else None
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)  # the next test is about it
+    monkeypatch.setattr(engine, "Replayed", engine.Step)
     monkeypatch.setattr(torch, "_fused_adam_", lambda *tensors, lr, **settings: rates.append(lr))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     with FakeTensorMode():
         on_fake_cuda(objective)
-        trainer, meter = engine.Trainer(objective, config, 2, CUDA), Meter()
+        trainer, meter = engine.Trainer(objective, 2, CUDA, compile=True), Meter()
         for i in range(2):
             for turn, terms in trainer.step(i, torch.rand(32, 1, 16, 16, device=CUDA), 1e-3):
                 meter.add(turn, terms, i)
@@ -117,12 +120,12 @@ def test_every_run_of_a_process_is_compiled(monkeypatch):
         compiled.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    for seed in range(3):
-        objective = objectives.build(tiny(seed=seed), (1, 16, 16)).train()
-        trainer = engine.Trainer(objective, tiny(), 1, CPU, compile=True)
-        list(trainer.step(0, torch.rand(8, 1, 16, 16), 1e-3))
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for seed in range(3):
+            objective = objectives.build(tiny(seed=seed), (1, 16, 16)).train()
+            trainer = engine.Trainer(objective, 1, CPU, compile=True)
+            list(trainer.step(0, torch.rand(8, 1, 16, 16), 1e-3))
     assert len(compiled) == 3
 
 
@@ -130,7 +133,7 @@ def test_what_is_trained_inside_unchanged_is_undone_in_place():
     """Before the first step and after some: weights, statistics, queue, key encoder and Adam's moments."""
     config = tiny()
     objective = objectives.build(config, (1, 16, 16)).train()
-    optimizers = engine.make_optimizers(objective, config, CPU)
+    optimizers = engine.make_optimizers(objective)
     step = engine.Step(objective, objective.turns[0], optimizers, torch.zeros(()))
 
     def tensors():
@@ -191,7 +194,7 @@ def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, mon
 def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu(monkeypatch):
     """Checkpoints go from one kind of device to the other."""
     objective = objectives.build(tiny(), (1, 16, 16))
-    trainer = engine.Trainer(objective, tiny(), 1, CPU)
+    trainer = engine.Trainer(objective, 1, CPU)
     cpu, state = trainer.optimizers, trainer.state()
     [setting] = state["optimizers"]["autoencoder"]["param_groups"]
     assert not setting["capturable"]
@@ -202,7 +205,9 @@ def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu(monkeypatch):
     engine.set_rate(cpu, 0.25)
     assert setting["lr"] == 0.25
     with FakeTensorMode():
-        engine._to_device(cpu["autoencoder"], CUDA)
+        trainer.device, trainer.graphed = CUDA, True
+        trainer._ready()
+        [setting] = cpu["autoencoder"].param_groups
         assert setting["lr"].device.type == "cuda"
         assert setting["capturable"]
         engine.set_rate(cpu, 0.25)  # in place, or a graph would not see it
@@ -271,6 +276,20 @@ def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
     assert lines["float32"] != lines["bfloat16"]
     exact, fast = scores.values()
     assert abs(statistics.mean(fast) - statistics.mean(exact)) <= max(exact) - min(exact)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compilation for a CPU needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_compiled_run_follows_the_reference(tmp_path, precision):
+    """By the real compiler, about a minute each."""
+    exact = train(FAST, runs=tmp_path)
+    fast = train(replace(FAST, precision=precision), runs=tmp_path / "compiled", compile=True)
+    assert fast.environment["compiled"]
+    for one, other in zip(exact.metrics, fast.metrics, strict=True):
+        assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
+        assert other["contrastive"] == pytest.approx(one["contrastive"], abs=0.25)
 
 
 # Trains 40 steps on a sparse memory-mapped file of so many 64x64 images; prints the anonymous memory in use, in MB.

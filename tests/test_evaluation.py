@@ -422,3 +422,19 @@ def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monke
 def test_unknown_features_are_refused(digits):
     with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'classifier'"):
         features.build("vgg", digits, "digits")
+
+
+def test_a_second_evaluation_recomputes_no_features_of_real_images(run, monkeypatch):
+    """Another seed: only what is generated anew passes through the extractor, each image once."""
+    passed, extract = [], features.Extractor.__call__
+
+    def counted(self, images):
+        passed.append(len(images))
+        return extract(self, images)
+
+    monkeypatch.setattr(features.Extractor, "__call__", counted)
+    evaluate(run, n=210, seed=5)
+    first = len(passed)
+    evaluate(run, n=210, seed=6)
+    assert first <= 5
+    assert passed[first:] == [210, 1000, 210]  # samples, reconstructions of the test split, decoded training codes

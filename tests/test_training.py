@@ -500,10 +500,9 @@ def test_turns_are_due_by_step_and_part_of_training():
 
 def test_groups_that_miss_or_repeat_a_parameter_are_refused():
     objective = objectives.build(tiny(), (1, 16, 16))
-    cpu = torch.device("cpu")
-    engine.make_optimizers(objective, tiny(), cpu)
+    engine.make_optimizers(objective)
     encoder = list(objective.encoder.parameters())
     for broken in (encoder, [*encoder, *encoder]):
         objective.groups = lambda broken=broken: {"autoencoder": objectives.Group(broken)}
         with pytest.raises(ValueError, match="no partition"):
-            engine.make_optimizers(objective, tiny(), cpu)
+            engine.make_optimizers(objective)

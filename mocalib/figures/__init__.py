@@ -12,6 +12,7 @@ from mocalib.figures.pictures import (
     reconstructions,
     samples,
 )
+from mocalib.figures.speed import throughput
 
 __all__ = [
     "DRAWN",
@@ -30,6 +31,7 @@ __all__ = [
     "scores_by_weight",
     "show",
     "singular_values",
+    "throughput",
     "tiles",
     "training_curves",
 ]

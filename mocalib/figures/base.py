@@ -74,15 +74,17 @@ def save(
     table: pd.DataFrame | None = None,
     kinds: tuple[str, ...] = ("png", "pdf"),
     dpi: int = 200,
+    about: dict | None = None,
 ) -> list[Path]:
     """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv if given; return the paths.
 
-    The scale is said in the caption below the picture; run names, seeds, n and command go into its metadata. Files are
+    The scale is said in the caption below the picture; run names, seeds, n and command go into its metadata, or what
+    `about` says in their place where there are no runs. Files are
     byte for byte the same from the same records and library versions, and replace older ones only when they are whole.
     """
     below = textwrap.fill(f"{caption} [{scale} scale]", int(figure.get_figwidth() * LETTERS))
     figure.supxlabel(below, fontsize=7, color="0.35")
-    note = json.dumps(provenance(runs) | {"caption": caption, "scale": scale})
+    note = json.dumps((about or provenance(runs)) | {"caption": caption, "scale": scale})
     folder = paths.FIGURES / scale
     metadata = {
         "png": {"Title": name, "Description": note, "Software": None},

@@ -1,0 +1,234 @@
+"""The benchmark: what it counts is counted right, its clock is fair, and evidence is not overwritten."""
+
+import json
+import re
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny
+from torch import nn
+
+from mocalib import __main__, environment, paths, report, tables, throughput
+from mocalib.scales import SCALES, SMOKE
+from mocalib.throughput import ALGORITHM_1, ENGINE, REFERENCE
+
+CPU = torch.device("cpu")
+[SMALL] = SMOKE.throughput
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """A real smoke measurement by the package's own command; memory in this process instead of three others."""
+    folder = tmp_path_factory.mktemp("throughput")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            throughput, "peak_memory", lambda name, config, device: throughput._peak(name, config, device, 1)
+        )
+        command = ["throughput", "--scale", "smoke", "--runs", str(folder), "--threads", "1"]
+        assert __main__.main(command) == 0
+    return json.loads((folder / "smoke-cpu.json").read_text())
+
+
+def test_a_record_says_what_was_measured_where_and_how(record):
+    assert record["command"] == "python -m mocalib throughput --scale smoke --device cpu"
+    assert record["environment"]["threads"] == 1
+    assert {"versions", "commit", "device", "processor"} <= record["environment"].keys()
+    [case] = record["cases"]
+    assert case["config"] == SMALL.to_dict()
+    assert case["image_shape"] == [1, 16, 16]
+    plain, ours = case["contenders"][ALGORITHM_1], case["contenders"][ENGINE]
+    assert case["ratio"] == pytest.approx(plain["seconds"] / ours["seconds"])
+    assert case["ratio_without_data"] == pytest.approx(plain["seconds_without_data"] / ours["seconds_without_data"])
+    assert plain["images_per_second"] == pytest.approx(32 / plain["seconds"])
+    assert set(case["parts"]) == {
+        "data", "encoder", "key encoder", "decoder", "losses", "backward", "Adam", "EMA", "queue", "log",
+    }  # fmt: skip
+    assert all(value > 0 for value in case["parts"].values())
+    assert 0.3 < sum(case["parts"].values()) / ours["seconds"] < 3  # parts are of the same step
+    assert record["costs"]["n"] == 300
+    assert min(value for name, value in record["costs"].items() if name.endswith("seconds")) > 0
+
+
+def multiplications(net: nn.Module, *x: torch.Tensor) -> dict[nn.Module, int]:
+    """Multiplications of each convolution and linear layer, counted from shapes."""
+    found, hooks = {}, []
+
+    def count(layer, inputs, output):
+        kernel = layer.weight[0].numel()  # channels in, times the kernel's area
+        found[layer] = output.numel() * kernel
+
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            hooks.append(layer.register_forward_hook(count))
+    net(*x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_operations_of_algorithm_1_are_those_of_its_layers():
+    """Two operations a multiplication; backward once for weights and once for inputs, but for the images'."""
+    work = throughput.Listing(SMALL, CPU)
+    o, B, d, K = work.objective, SMALL.batch_size, SMALL.latent_dim, SMALL.objective.queue_size
+    x = torch.rand(B, 1, 16, 16)
+    encoder, key = multiplications(o.encoder, x), sum(multiplications(o.key_encoder, x).values())
+    decoder = sum(multiplications(o.decoder, torch.rand(B, d)).values())
+    stem = encoder[o.encoder[0]]
+    contrast = 2 * B * d * K + 2 * B * d  # logits and their gradient to the queries
+    expected = 3 * (sum(encoder.values()) + decoder) - stem + key + contrast
+    assert throughput.operations(work) == 2 * expected
+
+
+def test_the_engine_does_fewer_operations_where_it_folds_upsampling(monkeypatch):
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
+    exact, fast = (
+        throughput.operations(throughput.Engine(replace(SMALL, precision=p), CPU)) for p in ("float32", "bfloat16")
+    )
+    plain = throughput.operations(throughput.Listing(SMALL, CPU))
+    assert fast < 0.8 * exact
+    assert exact == pytest.approx(plain, rel=0.01)
+
+
+def test_contenders_take_turns_and_their_first_turns_do_not_count(monkeypatch):
+    monkeypatch.setattr(throughput, "seconds", lambda work, device, steps: work())
+    order = []
+
+    def work(name, times):
+        times = iter(times)
+        return lambda: order.append(name) or next(times)
+
+    works = {"a": work("a", [99, 99, 1, 5, 3, 4, 2]), "b": work("b", [99, 99, 7, 7, 7, 7, 9])}
+    found = throughput.interleaved(works, CPU)
+    assert found == {"a": 3, "b": 7}
+    assert order == ["a", "b"] * 7
+
+
+def test_a_held_feed_costs_no_loading():
+    feed = throughput.Feed(iter([torch.zeros(1), torch.ones(1)]))
+    first = next(feed)
+    feed.held = True
+    assert next(feed) is first
+    feed.held = False
+    assert next(feed) == 1
+
+
+def test_a_watch_adds_up_calls_within_a_step(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(throughput, "clock", lambda device: float(next(ticks)))
+    watch = throughput.Watch(CPU)
+    inner = watch.around("inner", lambda: None)
+    outer = watch.around("outer", lambda: (inner(), inner()))
+    for _ in range(3):
+        watch.next_step()
+        outer()
+    assert watch.medians(skip=1) == {"inner": 2.0, "outer": 5.0}
+
+
+def test_peak_memory_is_of_a_process_of_its_own():
+    small, large = (throughput.peak_memory(ENGINE, replace(SMALL, width=w), CPU) for w in (4, 64))
+    assert 2**26 < small < large - 16 * 10_000_000  # 11 M more parameters: weights, keys' encoder, gradients, moments
+    assert large < 2**32
+
+
+def test_float32_on_a_cpu_has_no_reference_beside_it(monkeypatch):
+    monkeypatch.setattr(throughput, "peak_memory", lambda *_: 1)
+    found = throughput.case(replace(SMALL, precision="float32"), CPU)
+    assert list(found["contenders"]) == [ALGORITHM_1, ENGINE]
+    assert REFERENCE not in found["contenders"]
+
+
+def test_growth_changes_one_axis_at_a_time(monkeypatch):
+    monkeypatch.setattr(throughput, "GROWTH", {"queue_size": (50, 100), "size": (16, 32)})
+    rows = throughput.growth(tiny(), CPU)
+    assert [(row["axis"], row["value"], row["contender"]) for row in rows] == [
+        (axis, value, name)
+        for axis, values in (("queue_size", (50, 100)), ("size", (16, 32)))
+        for value in values
+        for name in (ALGORITHM_1, ENGINE)
+    ]
+    taken = {(row["axis"], row["value"], row["contender"]): row["seconds"] for row in rows}
+    assert taken["size", 32, ENGINE] > taken["size", 16, ENGINE]
+    assert throughput._along(tiny(), "queue_size", 7).objective.queue_size == 7
+
+
+def test_committed_records_are_not_overwritten(monkeypatch, scratch):
+    monkeypatch.setattr(paths, "THROUGHPUT", scratch)
+    monkeypatch.setattr(throughput, "CUSTOM", scratch / "custom")
+    monkeypatch.setattr(throughput, "measure", lambda scale, device, threads: {"scale": scale})
+    path = throughput.run("laptop", folder=scratch)
+    assert path == scratch / "laptop-cpu.json"
+    with pytest.raises(FileExistsError, match=r"laptop-cpu.json is a committed record; write elsewhere with --runs"):
+        throughput.run("laptop", folder=scratch)
+    for _ in range(2):
+        assert throughput.run("smoke", folder=scratch) == scratch / "custom" / "smoke-cpu.json"
+        assert throughput.run("laptop", folder=scratch / "mine") == scratch / "mine" / "laptop-cpu.json"
+
+
+def test_every_scale_times_nets_that_can_be_built():
+    for scale in SCALES.values():
+        for config in scale.throughput:
+            assert throughput.image_shape(config)[1:] == (config.size or 32,) * 2
+            with torch.device("meta"):
+                throughput.objectives.models.build(
+                    config.model, throughput.image_shape(config), config.latent_dim, config.width, config.blocks
+                )
+
+
+HAND = {
+    "environment": {"device": "cpu", "processor": "a CPU", "threads": 2, "versions": {"torch": "2.14.1"}},
+    "command": "python -m mocalib throughput --scale laptop --device cpu",
+    "ceiling": {"bfloat16": 400.0},
+    "cases": [{
+        "config": tiny().to_dict(), "image_shape": [1, 16, 16], "nets": "bfloat16", "ratio": 2.0,
+        "ratio_without_data": 1.5, "operations": {"engine": 100, "Algorithm 1": 200},
+        "contenders": {
+            "Algorithm 1": {"images_per_second": 32.0, "seconds": 1.0, "peak_memory": 100},
+            "engine": {"images_per_second": 64.0, "seconds": 0.5, "peak_memory": 50},
+        },
+        "parts": {"encoder": 0.9, "data": 0.01, "EMA": 0.02, "queue": 0.03, "log": 0.04},
+    }],
+    "growth": [
+        {"axis": "queue_size", "value": value, "contender": name, "seconds": seconds}
+        for value, name, seconds in [(5_000, "engine", 2.0), (120_000, "engine", 2.2), (120_000, "Algorithm 1", 9.0)]
+    ],
+}  # fmt: skip
+
+
+def test_tables_of_a_record_by_hand():
+    [row] = tables.throughput(HAND).to_dict("records")
+    assert (row["ratio"], row["engine, images/s"], row["nets in"]) == (2.0, 64.0, "bfloat16")
+    assert row["memory, of Algorithm 1's"] == 0.5
+    assert row["of ceiling"] == 100 / 0.5 / 400
+    free = tables.free(HAND)
+    assert free["together"] == pytest.approx(0.1)
+    assert free["step at K 120,000 over K 5,000"] == pytest.approx(1.1)
+    assert report.machine(HAND) == "a CPU, 2 threads, torch 2.14.1"
+
+
+def test_the_committed_records_keep_what_the_project_promises():
+    """On a processor with bfloat16 instructions: twice Algorithm 1 and more, and what should be free is."""
+    [record] = report.measured("laptop")
+    assert record["environment"]["dirty"] is False
+    cases = {(case["config"]["width"], case["image_shape"][1]): case for case in record["cases"]}
+    for (width, size), least in {(64, 32): 2.0, (32, 32): 1.7, (64, 64): 2.5}.items():
+        case = cases[width, size]
+        config = case["config"]
+        assert (config["latent_dim"], config["objective"]["queue_size"], config["batch_size"]) == (128, 30_000, 64)
+        assert case["nets"] == "bfloat16"
+        assert case["ratio"] >= least
+    free = tables.free(record)
+    assert free["together"] <= 0.05
+    assert free["step at K 120,000 over K 5,000"] <= 1.15
+    costs = record["costs"]
+    assert (costs["n"], costs["image_shape"]) == (10_000, [3, 32, 32])
+    assert costs["features_seconds"] + costs["scores_seconds"] <= 40
+
+
+def test_readme_shows_every_committed_record():
+    text = report.readme_performance()
+    assert text in (paths.ROOT / "README.md").read_text()
+    for case in report.measured("laptop")[0]["cases"]:
+        assert re.search(rf"{case['ratio']:.3g}\b", text)
+    assert statistics.mean(case["ratio"] for case in report.measured("laptop")[0]["cases"]) > 1
