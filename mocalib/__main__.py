@@ -15,8 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.what == ["figures"]:
             _figures()
         elif options.what == ["throughput"]:
-            folder = options.runs or paths.THROUGHPUT
-            print(throughput.run(options.scale, options.device, folder, options.threads))
+            _refuse_others(options)
+            print(throughput.run(options.scale, options.device, options.runs, options.threads))
         elif all(name in (*experiments.NAMES, "all") for name in options.what):
             _experiments(options)
         else:
@@ -35,10 +35,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _figures() -> None:
     """Draw whatever is committed, and README's results."""
     scales = report.committed()
-    if not scales:
+    if not scales and not report.measured():
         raise ValueError(f"no records of finished runs in {paths.RECORDS}: restore them with git, or run make laptop")
-    print(*(path for scale in scales for path in report.draw(scale)), sep="\n")
+    written = [path for scale in scales for path in report.draw(scale)]
+    print(*written, *(path for record in report.measured() for path in report.draw_throughput(record)), sep="\n")
     report.update_readme()
+
+
+def _refuse_others(options: argparse.Namespace) -> None:
+    """Throughput takes scale, device, runs and threads; what else is given would be ignored."""
+    defaults = _parser().parse_args(options.what)
+    taken = {"what", "scale", "device", "runs", "threads"}
+    given = {name for name, value in vars(options).items() if value != getattr(defaults, name)} - taken
+    if given:
+        raise ValueError(f"throughput takes --scale, --device, --runs and --threads, not {', '.join(sorted(given))}")
 
 
 def _experiments(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import mmap
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,8 +59,7 @@ class ResidentImages:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if batch_size > len(images):
-            raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {len(images)} training images")
+        check_batch(len(images), batch_size)
         self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, torch.device(device), dtype
         self.images = images.to(self.device) if _fits(images, self.device) else images
         self.steps_per_epoch = len(images) // batch_size
@@ -85,6 +85,12 @@ class ResidentImages:
         if images.device.type != self.device.type:  # pinned, so that the step does not wait for the copy
             images = images.pin_memory().to(self.device, non_blocking=True)
         return images.to(self.dtype).div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def check_batch(n: int, batch_size: int) -> None:
+    """Raise ValueError if a batch is larger than the dataset."""
+    if batch_size > n:
+        raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {n} training images")
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:
@@ -163,12 +169,17 @@ def fingerprint(folder: Path) -> str:
 def _open(path: Path) -> Tensor:
     """Memory-map an array as a tensor; copy-on-write, as torch has no read-only tensors.
 
-    Batches are drawn at random: reading ahead on a disk would fetch ten times what they need.
+    What memory cannot hold is read again in every epoch, in random order: then reading ahead is for nothing.
     """
     array = np.load(path, mmap_mode="c")
-    if hasattr(mmap, "MADV_RANDOM") and array.size:
+    if hasattr(mmap, "MADV_RANDOM") and array.nbytes > _memory() / 2:
         array.base.madvise(mmap.MADV_RANDOM)
     return torch.from_numpy(array)
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _labels(path: Path) -> Tensor | None:

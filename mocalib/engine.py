@@ -1,4 +1,4 @@
-"""One step of training: forwards, backward, Adam, averages and queue; launched one by one, or as one CUDA graph.
+"""One step of training: forwards, backward, Adam, averages and queue; launched one by one, or replayed as a CUDA graph.
 
 Nothing in a step waits for the device. B batch, C H W image.
 """
@@ -25,7 +25,7 @@ class Step:
     ) -> None:
         self.objective, self.turn, self.progress = objective, turn, progress
         self.optimizers = [optimizers[name] for name in turn.updates]
-        self.loss = torch.compile(objective.loss, dynamic=False) if compile else objective.loss
+        self.loss = torch.compile(objective.loss, dynamic=False, fullgraph=True) if compile else objective.loss
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """Train on images B C H W; return the terms to log."""
@@ -39,7 +39,7 @@ class Step:
 
 
 class Replayed(Step):
-    """The same, recorded at its first call and replayed from then on: no launch costs a step anything.
+    """The same, recorded at its first call and replayed from then on: one launch in the place of some thousand.
 
     A graph reads and writes fixed addresses: images are copied into its own, the learning rate and the progress are
     tensors that the loop fills, and the terms that it returns are overwritten by the next call.
@@ -66,7 +66,7 @@ class Trainer:
         self.objective, self.steps, self.device = objective, steps, device
         self.graphed = compile and device.type == "cuda"
         self.optimizers = make_optimizers(objective)
-        self._ready()
+        self._place_rates()
         self.progress = torch.zeros((), dtype=torch.float64, device=device)
         if compile:
             torch.compiler.reset()  # of one piece of code it keeps 8 compilations, and a process may train more runs
@@ -75,13 +75,12 @@ class Trainer:
             turn.name: kind(objective, turn, self.optimizers, self.progress, compile) for turn in objective.turns
         }
 
-    def step(self, step: int, x: Tensor, rate: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Train on images B C H W; yield each turn that is due with its terms."""
+    def step(self, step: int, x: Tensor, rate: float) -> list[tuple[str, dict[str, Tensor]]]:
+        """Train on images B C H W; return each turn that was due with its terms."""
         set_rate(self.optimizers, rate)
         self.progress.fill_(step / self.steps)
-        for turn in self.objective.turns:
-            if due(turn, step, self.steps):
-                yield turn.name, self.turns[turn.name](x)
+        names = [turn.name for turn in self.objective.turns if due(turn, step, self.steps)]
+        return [(name, self.turns[name](x)) for name in names]
 
     def state(self) -> dict:
         """Everything that `load` needs, beside the step."""
@@ -93,9 +92,9 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self._ready()  # the checkpoint may be of another kind of device
+        self._place_rates()  # the checkpoint may be of another kind of device
 
-    def _ready(self) -> None:
+    def _place_rates(self) -> None:
         """Let a graph read the learning rate from a tensor; elsewhere it is a number, exact in float64."""
         for optimizer in self.optimizers.values():
             for setting in optimizer.param_groups:
@@ -123,7 +122,7 @@ def warm_up(step: Callable[[], object]) -> None:
 def record(step: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], None]]:
     """Record a step as a CUDA graph, which computes nothing yet; return its outputs and what replays it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         terms = step()
     return terms, graph.replay
 
@@ -133,12 +132,12 @@ def unchanged(objective: Objective, optimizers: list[torch.optim.Adam]) -> Itera
     """Undo whatever is trained inside, in place: a graph knows tensors by their addresses."""
     weights = objective.state_dict()
     kept = {name: value.clone() for name, value in weights.items()}
-    moments = [value.clone() for value in _moments(optimizers)]  # none before the first step, else all
+    moments = {id(value): value.clone() for value in _moments(optimizers)}
     yield
     for name, value in weights.items():
         value.copy_(kept[name])
-    for i, value in enumerate(_moments(optimizers)):
-        value.copy_(moments[i]) if moments else value.zero_()  # Adam makes its own as zeros
+    for value in _moments(optimizers):
+        value.copy_(moments[id(value)]) if id(value) in moments else value.zero_()  # Adam makes new ones as zeros
 
 
 def _moments(optimizers: list[torch.optim.Adam]) -> list[Tensor]:

@@ -25,12 +25,17 @@ def describe(device: torch.device) -> dict:
 
 
 def processor() -> str:
-    """The CPU's name, as far as torch knows it."""
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return known.get("cpu_name") or platform.machine()
+    """The CPU's name, as far as torch knows it, and those of its instructions on which speed depends most."""
+    known = _capabilities()
+    fast = [name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2", "bf16") if known.get(name)]
+    return f"{known.get('cpu_name') or platform.machine()} ({', '.join(fast)})"
 
 
-def nets(precision: str, device: torch.device) -> str:
+def _capabilities() -> dict:
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+def net_precision(precision: str, device: torch.device) -> str:
     """What nets of a precision compute in on a device: bfloat16 without its instructions is slower than float32."""
     return "float32" if precision == "bfloat16" and not has_bfloat16(device) else precision
 
@@ -38,8 +43,8 @@ def nets(precision: str, device: torch.device) -> str:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 natively; a torch that cannot tell of its CPU counts as no."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    known = _capabilities()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's
 
 

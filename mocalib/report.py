@@ -115,7 +115,6 @@ def draw(scale: str) -> list[Path]:
     for run in {run.directory: run for runs in found.values() for run in runs}.values():
         run.verify()
     written = [path for name, runs in found.items() if runs for path in _draw(name, runs, scale)]
-    written += [path for record in measured(scale) for path in draw_throughput(record)]
     return [*written, *write(found, scale)]
 
 
@@ -138,9 +137,9 @@ def _draw(name: str, runs: list[Run], scale: str) -> list[Path]:
         plt.close("all")
 
 
-def measured(scale: str) -> list[dict]:
-    """Committed records of a scale's throughput, one a kind of device."""
-    return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob(f"{scale}-*.json"))]
+def measured() -> list[dict]:
+    """Committed records of throughput, one a scale and kind of device."""
+    return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob("*.json"))]
 
 
 def draw_throughput(record: dict, output: str | None = None) -> list[Path]:
@@ -167,7 +166,7 @@ def machine(record: dict) -> str:
 def readme_performance() -> str:
     """README's table of speed from all committed records, with its marks."""
     parts = []
-    for record in (record for scale in SCALES for record in measured(scale)):
+    for record in measured():
         table = tables.throughput(record).drop(columns=["ratio without data", "d"])
         parts.append(f"{machine(record)} (`{record['command']}`):\n\n{tables.markdown(table)}\n{_free(record)}\n")
     begin, end = marks("performance")
@@ -177,11 +176,12 @@ def readme_performance() -> str:
 def _free(record: dict) -> str:
     """In words: what should cost nothing, and what an evaluation costs."""
     free, costs = tables.free(record), record["costs"]
-    scored = costs["features_seconds"] + costs["scores_seconds"]
+    growth = f"Time of a {free.index[-1]}: {free.iloc[-1]:.2f}. " if record["growth"] else ""
+    scored, side = costs["features_seconds"] + costs["scores_seconds"], costs["image_shape"][-1]
     return (
-        f"Time of a {free.index[-1]}: {free.iloc[-1]:.2f}; data, averages, queue and log: {free['together']:.1%} of a "
-        f"step of the first net. Features and scores of {costs['n']:,} images against {costs['n']:,}: {scored:.0f} s "
-        f"({costs['features']})."
+        f"{growth}Data, averages, queue and log: {free['together']:.1%} of a launched step of the first net. Decoding "
+        f"{costs['n']:,} images of {side}x{side} with it: {costs['decoding_seconds']:.0f} s; features and scores of as "
+        f"many against as many: {scored:.0f} s ({costs['features']})."
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from mocalib import environment, files, objectives
 from mocalib.config import RunConfig
 
+CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last, and the one before it
 SEALED = ("config.json", "environment.json", "metrics.jsonl")  # when training ends; scores and grids follow
 
 
@@ -45,6 +46,11 @@ class Run:
     def finished(self) -> bool:
         """Whether training has ended: the manifest is written last."""
         return (self.directory / "manifest.json").exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, of which a start would resume."""
+        return any((self.directory / name).exists() for name in CHECKPOINTS)
 
     @property
     def environment(self) -> dict:
@@ -93,12 +99,14 @@ class Run:
             lock.release()
 
     def start(self, device: torch.device, how: dict, data: dict, parameters: int) -> None:
-        """Write config and environment before step 0; on resume, refuse other data and keep what was recorded."""
+        """Write config and environment before step 0; refuse other data, and keep what a checkpoint was made with."""
         here = environment.describe(device) | how | {"data": data, "parameters": parameters}
         if recorded := self.environment:
             if recorded["data"] != data:
                 raise RunMismatch(f"{self.directory} was trained on other data: {recorded['data']}, now {data}")
-            if here["device"] not in (used := [recorded["device"], *recorded.get("resumed_on", [])]):
+            if not self.begun:  # nothing was computed as it says
+                files.write_json(self.directory / "environment.json", here)
+            elif here["device"] not in (used := [recorded["device"], *recorded.get("resumed_on", [])]):
                 here = recorded | {"resumed_on": [*used[1:], here["device"]]}
                 files.write_json(self.directory / "environment.json", here)
             return
@@ -123,7 +131,7 @@ class Run:
         `expected` is the state of a new objective, whose names, shapes and dtypes a checkpoint must have. Raises
         RunMismatch if there are checkpoints and none of them loads.
         """
-        found = [path for name in ("checkpoint.pt", "previous.pt") if (path := self.directory / name).exists()]
+        found = [path for name in CHECKPOINTS if (path := self.directory / name).exists()]
         state = None
         for path in found:
             try:
@@ -158,7 +166,7 @@ class Run:
         self.save_weights("weights.pt", objective, step, epoch)
         digests = {name: files.sha256(self.directory / name) for name in SEALED}
         files.write_json(self.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
-        for name in ("checkpoint.pt", "previous.pt"):
+        for name in CHECKPOINTS:
             (self.directory / name).unlink(missing_ok=True)
 
     def add_scores(self, rows: list[dict], records: dict[str, bytes]) -> None:

@@ -88,9 +88,10 @@ def quickstart(runs: list[Run]) -> pd.DataFrame:
 
 
 def throughput(record: dict) -> pd.DataFrame:
-    """One row a timed net: images/s of Algorithm 1 and of the engine, their ratios, memory, and what is left to gain.
+    """One row a timed net: images/s of Algorithm 1 and of the engine, their ratio with its quartiles, memory, ceiling.
 
-    `of_ceiling` is the engine's operations a second over those of a large matrix product in the nets' precision.
+    Memory is what training takes beyond the imports. `of ceiling` is the engine's operations a second over the most
+    that a large matrix product or convolution reached in the nets' precision.
     """
     rows = []
     for case in record["cases"]:
@@ -105,8 +106,9 @@ def throughput(record: dict) -> pd.DataFrame:
             "nets in": case["nets"],
             "Algorithm 1, images/s": plain["images_per_second"],
             "engine, images/s": ours["images_per_second"],
-            "ratio": case["ratio"],
-            "ratio without data": case["ratio_without_data"],
+            "ratio": case["ratio"]["median"],
+            "quartiles": f"{case['ratio']['low']:.2f} to {case['ratio']['high']:.2f}",
+            "ratio without data": case["ratio_without_data"]["median"],
             "memory, of Algorithm 1's": ours["peak_memory"] / plain["peak_memory"],
             "of ceiling": case["operations"]["engine"] / ours["seconds"] / record["ceiling"][case["nets"]],
         })  # fmt: skip
@@ -119,7 +121,7 @@ FREE = ("data", "EMA", "queue", "log")  # parts of a step that should cost nothi
 def free(record: dict) -> pd.Series:
     """What should cost nothing in the first timed net: shares of a step, and how its time grows with the queue."""
     parts = record["cases"][0]["parts"]
-    shares = {f"{part}, share of a step": parts[part] / sum(parts.values()) for part in FREE}
+    shares = {f"{part}, share of a step": parts[part] / parts["step"] for part in FREE}
     found = shares | {"together": sum(shares.values())}
     of_engine = [row for row in record["growth"] if (row["axis"], row["contender"]) == ("queue_size", "engine")]
     taken = {row["value"]: row["seconds"] for row in of_engine}

@@ -12,7 +12,7 @@ from mocalib import data, engine, environment, objectives, paths
 from mocalib.config import RunConfig
 from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
-from mocalib.runs import Run, dtype, epoch_file
+from mocalib.runs import Run, RunMismatch, dtype, epoch_file
 
 LOG_LINES = 20  # at most so many lines a run, however long: records stay small
 
@@ -28,40 +28,57 @@ def train(
 ) -> Run:
     """Train a run to its end and return it: a finished run returns at once, a partial one resumes.
 
-    The run lives in `runs`/<config.name>, or in `directory` if given. `compile` (default: on a GPU, where the step is
-    then one CUDA graph; on a CPU it takes a minute and gains nothing) and `threads` (default: torch's) are recorded at
-    the first start and kept on resume, since results depend on them; on a CPU a resumed run then equals an
-    uninterrupted one bit for bit. So is what the nets compute in: bfloat16, where the config says so, only on a
-    processor that has its instructions, else float32. Raises RunMismatch for a directory of another config or other
-    data, NotFinite if a loss is not finite, ValueError for a batch larger than the dataset, an unknown device, or
-    threads that this machine does not have.
+    The run lives in `runs`/<config.name>, or in `directory`. Results depend on `threads` (default: torch's), on
+    `compile` (default: on a GPU, where a step is then replayed as a CUDA graph; needs Triton there, a C++ compiler on a
+    CPU) and on what the nets compute in: bfloat16, where the config says so, only on a processor that has its
+    instructions, else float32. All three are recorded, and kept from a run's first checkpoint on, so that on a CPU a
+    resumed run equals an uninterrupted one bit for bit. Raises RunMismatch for a directory of another config, other
+    data or the other `compile`, NotFinite if a loss is not finite, ValueError for a batch larger than the dataset, an
+    unknown device, or threads that this machine does not have.
     """
-    if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
-        raise ValueError(f"threads = {threads}: at least 1, and at most the {os.cpu_count()} cores of this machine")
+    check_threads(threads)
     run = Run(Path(directory) if directory else Path(runs) / config.name, config)
     if run.finished:
         return run
     device = check_device(device)
     dataset = data.load(config)  # what is wrong with data or nets is said before anything is written
-    images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, dtype(config))
+    data.check_batch(len(dataset.train.images), config.batch_size)
     objective = objectives.build(config, dataset.image_shape)
     with run.locked():
         run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
         if run.finished:
             return run
-        how = {
-            "threads": threads or torch.get_num_threads(),
-            "nets": environment.nets(config.precision, device),
-            "compiled": device.type == "cuda" if compile is None else compile,
-        }
-        how |= {name: run.environment[name] for name in how if name in run.environment}
-        with tuned(how["threads"]):
+        how = _how(run, device, threads, compile)
+        with tuned(how["threads"], device):
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
             run.start(device, how, _describe(dataset), trained)
             objective.bfloat16 = how["nets"] == "bfloat16"
             objective.to(device, dtype(config), memory_format=torch.channels_last)
+            images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, dtype(config))
             _fit(run, objective, images, device, how["compiled"], checkpoint_seconds)
     return run
+
+
+def _how(run: Run, device: torch.device, threads: int | None, compile: bool | None) -> dict:
+    """How to compute: as asked, or as the checkpoint that is there was computed, since results depend on it."""
+    graphs = device.type == "cuda"  # where compilation pays
+    how = {
+        "threads": threads or torch.get_num_threads(),
+        "nets": environment.net_precision(run.config.precision, device),
+        "compiled": graphs if compile is None else compile,
+    }
+    if not run.begun:
+        return how
+    recorded = run.environment
+    how |= {name: recorded[name] for name in ("threads", "nets") if name in recorded}
+    if "compiled" in recorded and (recorded["device"] != "cpu") == graphs:  # on another kind of device it may not work
+        if compile not in (None, recorded["compiled"]):
+            raise RunMismatch(
+                f"{run.directory} was begun with compile={recorded['compiled']}, and {compile} is asked; leave compile "
+                "out to resume it, or train in another directory"
+            )
+        how["compiled"] = recorded["compiled"]
+    return how
 
 
 def _fit(
@@ -126,10 +143,15 @@ def use_threads(threads: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tuned(threads: int) -> Iterator[None]:
-    """How training computes: with so many threads, and with the cuDNN algorithms that are fastest where it runs."""
-    with use_threads(threads), torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        yield
+def tuned(threads: int, device: torch.device) -> Iterator[None]:
+    """How training computes: with so many threads; on a GPU that is the current one, with its fastest convolutions."""
+    before = torch.backends.cudnn.benchmark
+    with use_threads(threads), torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        torch.backends.cudnn.benchmark = device.type == "cuda" and not torch.backends.cudnn.deterministic
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
 
 
 class _Clock:
@@ -194,6 +216,12 @@ def _describe(dataset: data.Dataset) -> dict:
     return {"fingerprint": dataset.fingerprint} | known | counts | left_out
 
 
+def check_threads(threads: int | None) -> None:
+    """Raise ValueError for threads that this machine does not have."""
+    if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
+        raise ValueError(f"threads = {threads}: at least 1, and at most the {os.cpu_count()} cores of this machine")
+
+
 def check_device(name: torch.device | str) -> torch.device:
     """The device of a name; ValueError if this machine cannot compute on it."""
     try:
@@ -204,4 +232,6 @@ def check_device(name: torch.device | str) -> torch.device:
         raise ValueError(f"device = {str(name)!r} is not a device to train on; use 'cpu' or 'cuda'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device = {str(name)!r}: this machine has no CUDA device that torch can use; use 'cpu'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device = {str(name)!r}: this machine has {torch.cuda.device_count()}, counted from cuda:0")
     return device

@@ -234,8 +234,8 @@ def test_without_its_instructions_bfloat16_is_computed_in_float32_and_recorded_s
     assert exact.metrics == asked.metrics
     assert [run.environment["nets"] for run in (exact, asked)] == ["float32", "float32"]
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
-    assert environment.nets("bfloat16", CPU) == "bfloat16"
-    assert environment.nets("float64", CPU) == "float64"
+    assert environment.net_precision("bfloat16", CPU) == "bfloat16"
+    assert environment.net_precision("float64", CPU) == "float64"
 
 
 def test_a_resumed_run_keeps_the_precision_and_compilation_of_its_start(tmp_path, monkeypatch):

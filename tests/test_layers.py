@@ -18,6 +18,7 @@ ORDER = [
     ["records"],
     ["training", "autoencoder"],
     ["evaluation"],
+    ["contenders", "clocks"],
     ["throughput"],
     ["rules", "claims", "experiments"],
     ["sweep"],

@@ -1,0 +1,91 @@
+"""What is timed: Algorithm 1 as a reader would run it, and our engine, on random pixels. B batch, C H W image."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from mocalib import data, environment, objectives
+from mocalib.algorithm1 import algorithm1
+from mocalib.config import OWN_SIZES, RunConfig
+from mocalib.engine import Trainer
+from mocalib.meter import Meter
+
+IMAGES = 2_000  # of random pixels, or two batches: speed does not depend on what they show
+ALGORITHM_1, REFERENCE, ENGINE = "Algorithm 1", "engine, float32", "engine"
+
+
+def image_shape(config: RunConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the images that random pixels stand for."""
+    size = config.size or OWN_SIZES[config.dataset]
+    return (1 if config.dataset == "digits" else 3, size, size)
+
+
+class Feed:
+    """Batches of a loader without end; while `held`, the last one again, so that loading costs nothing."""
+
+    def __init__(self, batches: Iterator[Tensor]) -> None:
+        self.batches, self.held, self.last = batches, False, None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        if self.last is None or not self.held:
+            self.last = next(self.batches)
+        return self.last
+
+
+class Printed:
+    """Algorithm 1 as a reader would run it: float32, NCHW, batches from a DataLoader without workers."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        self.objective = objectives.build(config, image_shape(config)).to(device).train()
+        images = _pixels(config).float() / 255
+        loader = DataLoader(TensorDataset(images), config.batch_size, shuffle=True, drop_last=True)
+        self.feed = Feed(x.to(device) for _ in itertools.count() for (x,) in loader)
+        o, c = self.objective, config.objective
+        nets, queue = (o.encoder, o.key_encoder, o.decoder), o.queue.keys.T.contiguous()
+        del o.queue  # the listing has its own
+        rules = {"m0": c.momentum, "T": 10**9, "lambda_": c.weight, "tau": c.temperature, "lr": config.learning_rate}
+        self.steps = algorithm1(*nets, queue, self.feed, **rules)
+
+    def __call__(self) -> None:
+        next(self.steps)
+
+
+class Engine:
+    """The training loop's own step and meter, without files; compiled where training is."""
+
+    def __init__(self, config: RunConfig, device: torch.device, compile: bool | None = None) -> None:
+        self.config = config
+        self.objective = objectives.build(config, image_shape(config)).train()
+        self.objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
+        self.objective.to(device, memory_format=torch.channels_last)
+        self.images = data.ResidentImages(_pixels(config), config.batch_size, config.seed, device)
+        self.feed = Feed(self.images.batch(step) for step in itertools.count())
+        compile = device.type == "cuda" if compile is None else compile
+        self.trainer, self.meter = Trainer(self.objective, 10**9, device, compile), Meter()
+        self.count = itertools.count()
+
+    def __call__(self) -> None:
+        step = next(self.count)
+        for turn, terms in self.trainer.step(step, next(self.feed), self.config.learning_rate):
+            self.meter.add(turn, terms, step)
+
+
+def contender(name: str, config: RunConfig, device: torch.device) -> Printed | Engine:
+    """Algorithm 1, the engine in float32 without compilation, or the engine as the config has it."""
+    if name == ALGORITHM_1:
+        return Printed(config, device)
+    if name == REFERENCE:
+        return Engine(replace(config, precision="float32"), device, compile=False)
+    return Engine(config, device)
+
+
+def _pixels(config: RunConfig) -> Tensor:
+    shape = (max(IMAGES, 2 * config.batch_size), *image_shape(config))
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
