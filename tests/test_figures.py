@@ -91,6 +91,7 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path):
 def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
     """`make figures` in a fresh clone changes nothing."""
     drawn = report.draw("laptop")
+    drawn += [path for record in report.measured() for path in report.draw_throughput(record)]
     assert {path.name for path in drawn} == {path.name for path in (paths.ROOT / "figures" / "laptop").iterdir()}
     names = {path.stem for path in drawn}
     assert {f"table{n}" for n in range(1, 5)} | {f"figure{n:02d}" for n in range(1, 16)} | {"report"} <= names

@@ -1,0 +1,69 @@
+"""What only a GPU can show; skipped without one, as in continuous integration."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny
+from test_training import Stopped, assert_same, stop_at_step, weights
+
+from mocalib import data, evaluate, objectives, train
+from mocalib.algorithm1 import algorithm1
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+EXACT = tiny(learning_rate=2.0**-7, decay_every=1)
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch):
+    """Convolutions of float32 in float32, chosen the same way each time."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+def test_float64_steps_of_a_gpu_equal_algorithm_1(tmp_path):
+    config = replace(EXACT, precision="float64", decay_every=0)
+    run = train(config, runs=tmp_path, device="cuda", compile=False)
+    plain = objectives.build(config, (1, 16, 16)).double().cuda().train()
+    batches = data.ResidentImages(data.load(config).train.images, 32, config.seed, "cuda", torch.float64)
+    moca, T = config.objective, 3 * batches.steps_per_epoch
+    nets = plain.encoder, copy.deepcopy(plain.encoder), plain.decoder
+    rules = {"m0": moca.momentum, "T": T, "lambda_": moca.weight, "tau": moca.temperature, "lr": config.learning_rate}
+    steps = list(algorithm1(*nets, plain.queue.keys.T.clone(), map(batches.batch, range(T)), **rules))
+    per_line = T // len(run.metrics)
+    for i, line in enumerate(run.metrics):
+        part = steps[i * per_line : (i + 1) * per_line]
+        assert line["loss"] == pytest.approx(sum(step["L"] for step in part) / len(part), rel=1e-9)
+
+
+def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path, monkeypatch):
+    launched = train(EXACT, runs=tmp_path / "launched", device="cuda", compile=False)
+    go_on = stop_at_step(monkeypatch, 12)
+    with pytest.raises(Stopped):
+        train(EXACT, runs=tmp_path / "replayed", device="cuda", checkpoint_seconds=0)
+    go_on()
+    replayed = train(EXACT, runs=tmp_path / "replayed", device="cuda")
+    assert replayed.environment["compiled"]
+    for one, other in zip(launched.metrics, replayed.metrics, strict=True):
+        assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
+        assert other["contrastive"] == pytest.approx(one["contrastive"], abs=0.25)
+        assert (other["momentum"], other["learning_rate"]) == (one["momentum"], one["learning_rate"])
+
+
+def test_bfloat16_trains_and_is_scored(tmp_path):
+    run = train(replace(EXACT, precision="bfloat16"), runs=tmp_path, device="cuda")
+    assert run.metrics[-1]["reconstruction"] < run.metrics[0]["reconstruction"]
+    assert evaluate(run, n=200, device="cuda")
+
+
+def test_images_that_do_not_fit_are_copied_batch_by_batch_in_the_same_order(tmp_path, monkeypatch):
+    resident = train(EXACT, runs=tmp_path / "resident", device="cuda", compile=False)
+    monkeypatch.setattr(data, "_fits", lambda images, device: False)
+    assert_same(weights(resident), weights(train(EXACT, runs=tmp_path / "host", device="cuda", compile=False)))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_another_gpu_than_the_first_trains(tmp_path):
+    run = train(EXACT, runs=tmp_path, device="cuda:1")
+    assert run.metrics[-1]["reconstruction"] < run.metrics[0]["reconstruction"]
