@@ -11,7 +11,7 @@ import torch
 
 from mocalib.training import tuned
 
-WARM_UP = 2  # rounds that do not count
+WARM_UP = 1  # rounds that do not count
 BLOCK = {"cpu": 1, "cuda": 20}  # steps between two looks at the clock: to look, a GPU must be waited for
 
 

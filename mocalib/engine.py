@@ -30,10 +30,10 @@ class Step:
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """Train on images B C H W; return the terms to log."""
         out = self.loss(self.turn.name, x)
-        self.objective.zero_grad(set_to_none=True)
         out.total.backward()
         for optimizer in self.optimizers:
             optimizer.step()
+        self.objective.zero_grad(set_to_none=True)  # here, so that the next forward has their memory
         self.objective.after(self.turn.name, out, self.progress)
         return out.terms
 
@@ -52,7 +52,6 @@ class Replayed(Step):
             self.x = x.clone()
             with unchanged(self.objective, self.optimizers):
                 warm_up(lambda: super(Replayed, self).__call__(self.x))
-            self.objective.zero_grad(set_to_none=True)  # the graph's own gradients are made while it is recorded
             self.terms, self.replay = record(lambda: super(Replayed, self).__call__(self.x))
         self.x.copy_(x)
         self.replay()

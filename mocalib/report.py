@@ -180,8 +180,8 @@ def _free(record: dict) -> str:
     scored, side = costs["features_seconds"] + costs["scores_seconds"], costs["image_shape"][-1]
     return (
         f"{growth}Data, averages, queue and log: {free['together']:.1%} of a launched step of the first net. Decoding "
-        f"{costs['n']:,} images of {side}x{side} with it: {costs['decoding_seconds']:.0f} s; features and scores of as "
-        f"many against as many: {scored:.0f} s ({costs['features']})."
+        f"{costs['decoded']:,} images of {side}x{side} with it: {costs['decoding_seconds']:.0f} s; features and scores "
+        f"of {costs['n']:,} against as many: {scored:.0f} s ({costs['features']})."
     )
 
 

@@ -32,12 +32,13 @@ from mocalib.training import check_device, check_threads
 
 REPEATS, REPEATS_OF_GROWTH = 9, 3
 GROWTH = {  # axis -> values; everything else as in the first case
-    "queue_size": (100, 5_000, 30_000, 120_000),
+    "queue_size": (100, 5_000, 120_000),
     "latent_dim": (32, 128, 512),
     "batch_size": (16, 64, 256),
     "size": (16, 32, 64),
     "width": (16, 32, 64),
 }
+DECODED = 1_000  # images, of those that a score takes
 CUSTOM = paths.RUNS / "custom" / "throughput"
 
 
@@ -228,7 +229,7 @@ def _with(base: RunConfig, axis: str, value: int) -> RunConfig:
 
 
 def costs(config: RunConfig, n: int, device: torch.device) -> dict:
-    """Seconds of what is no step, each measured once: start-up, decoding n codes, features and scores of n against n.
+    """Seconds of what is no step, each measured once: start-up, decoding, features and scores of n against n.
 
     The first step comes in a process that has compiled nothing, with an empty cache of compiled code.
     """
@@ -238,8 +239,8 @@ def costs(config: RunConfig, n: int, device: torch.device) -> dict:
     digits = data.load(RunConfig())  # decoded once, so that its second start is measured
     opened = seconds(lambda: data.load(RunConfig()), device)
     autoencoder = Autoencoder(objectives.build(config, image_shape(config)), 0, 0, device)
-    codes = autoencoder.prior(n)
-    evaluation.decode(autoencoder, codes[:500])
+    codes = autoencoder.prior(min(n, DECODED))
+    evaluation.decode(autoencoder, codes[:250])
     decoding = seconds(lambda: evaluation.decode(autoencoder, codes), device)
     extractor = features.build("classifier", digits, "digits", device=device)
     generator = torch.Generator().manual_seed(1)
@@ -258,6 +259,7 @@ def costs(config: RunConfig, n: int, device: torch.device) -> dict:
         "import_seconds": imports,
         "open_data_seconds": opened,
         "first_step_seconds": first,
+        "decoded": len(codes),
         "decoding_seconds": decoding,
         "features_seconds": middle - start,
         "scores_seconds": clock(device) - middle,

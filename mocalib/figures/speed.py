@@ -75,6 +75,6 @@ def _growth(axes: list[Axes], frame: pd.DataFrame) -> None:
         sns.lineplot(part, x="value", y="seconds", ax=ax, legend=ax is axes[0], **hues, **colors)
         ax.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds a step")
         values = sorted(part["value"].unique())
-        ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=7, rotation=30 if len(values) > 3 else 0)
+        ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=7, rotation=30 if values[-1] > 1_000 else 0)
         ax.minorticks_off()
     axes[0].legend(title=None, fontsize=7)
