@@ -142,17 +142,17 @@ def measured() -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob("*.json"))]
 
 
-def draw_throughput(record: dict, output: str | None = None) -> list[Path]:
-    """Draw a throughput record into figures/<output or scale>/throughput-<cpu or cuda>.*; return the paths."""
+def draw_throughput(record: dict) -> list[Path]:
+    """Draw a throughput record into figures/<scale>/throughput-<cpu or cuda>.*; return the paths."""
     about = {key: record[key] for key in ("command", "environment", "repeats")}
     kind = "cpu" if record["environment"]["device"] == "cpu" else "cuda"
-    scale, name = output or record["scale"], f"throughput-{kind}"
     caption = f"{machine(record)}; medians of {record['repeats']} repeats, interleaved; random pixels"
     figure = figures.throughput(record)
-    written = figures.save(figure, name, scale, [], caption, tables.throughput(record).round(4), about=about)
-    if output is None:
+    table = tables.throughput(record).round(4)
+    try:
+        return figures.save(figure, f"throughput-{kind}", record["scale"], [], caption, table, about=about)
+    finally:
         plt.close(figure)
-    return written
 
 
 def machine(record: dict) -> str:
