@@ -61,7 +61,7 @@ class Watch:
     def around(self, label: str, function: Callable) -> Callable:
         """The same function, timed; it may be a method of a class."""
 
-        def timed(*arguments, **settings):
+        def timed(*arguments: Any, **settings: Any) -> Any:
             start = clock(self.device)
             try:
                 return function(*arguments, **settings)

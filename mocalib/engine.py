@@ -6,6 +6,7 @@ Nothing in a step waits for the device. B batch, C H W image.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,9 +51,10 @@ class Replayed(Step):
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         if self.replay is None:
             self.x = x.clone()
+            launch = partial(super().__call__, self.x)
             with unchanged(self.objective, self.optimizers):
-                warm_up(lambda: super(Replayed, self).__call__(self.x))
-            self.terms, self.replay = record(lambda: super(Replayed, self).__call__(self.x))
+                warm_up(launch)
+            self.terms, self.replay = record(launch)
         self.x.copy_(x)
         self.replay()
         return self.terms
