@@ -50,7 +50,7 @@ def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threa
     """
     folder = Path(folder) if folder else CUSTOM if scale == "smoke" else paths.THROUGHPUT
     path = folder / f"{scale}-{check_device(device).type}.json"
-    if folder == paths.THROUGHPUT and path.exists():
+    if folder.resolve() == paths.THROUGHPUT.resolve() and path.exists():
         raise FileExistsError(f"{path} is a committed record; write elsewhere with --runs FOLDER, or remove it first")
     files.write_json(path, measure(scale, device, threads))
     return path

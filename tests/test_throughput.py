@@ -167,6 +167,9 @@ def test_committed_records_are_not_overwritten(monkeypatch, scratch):
     assert throughput.run("laptop") == scratch / "laptop-cpu.json"
     with pytest.raises(FileExistsError, match=r"laptop-cpu.json is a committed record; write elsewhere with --runs"):
         throughput.run("laptop")
+    monkeypatch.chdir(scratch)
+    with pytest.raises(FileExistsError, match="is a committed record"):
+        throughput.run("laptop", folder=".")
     for _ in range(2):
         assert throughput.run("smoke") == scratch / "custom" / "smoke-cpu.json"
         assert throughput.run("laptop", folder=scratch / "mine") == scratch / "mine" / "laptop-cpu.json"
