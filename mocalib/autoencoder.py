@@ -15,11 +15,12 @@ BATCH = 250  # images a forward pass outside of training
 
 
 class Autoencoder:
-    """A trained run's nets in evaluation mode and float32: images in, unit vectors out, and back."""
+    """A trained run's nets in evaluation mode and float32: images to codes, and back."""
 
     def __init__(self, objective: objectives.Objective, epoch: int, step: int, device: torch.device) -> None:
         self.objective = objective.to(device).eval().requires_grad_(False)
         self.epoch, self.step, self.device = epoch, step, device
+        self.spherical = objective.config.spherical  # whether codes are unit vectors
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -36,12 +37,13 @@ class Autoencoder:
         return self.objective.prior(n, torch.Generator().manual_seed(seed))
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """n new images, n C H W in [0, 1]: decoded uniform points of the sphere."""
+        """n new images, n C H W in [0, 1]: decoded points of the prior, MoCA's on the sphere."""
         return self.decode(self.prior(n, seed))
 
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
         """Decoded points between the codes of images x0 and x1 (B C H W each): B steps C H W."""
-        z = latent.interpolate(self.encode(x0), self.encode(x1), steps)  # B steps d
+        path = latent.interpolate if self.spherical else latent.line
+        z = path(self.encode(x0), self.encode(x1), steps)  # B steps d
         return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
 

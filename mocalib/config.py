@@ -4,16 +4,15 @@
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
+from mocalib.checks import changed, check, nearest, option, validate
+from mocalib.methods import OBJECTIVES, Method, MoCA, objective_name
 
 MODELS = ("a1", "a2", "hq")
 IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets that are decoded from image files
@@ -30,91 +29,9 @@ OWN_SIZES = {  # of datasets that have one, where `size` is 0
     "faces10k": 64,
     "celebahq": 256,  # Appendix A
 }
+SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # what samples are drawn from
 DIGIT_SIZES = (8, 16, 32)
 PHOTO_SIZE = 320  # half a photograph's width: training and test crops share no pixel
-
-
-def option(default: Any, **rule: Any) -> Any:
-    """A field with its rule: `low`, `high` (inclusive), `above` (exclusive) or `choices`."""
-    return field(default=default, metadata=rule)
-
-
-def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
-    """Return `value` as a plain `kind` within `rule`, or raise a ValueError that shows the right spelling.
-
-    An int is accepted for a float, NumPy's scalars for Python's, a path for a str. Nothing else is converted: `"1e-3"`,
-    `"false"`, 1.5 for an int and NaN are refused.
-    """
-    rule = rule or {}
-    value = value.item() if isinstance(value, np.generic) else value
-    value = os.fspath(value) if kind is str and isinstance(value, os.PathLike) else value
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{name} = {value!r} is not {_ARTICLE[kind]}{_hint(value, kind)}")
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"{name} = {value!r} is not a finite number; write it like 1.0e-3")
-    if "choices" in rule and value not in rule["choices"]:
-        raise ValueError(f"{name} = {value!r} is not one of {', '.join(map(repr, rule['choices']))}")
-    for word, broken in (("low", lambda v, b: v < b), ("high", lambda v, b: v > b), ("above", lambda v, b: v <= b)):
-        if word in rule and broken(value, rule[word]):
-            allowed = {"low": "at least", "high": "at most", "above": "greater than"}[word]
-            raise ValueError(f"{name} = {value!r} is out of range: it must be {allowed} {rule[word]}")
-    return value
-
-
-_ARTICLE = {int: "an int", float: "a float", str: "a str", bool: "a bool", tuple: "a tuple"}
-_SPELLING = {
-    int: "3",
-    float: "1.0e-3",
-    bool: "True or False",
-    str: '"text" (for papermill, -r instead of -p)',
-    tuple: "(1, 2)",
-}
-
-
-def _hint(value: Any, kind: type) -> str:
-    """How to write it: papermill turns `-p flag false` and YAML turns `1e-3` into strings."""
-    return f" ({type(value).__name__} given); write it like {_SPELLING[kind]}"
-
-
-def _validate(config: Any) -> None:
-    """Check every field of a frozen dataclass against its annotation and rule, in place."""
-    for f in dataclasses.fields(config):
-        if f.type in _ARTICLE:
-            value = check(f"{type(config).__name__}.{f.name}", getattr(config, f.name), f.type, dict(f.metadata))
-            object.__setattr__(config, f.name, value)
-
-
-def _changed(config: Any) -> dict:
-    """The fields that differ from their defaults: what a name may depend on, so that a new field renames nothing."""
-    return {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if getattr(config, f.name) != (f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
-    }
-
-
-@dataclass(frozen=True)
-class MoCA:
-    """Momentum contrastive autoencoder, Algorithm 1; the defaults are Table 1's for CIFAR-10 with A2 (Appendix A)."""
-
-    temperature: float = option(0.05, above=0.0)  # tau
-    momentum: float = option(0.99, low=0.0, high=1.0)  # m0, the base of the cosine schedule
-    queue_size: int = option(30_000, low=1, high=10**8)  # K
-    weight: float = option(100.0, low=0.0)  # lambda; 0 is the plain autoencoder on the sphere
-    form: str = option("info_nce", choices=("info_nce", "eq6", "negative"))  # Algorithm 1 | Eq. 6 | Eq. 4 alone
-
-    def __post_init__(self) -> None:
-        _validate(self)
-
-
-OBJECTIVES = {"moca": MoCA}  # name in files and directories -> dataclass
-
-
-def objective_name(objective: Any) -> str:
-    """The short name under which an objective's dataclass is stored."""
-    return next(name for name, kind in OBJECTIVES.items() if type(objective) is kind)
 
 
 @dataclass(frozen=True)
@@ -131,7 +48,7 @@ class RunConfig:
     width: int = option(64, low=1, high=1024)  # channels of the first stage; 64 is the paper's net
     blocks: int = option(2, low=1, high=100)  # residual blocks a stage of a2; 2 is the paper's net
     latent_dim: int = option(128, low=2, high=2**16)  # d
-    objective: MoCA = field(default_factory=MoCA)
+    objective: Method = field(default_factory=MoCA)
     batch_size: int = option(64, low=2, high=2**20)  # B; section 5
     epochs: int = option(100, low=1, high=10**6)  # section 5: 100 on CIFAR-10
     stop_at: float = option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
@@ -144,7 +61,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_epochs", _epochs(self.keep_epochs))
-        _validate(self)
+        validate(self)
         if self.root:  # one spelling of a path, so that a trailing slash makes no other run
             object.__setattr__(self, "root", os.path.normpath(self.root))
         if type(self.objective) not in OBJECTIVES.values():
@@ -165,6 +82,8 @@ class RunConfig:
             raise ValueError(f"RunConfig.size = {self.size}: photos come at up to {PHOTO_SIZE} pixels (0 means 64)")
         if size := self.size or OWN_SIZES.get(self.dataset, 0):
             check_size(self.model, size)
+        if self.stop_at and self.objective.stages > 1:
+            raise ValueError(f"RunConfig.stop_at = {self.stop_at} would end {self.objective} before its second stage")
         if self.decay_until and not self.decay_every:
             raise ValueError(f"RunConfig.decay_until = {self.decay_until} has no meaning without decay_every")
         if self.model != "a2" and self.blocks != 2:
@@ -175,12 +94,12 @@ class RunConfig:
     @property
     def name(self) -> str:
         """Directory name: a readable stem and 8 hex digits of the sha256 of the fields that are not the default."""
-        changed = _changed(self)
-        if "root" in changed:  # so that a name holds no machine's paths; `differences` tells two roots apart
-            changed["root"] = PurePath(self.root).name
-        if "objective" in changed:
-            changed["objective"] = {"name": objective_name(self.objective), **_changed(self.objective)}
-        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+        differing = changed(self)
+        if "root" in differing:  # so that a name holds no machine's paths; `differences` tells two roots apart
+            differing["root"] = PurePath(self.root).name
+        if "objective" in differing:
+            differing["objective"] = {"name": objective_name(self.objective), **changed(self.objective)}
+        digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.dataset}-{self.model}-{objective_name(self.objective)}-{digest}"
 
     def to_dict(self) -> dict:
@@ -242,8 +161,3 @@ def _known(values: dict, kind: type, what: str) -> None:
     for name in values:
         if name not in (allowed := [f.name for f in dataclasses.fields(kind)]):
             raise ValueError(f"{what} has no field {name!r}{nearest(name, allowed)}; it has: {', '.join(allowed)}")
-
-
-def nearest(name: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

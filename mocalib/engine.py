@@ -1,6 +1,6 @@
 """One step of training: forwards, backward, Adam, averages and queue; launched one by one, or replayed as a CUDA graph.
 
-Nothing in a step waits for the device. B batch, C H W image.
+Nothing in a step waits for the device. B batch, C H W image, N normal numbers of an image.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,9 +29,9 @@ class Step:
         self.optimizers = [optimizers[name] for name in turn.updates]
         self.loss = torch.compile(objective.loss, dynamic=False, fullgraph=True) if compile else objective.loss
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        """Train on images B C H W; return the terms to log."""
-        out = self.loss(self.turn.name, x)
+    def __call__(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Train on images B C H W with noise B N; return the terms to log."""
+        out = self.loss(self.turn.name, x, noise)
         out.total.backward()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -42,29 +43,32 @@ class Step:
 class Replayed(Step):
     """The same, recorded at its first call and replayed from then on: one launch in the place of some thousand.
 
-    A graph reads and writes fixed addresses: images are copied into its own, the learning rate and the progress are
-    tensors that the loop fills, and the terms that it returns are overwritten by the next call.
+    A graph reads and writes fixed addresses: images and noise are copied into its own, the learning rate and the
+    progress are tensors that the loop fills, and the terms that it returns are overwritten by the next call.
     """
 
     replay: Callable[[], None] | None = None
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+    def __call__(self, x: Tensor, noise: Tensor) -> dict[str, Tensor]:
         if self.replay is None:
-            self.x = x.clone()
-            launch = partial(super().__call__, self.x)
+            self.x, self.noise = x.clone(), noise.clone()
+            launch = partial(super().__call__, self.x, self.noise)
             with unchanged(self.objective, self.optimizers):
                 warm_up(launch)
             self.terms, self.replay = record(launch)
         self.x.copy_(x)
+        self.noise.copy_(noise)
         self.replay()
         return self.terms
 
 
 class Trainer:
-    """All that one step of a run does: the turns that are due, at the step's learning rate and progress."""
+    """All that one step of a run does: the turns that are due, at the step's learning rate, progress and noise."""
 
-    def __init__(self, objective: Objective, steps: int, device: torch.device, compile: bool = False) -> None:
-        self.objective, self.steps, self.device = objective, steps, device
+    def __init__(
+        self, objective: Objective, steps: int, device: torch.device, compile: bool = False, seed: int = 0
+    ) -> None:
+        self.objective, self.steps, self.device, self.seed = objective, steps, device, seed
         self.graphed = compile and device.type == "cuda"
         self.optimizers = make_optimizers(objective)
         self._place_rates()
@@ -81,7 +85,19 @@ class Trainer:
         set_rate(self.optimizers, rate)
         self.progress.fill_(step / self.steps)
         names = [turn.name for turn in self.objective.turns if due(turn, step, self.steps)]
-        return [(name, self.turns[name](x)) for name in names]
+        noise = self.noise(step, x)
+        return [(name, self.turns[name](x, noise)) for name in names]
+
+    def noise(self, step: int, x: Tensor) -> Tensor:
+        """Normal numbers B N for a batch: a function of seed and step, so that a resumed run draws what it would have.
+
+        Drawn outside of the loss: the turns of a step share them, and neither a compiler nor a graph meets a generator.
+        """
+        if not self.objective.noise:
+            return x.new_empty(len(x), 0)
+        [seed] = np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)
+        generator = torch.Generator(x.device).manual_seed(int(seed >> 1))
+        return torch.randn(len(x), self.objective.noise, generator=generator, dtype=x.dtype, device=x.device)
 
     def state(self) -> dict:
         """Everything that `load` needs, beside the step."""

@@ -1,6 +1,6 @@
-"""The unit sphere in R^d: its uniform prior, paths on it, and how uniformly codes cover it.
+"""Latent spaces: priors, paths between codes, densities fitted to codes, and how uniformly codes cover the sphere.
 
-n codes, d latent. All codes are unit vectors, n d.
+n codes, d latent. Codes are unit vectors, n d, where nothing else is said.
 """
 
 import math
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import gammaln, logsumexp
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 CHUNK = 2_000  # codes a block of pairwise products
@@ -19,14 +20,40 @@ def sphere_prior(n: int, d: int, generator: torch.Generator | None = None) -> Te
     return F.normalize(torch.randn(n, d, generator=generator), dim=1)
 
 
+def normal_prior(n: int, d: int, generator: torch.Generator | None = None) -> Tensor:
+    """n points of N(0, I) in R^d, n d float32."""
+    return torch.randn(n, d, generator=generator)
+
+
+def mixture(z: Tensor, n: int, seed: int, components: int = 10) -> Tensor:
+    """n points, n d, of a Gaussian mixture fitted to codes: RAE's ex-post density estimation (section 3 there).
+
+    z: any codes, m d; covariances are full, settings those of RAE's code, by scikit-learn. Raises ValueError for fewer
+    codes than components.
+    """
+    from sklearn.mixture import GaussianMixture  # takes a second to import
+
+    if len(z) < components:
+        raise ValueError(f"a mixture of {components} Gaussians needs as many codes; {len(z)} given")
+    fitted = GaussianMixture(components, max_iter=2_000, tol=1e-3, random_state=seed)
+    with threadpool_limits(torch.get_num_threads()):  # results depend on them, as torch's own do
+        points, _ = fitted.fit(z.double().numpy()).sample(n)
+    return torch.from_numpy(points).float()
+
+
+def line(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
+    """Equally spaced points between any codes: z0, z1 ... d; returns ... steps d."""
+    a = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device).unsqueeze(1)  # steps 1
+    return (1 - a) * z0.unsqueeze(-2) + a * z1.unsqueeze(-2)
+
+
 def interpolate(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
     """Points on the sphere between codes (section 4): the chord `(1 - a) z0 + a z1`, projected.
 
     z0, z1: ... d. Returns ... steps d, from z0 to z1 with a equally spaced; the path is the great circle's. Raises
     ValueError where the chord passes through the centre, as it does for antipodes.
     """
-    a = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device).unsqueeze(1)  # steps 1
-    chord = (1 - a) * z0.unsqueeze(-2) + a * z1.unsqueeze(-2)  # ... steps d
+    chord = line(z0, z1, steps)  # ... steps d
     length = chord.norm(dim=-1, keepdim=True)
     if (length < 1e-8).any():
         raise ValueError("interpolate: the chord between opposite codes passes through the centre; move one of them")

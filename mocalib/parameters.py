@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mocalib.config import DATASETS, OBJECTIVES, RunConfig, check, nearest, option
+from mocalib.checks import check, nearest, option
+from mocalib.config import DATASETS, PRIOR, SAMPLERS, RunConfig
+from mocalib.methods import OBJECTIVES
 from mocalib.scales import SCALES
 
 
@@ -23,6 +25,7 @@ class NotebookOptions:
     features: str = option("", choices=("", "classifier", "inception", "none"))  # "": classifier, if there are labels
     inception_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
+    sampler: str = option(PRIOR, choices=SAMPLERS)
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOp
     `namespace` is the notebook's `globals()` in the cell after the parameters; `names` are the parameters it takes, by
     the rules of `options`, else of `RunConfig` and the objectives.
     papermill only warns of an unknown `-p` and exits 0, so a name that it injected and that is not among `names` raises
-    ValueError with the nearest one, as does a value of the wrong type or out of range.
+    ValueError with the nearest one, as does one of another method, or a value of the wrong type or out of range.
     """
-    if unknown := [name for name in _injected(namespace.get("In", [])) if name not in names]:
+    injected = _injected(namespace.get("In", []))
+    if unknown := [name for name in injected if name not in names]:
         value = namespace.get(unknown[0])
         raise ValueError(
             f"unknown parameter {unknown[0]} = {value!r}{nearest(unknown[0], list(names))}; "
@@ -57,7 +61,19 @@ def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOp
     values = {name: namespace[name] for name in names}
     if type(values.get("keep_epochs")) is int:  # papermill's reading of a single one
         values["keep_epochs"] = str(values["keep_epochs"])
-    return {name: check(name, value, rules[name].type, dict(rules[name].metadata)) for name, value in values.items()}
+    checked = {name: check(name, value, rules[name].type, dict(rules[name].metadata)) for name, value in values.items()}
+    if "objective" in checked:
+        _refuse_foreign(checked["objective"], injected)
+    return checked
+
+
+def _refuse_foreign(objective: str, injected: list[str]) -> None:
+    """Raise ValueError for a parameter of other methods: it would have no effect."""
+    fields = {name: [f.name for f in dataclasses.fields(kind)] for name, kind in OBJECTIVES.items()}
+    for name in injected:
+        if name not in fields[objective] and (others := [other for other, has in fields.items() if name in has]):
+            own = ", ".join(fields[objective]) or "none of its own"
+            raise ValueError(f"{name} is a parameter of {', '.join(others)}, not of {objective}, which has: {own}")
 
 
 def run_config(settings: dict[str, Any]) -> RunConfig:

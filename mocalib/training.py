@@ -93,7 +93,7 @@ def _fit(
     steps = config.epochs * images.steps_per_epoch
     log_every = -(-steps // LOG_LINES)
     meters = {"line": Meter(), "epoch": Meter()}  # means of a log line; means of an epoch, for stop_at
-    trainer = engine.Trainer(objective, steps, device, compile)
+    trainer = engine.Trainer(objective, steps, device, compile, config.seed)
     start, seconds = _restore(run, trainer, meters)
     if start == 0 and 0 in config.keep_epochs:
         run.save_weights(epoch_file(0), objective, 0, 0)

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from test_objectives import METHODS
 
 from mocalib import MoCA, RunConfig
+from mocalib.methods import VAE, TwoStageVAE
 from mocalib.parameters import notebook_parameters, run_config
 
 FULL = RunConfig(
@@ -93,7 +95,7 @@ def test_differences_name_fields_of_the_objective_too():
         ({"size": 28}, "digits come at 8, 16 or 32 pixels"),
         ({"keep_epochs": (3, 200)}, r"keep_epochs holds \[200\], beyond the last epoch, 100"),
         ({"keep_epochs": 3}, r"write it like \(850,\)"),
-        ({"objective": {"name": "vae"}}, "objective name = 'vae' is not one of 'moca'"),
+        ({"objective": {"name": "gan"}}, "objective name = 'gan' is not one of 'moca', 'ae', "),
         ({"objective": {"name": "moca", "tau": 1}}, "has no field 'tau'"),
         ({"seed": 2**64}, "at most 9223372036854775807"),
         ({"objective": 3}, "is not an objective; use one of: MoCA"),
@@ -175,3 +177,28 @@ def test_a_single_kept_epoch_may_be_an_int_as_papermill_reads_it():
 def test_epochs_that_are_no_list_are_refused(kept):
     with pytest.raises(ValueError, match=f"keep_epochs = '{kept}' is no list of epochs; write it like \"40,80\""):
         run_config(FLAT | {"keep_epochs": kept})
+
+
+def test_a_parameter_of_another_method_is_refused():
+    """It would have no effect; the ones that stand in the parameters cell for every method are let be."""
+    cell = {"objective": "vae", "weight": 1.0, "sigma": 0.3, "likelihood": "gaussian"}
+    names = tuple(cell)
+    given = ["", "# Parameters\nobjective = 'vae'\nsigma = 0.3\n"]
+    assert run_config(FLAT | notebook_parameters(cell | {"In": given}, *names)).objective == VAE("gaussian", 0.3)
+    given = ["", "# Parameters\nobjective = 'vae'\nweight = 1.0\n"]
+    with pytest.raises(ValueError, match="weight is a parameter of moca, wae-mmd, wae-gan, rae, not of vae, which has"):
+        notebook_parameters(cell | {"In": given}, *names)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_every_method_survives_json_and_has_a_directory_of_its_own(method):
+    config = RunConfig(objective=method)
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    names = {RunConfig(objective=other).name for other in METHODS}
+    assert len(names) == len(METHODS)
+    assert config.name.startswith("digits-a2-")
+
+
+def test_a_two_stage_run_cannot_stop_before_its_second_stage():
+    with pytest.raises(ValueError, match="stop_at = 5.0 would end 2-Stage VAE before its second stage"):
+        RunConfig(objective=TwoStageVAE(), stop_at=5.0)

@@ -7,12 +7,15 @@ import pytest
 from mocalib import paths
 
 ORDER = [
-    ["paths", "config"],
+    ["paths", "checks"],
+    ["methods"],
+    ["config"],
+    ["rivals"],
     ["scales"],
     ["parameters"],
     ["progress", "files", "environment"],
     ["folders", "decoding", "embedded", "cifar10", "sources", "data"],
-    ["models", "losses", "momentum", "latent", "features", "meter"],
+    ["models", "losses", "momentum", "latent", "distances", "features", "meter"],
     ["objectives", "algorithm1"],
     ["runs", "engine"],
     ["records"],

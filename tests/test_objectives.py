@@ -4,31 +4,101 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import MoCA, objectives
+from mocalib import MoCA, engine, objectives
+from mocalib.methods import AE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
+
+METHODS = (
+    tiny().objective,
+    AE(),
+    VAE(),
+    VAE("gaussian"),
+    VAE("learned"),
+    WAEMMD(),
+    WAEMMD(prior="sphere"),
+    WAEGAN(pretraining=0.25, critic_width=16),
+    RAE(),
+    RAE(regulariser="spectral_norm"),
+    TwoStageVAE(first_stage=0.5, second_width=16),
+)
+EACH = pytest.mark.parametrize("method", METHODS, ids=str)
+
+
+def built(method, **changes):
+    return objectives.build(tiny(objective=method, **changes), (1, 16, 16)).train()
 
 
 @pytest.fixture
 def objective():
-    return objectives.build(tiny(), (1, 16, 16)).train()
+    return built(tiny().objective)
 
 
 def batch(seed=0):
     return torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def test_turns_name_real_groups_and_groups_partition_the_trainable_parameters(objective):
+def noise_for(objective, seed=1):
+    return torch.randn(8, objective.noise, generator=torch.Generator().manual_seed(seed))
+
+
+@EACH
+def test_turns_name_real_groups_and_groups_partition_the_trainable_parameters(method):
+    objective = built(method)
     groups = objective.groups()
     assert {name for turn in objective.turns for name in turn.updates} == set(groups)
     listed = [id(p) for group in groups.values() for p in group.parameters]
     assert sorted(listed) == sorted(id(p) for p in objective.parameters() if p.requires_grad)
 
 
-def test_a_loss_changes_nothing_but_batchnorm_statistics(objective):
-    before = {name: value.clone() for name, value in objective.state_dict().items()}
-    objective.loss("autoencoder", batch()).total.backward()
-    changed = {name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
-    assert {name.split(".")[-1] for name in changed} == {"running_mean", "running_var", "num_batches_tracked"}
+@EACH
+def test_a_loss_changes_nothing_but_what_layers_count(method):
+    """BatchNorm's statistics, and the vectors of spectral norms; no turn draws numbers of its own."""
+    objective = built(method)
+    counted = {"running_mean", "running_var", "num_batches_tracked", "_u", "_v"}
+    drawn = torch.random.get_rng_state()
+    for turn in objective.turns:
+        before = {name: value.clone() for name, value in objective.state_dict().items()}
+        objective.loss(turn.name, batch(), noise_for(objective)).total.backward()
+        changed = {name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])}
+        assert {name.split(".")[-1] for name in changed} <= counted
+        assert changed or turn.name == "second"
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+
+
+@EACH
+def test_each_turn_gives_gradients_to_what_it_updates(method):
+    objective = built(method)
+    for turn in objective.turns:
+        objective.zero_grad()
+        out = objective.loss(turn.name, batch(), noise_for(objective))
+        out.total.backward()
+        updated = [p for name in turn.updates for p in objective.groups()[name].parameters]
+        assert sum(p.grad is not None for p in updated) > len(updated) / 3  # pretraining: the encoder's alone
+        assert all(value.ndim == 0 and not value.requires_grad for value in out.terms.values())
+
+
+@EACH
+def test_the_loss_falls_in_thirty_steps(method):
+    objective = built(method)
+    trainer = engine.Trainer(objective, 60, torch.device("cpu"))
+    lines = [dict(trainer.step(step, batch(), 2e-3)) for step in range(60)]
+    for turn in objective.turns:
+        if turn.name != "critic":  # it and the encoder pull at one another
+            total = next(iter(lines[0].get(turn.name) or next(x[turn.name] for x in lines if turn.name in x)))
+            values = [line[turn.name][total].item() for line in lines if turn.name in line]
+            assert min(values[-5:]) < values[0]
+
+
+@EACH
+def test_codes_images_and_prior_have_the_shapes_and_ranges_they_are_said_to_have(method):
+    objective = built(method).eval()
+    z, points = objective.encode(batch()), objective.prior(8, torch.Generator().manual_seed(0))
+    assert z.shape == points.shape == (8, 8)
+    assert z.dtype == points.dtype == torch.float32
+    on_sphere = [torch.allclose(codes.norm(dim=1), torch.ones(8), atol=1e-5) for codes in (z, points)]
+    assert on_sphere == [method.spherical] * 2
+    images = objective.decode(points)
+    assert images.shape == (8, 1, 16, 16)
+    assert 0 <= images.min() <= images.max() <= 1
 
 
 def test_what_follows_a_step_moves_the_key_encoder_and_the_queue_alone(objective):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture, tiny
+from test_objectives import METHODS
 
 from mocalib import MoCA, algorithm1, data, engine, files, load, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
@@ -110,6 +111,40 @@ def test_killed_and_resumed_equals_uninterrupted_bitwise(tmp_path, monkeypatch, 
     kept = [files.read_tensors(run.directory / "epoch-0002.pt")["objective"] for run in (whole, parts)]
     assert_same(*kept)
     assert [line["step"] for line in parts.timing] == [line["step"] for line in whole.timing]
+
+
+@pytest.mark.parametrize("kill", [1, 6])  # in pretraining and after it, in the first stage and in the second
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_every_method_resumes_bitwise(tmp_path, monkeypatch, method, kill):
+    config = tiny(objective=method, epochs=1)
+    whole = train(config, runs=tmp_path / "whole")
+    go_on = stop_at_step(monkeypatch, kill)
+    with pytest.raises(Stopped):
+        train(config, runs=tmp_path / "parts", checkpoint_seconds=0)
+    go_on()
+    parts = train(config, runs=tmp_path / "parts")
+    assert_same(weights(whole), weights(parts))
+    assert whole.metrics == parts.metrics
+    assert len(whole.metrics) == 8
+
+
+def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():
+    objective = objectives.build(tiny(objective=METHODS[7]), (1, 16, 16))
+    x, cpu = torch.zeros(8, 1, 16, 16), torch.device("cpu")
+    trainers = [engine.Trainer(objective, 20, cpu, seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (trainer.noise(3, x) for trainer in trainers)
+    assert first.shape == (8, objective.noise)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, trainers[0].noise(4, x))
+    seen = []
+    for name, turn in trainers[0].turns.items():
+        trainers[0].turns[name] = lambda x, noise, turn=turn: (seen.append(noise), turn(x, noise))[1]
+    assert [name for name, _ in trainers[0].step(10, x, 1e-3)] == ["autoencoder", "critic"]
+    assert torch.equal(*seen)
+    drawn = torch.cat([trainers[0].noise(step, x).flatten() for step in range(500)])
+    assert abs(drawn.mean()) < 0.02
+    assert drawn.std() == pytest.approx(1, abs=0.02)
 
 
 def test_killed_by_the_system_resumes_to_the_same_scores(tmp_path):

@@ -1,21 +1,28 @@
-"""The nets: pairs of an encoder onto the unit sphere and a decoder to images in [0, 1]."""
+"""The nets: pairs of an encoder, onto the unit sphere or not, and a decoder to images in [0, 1]."""
 
 from torch import nn
 
 from mocalib.config import check_size
 from mocalib.models import a1, a2, hq
+from mocalib.models.layers import AsComputed, UnitNorm
 
 NETS = {"a1": a1.build, "a2": a2.build, "hq": hq.build}
 
 
 def build(
-    name: str, image_shape: tuple[int, int, int], latent_dim: int, width: int = 64, blocks: int = 2
+    name: str,
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    width: int = 64,
+    blocks: int = 2,
+    heads: int = 1,
+    spherical: bool = True,
 ) -> tuple[nn.Module, nn.Module]:
     """Return (encoder, decoder) of the net `name`.
 
-    The encoder maps B C H W in [0, 1] to unit vectors B d, the decoder B d to B C H W in [0, 1]. `image_shape` is
-    (C, H, W); `width` and, for a2 alone, `blocks` scale the net, 64 and 2 are the paper's. Raises ValueError for an
-    unknown name or a shape that the net does not take.
+    The encoder maps B C H W in [0, 1] to `heads` vectors for each image, B (heads d), of unit length if `spherical`;
+    the decoder maps B d to B C H W in [0, 1]. `image_shape` is (C, H, W); `width` and, for a2 alone, `blocks` scale
+    the net, 64 and 2 are the paper's. Raises ValueError for an unknown name or a shape that the net does not take.
     """
     if name not in NETS:
         raise ValueError(f"model = {name!r} is not one of {', '.join(map(repr, NETS))}")
@@ -24,4 +31,5 @@ def build(
         raise ValueError(f"image shape {image_shape}: nets take square images of 1 or 3 channels; pass a size")
     scale = (width, blocks) if name == "a2" else (width,)
     check_size(name, height)
-    return NETS[name](channels, height, latent_dim, *scale)
+    encoder, decoder = NETS[name](channels, height, latent_dim, *scale, heads)
+    return encoder.append(UnitNorm() if spherical else AsComputed()), decoder

@@ -10,21 +10,21 @@ from itertools import pairwise
 
 from torch import nn
 
-from mocalib.models.layers import Pixels, UnitNorm
+from mocalib.models.layers import Pixels
 
 
-def build(channels: int, size: int, latent_dim: int, width: int) -> tuple[nn.Module, nn.Module]:
+def build(channels: int, size: int, latent_dim: int, width: int, heads: int) -> tuple[nn.Module, nn.Module]:
     """Return A1's (encoder, decoder) for square images whose side is a multiple of 16 pixels; width 64 is WAE's."""
-    return encoder(channels, size, latent_dim, width), decoder(channels, size, latent_dim, width)
+    return encoder(channels, size, heads * latent_dim, width), decoder(channels, size, latent_dim, width)
 
 
-def encoder(channels: int, size: int, latent_dim: int, width: int) -> nn.Sequential:
-    """B C H W -> B d on the unit sphere."""
+def encoder(channels: int, size: int, outputs: int, width: int) -> nn.Sequential:
+    """B C H W -> B outputs."""
     widths = [channels, 2 * width, 4 * width, 8 * width, 16 * width]
     layers = []
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * (size // 16) ** 2, latent_dim), UnitNorm())
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * (size // 16) ** 2, outputs))
 
 
 def decoder(channels: int, size: int, latent_dim: int, width: int) -> nn.Sequential:

@@ -14,16 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv3x3
 
-from mocalib.models.layers import Pixels, UnitNorm, UpBlock, down_block
+from mocalib.models.layers import Pixels, UpBlock, down_block
 
 
-def build(channels: int, size: int, latent_dim: int, width: int, blocks: int) -> tuple[nn.Module, nn.Module]:
+def build(
+    channels: int, size: int, latent_dim: int, width: int, blocks: int, heads: int
+) -> tuple[nn.Module, nn.Module]:
     """Return A2's (encoder, decoder) for square images of 16, 32 or 64 pixels."""
-    return encoder(channels, latent_dim, width, blocks), decoder(channels, size, latent_dim, width, blocks)
+    return encoder(channels, heads * latent_dim, width, blocks), decoder(channels, size, latent_dim, width, blocks)
 
 
-def encoder(channels: int, latent_dim: int, width: int, blocks: int) -> nn.Sequential:
-    """B C H W -> B d on the unit sphere."""
+def encoder(channels: int, outputs: int, width: int, blocks: int) -> nn.Sequential:
+    """B C H W -> B outputs."""
     widths = [width, 2 * width, 4 * width, 8 * width]
     stages = []
     for before, after in zip([width, *widths], widths):
@@ -36,8 +38,7 @@ def encoder(channels: int, latent_dim: int, width: int, blocks: int) -> nn.Seque
         *stages,
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(widths[-1], latent_dim),
-        UnitNorm(),
+        nn.Linear(widths[-1], outputs),
     )
 
 

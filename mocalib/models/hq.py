@@ -12,28 +12,27 @@ from itertools import pairwise
 from torch import nn
 from torchvision.models.resnet import conv3x3
 
-from mocalib.models.layers import Pixels, UnitNorm, UpBlock, down_block
+from mocalib.models.layers import Pixels, UpBlock, down_block
 
 LAST = 4  # pixels a side of the flattened maps
 SCALES = (1, 1, 2, 4, 8, 8, 8)  # channels of the stem and of six blocks, in units of the width
 
 
-def build(channels: int, size: int, latent_dim: int, width: int) -> tuple[nn.Module, nn.Module]:
+def build(channels: int, size: int, latent_dim: int, width: int, heads: int) -> tuple[nn.Module, nn.Module]:
     """Return HQ's (encoder, decoder) for square images of 8, 16, ..., 256 pixels; the side sets the blocks."""
     widths = [scale * width for scale in SCALES[: (size // LAST).bit_length()]]  # log2(size / 4) blocks after the stem
-    return encoder(channels, latent_dim, widths), decoder(channels, latent_dim, widths)
+    return encoder(channels, heads * latent_dim, widths), decoder(channels, latent_dim, widths)
 
 
-def encoder(channels: int, latent_dim: int, widths: list[int]) -> nn.Sequential:
-    """B C H W -> B d on the unit sphere."""
+def encoder(channels: int, outputs: int, widths: list[int]) -> nn.Sequential:
+    """B C H W -> B outputs."""
     return nn.Sequential(
         conv3x3(channels, widths[0]),
         nn.BatchNorm2d(widths[0]),
         nn.ReLU(inplace=True),
         *(down_block(before, after) for before, after in pairwise(widths)),
         nn.Flatten(),
-        nn.Linear(widths[-1] * LAST**2, latent_dim),
-        UnitNorm(),
+        nn.Linear(widths[-1] * LAST**2, outputs),
     )
 
 

@@ -20,6 +20,13 @@ class UnitNorm(nn.Module):
         return F.normalize(at_least_float32(z), dim=1, eps=1e-12)
 
 
+class AsComputed(nn.Module):
+    """Codes anywhere in R^d, B d -> B d."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return at_least_float32(z)
+
+
 class Pixels(nn.Module):
     """Sigmoid to [0, 1]."""
 

@@ -1,20 +1,31 @@
-"""Methods, each a dataclass in `config` and a module here."""
+"""Methods: the settings of each are a dataclass in `methods`, its losses a module here."""
 
 import torch
 
-from mocalib import config, models
-from mocalib.objectives import moca
+from mocalib import methods, models
+from mocalib.config import RunConfig
+from mocalib.objectives import ae, moca, rae, two_stage_vae, vae, wae_gan, wae_mmd
 from mocalib.objectives.base import Group, Objective, StepLoss, Turn
 
 __all__ = ["Group", "Objective", "StepLoss", "Turn", "build"]
 
-METHODS = {config.MoCA: moca.MoCA}  # dispatch on the config's type, here and nowhere else
+METHODS = {  # dispatch on the settings' type, here and nowhere else
+    methods.MoCA: moca.MoCA,
+    methods.AE: ae.AE,
+    methods.VAE: vae.VAE,
+    methods.WAEMMD: wae_mmd.WAEMMD,
+    methods.WAEGAN: wae_gan.WAEGAN,
+    methods.RAE: rae.RAE,
+    methods.TwoStageVAE: two_stage_vae.TwoStageVAE,
+}
 
 
-def build(run: config.RunConfig, image_shape: tuple[int, int, int]) -> Objective:
+def build(run: RunConfig, image_shape: tuple[int, int, int]) -> Objective:
     """Nets and method of a run on the CPU, with the weights that the config's seed gives on every machine."""
+    method = METHODS[type(run.objective)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        encoder, decoder = models.build(run.model, image_shape, run.latent_dim, run.width, run.blocks)
-        method = METHODS[type(run.objective)]
+        encoder, decoder = models.build(
+            run.model, image_shape, run.latent_dim, run.width, run.blocks, method.heads, run.objective.spherical
+        )
         return method(run.objective, encoder, decoder, run.latent_dim, bfloat16=run.precision == "bfloat16")

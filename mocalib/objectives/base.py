@@ -1,6 +1,6 @@
 """What the training loop knows of a method: which losses it has, which parameters they step, and what follows a step.
 
-B batch, C H W image, d latent.
+B batch, C H W image, d latent, N normal numbers of an image.
 """
 
 import contextlib
@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from mocalib import latent
+from mocalib.methods import Method
 
 
 class Group(NamedTuple):
@@ -37,21 +40,31 @@ class StepLoss(NamedTuple):
 
 
 class Objective(nn.Module):
-    """An autoencoder and its losses; a method overrides `loss`, and what it does differently."""
+    """An autoencoder and its losses; a method overrides `loss`, and what it does differently.
+
+    A loss that needs noise takes it as an argument, so that it stays a function: N is `noise`, and the loop draws it.
+    """
 
     turns: tuple[Turn, ...] = (Turn("autoencoder", ("autoencoder",)),)
+    heads: int = 1  # vectors that the encoder gives for an image
+    noise: int = 0  # N, normal numbers that a loss takes for an image
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False) -> None:
+    def __init__(
+        self, config: Method, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
+    ) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.config, self.encoder, self.decoder = config, encoder, decoder
         self.latent_dim, self.bfloat16 = latent_dim, bfloat16
 
     def groups(self) -> dict[str, Group]:
         """A partition of the trainable parameters."""
         return {"autoencoder": Group([*self.encoder.parameters(), *self.decoder.parameters()])}
 
-    def loss(self, turn: str, x: Tensor) -> StepLoss:
-        """Loss of a turn on images B C H W; changes nothing but BatchNorm statistics."""
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """Loss of a turn on images B C H W and noise B N, the same in all turns of a step.
+
+        Changes nothing but what layers count in training: BatchNorm's statistics, spectral norms' vectors.
+        """
         raise NotImplementedError
 
     def after(self, turn: str, out: StepLoss, progress: Tensor) -> None:
@@ -67,7 +80,8 @@ class Objective(nn.Module):
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         """n latents to generate from, n d, drawn on the CPU so that they are the same on every device."""
-        raise NotImplementedError
+        draw = latent.sphere_prior if self.config.spherical else latent.normal_prior
+        return draw(n, self.latent_dim, generator)
 
     def nets(self) -> contextlib.AbstractContextManager:
         """Run nets in the config's precision; everything outside this context stays in float32 or better."""

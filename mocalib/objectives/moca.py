@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mocalib import config, latent, losses
+from mocalib import losses, methods
 from mocalib.momentum import KeyQueue, ema_update_, momentum_schedule
 from mocalib.objectives.base import Objective, StepLoss
 
@@ -18,14 +18,13 @@ class MoCA(Objective):
     """
 
     def __init__(
-        self, config: config.MoCA, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
+        self, config: methods.MoCA, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
     ) -> None:
-        super().__init__(encoder, decoder, latent_dim, bfloat16)
-        self.config = config
+        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.queue = KeyQueue(config.queue_size, latent_dim)
 
-    def loss(self, turn: str, x: Tensor) -> StepLoss:
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Eq. 5 on images B C H W; every form of the contrast is logged, whichever is minimised."""
         with self.nets():
             q = self.encoder(x)  # B d
@@ -55,6 +54,3 @@ class MoCA(Objective):
         ema_update_(self.key_encoder, self.encoder, m)
         self.queue.push(out.keys)
         out.terms["momentum"] = m
-
-    def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return latent.sphere_prior(n, self.latent_dim, generator)

@@ -1,0 +1,17 @@
+"""The plain autoencoder: what every method is without its own term."""
+
+from torch import Tensor
+
+from mocalib import losses
+from mocalib.objectives.base import Objective, StepLoss
+
+
+class AE(Objective):
+    """The squared error alone; nothing shapes the codes."""
+
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """Squared error of images B C H W."""
+        with self.nets():
+            x_hat = self.decoder(self.encoder(x))  # B C H W
+        total = losses.reconstruction(x_hat, x)
+        return StepLoss(total, {"loss": total.detach(), "reconstruction": total.detach()})

@@ -1,0 +1,41 @@
+"""RAE: a plain autoencoder with small codes and a smooth decoder (Ghosh et al., 2020)."""
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from mocalib import losses, methods
+from mocalib.objectives.base import Objective, StepLoss
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+class RAE(Objective):
+    """Squared error, weighted |z|^2, and a regulariser: squared kernels of the decoder, or every layer's spectral norm.
+
+    Spectral norms are of encoder and decoder, with one power iteration a forward, and BatchNorm stays, as in its code.
+    """
+
+    def __init__(
+        self, config: methods.RAE, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
+    ) -> None:
+        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
+        if config.regulariser == "spectral_norm":
+            for layer in [*encoder.modules(), *decoder.modules()]:
+                if isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
+                    spectral_norm(layer)
+
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """Loss on images B C H W."""
+        with self.nets():
+            z = self.encoder(x)  # B d
+            x_hat = self.decoder(z)  # B C H W
+        reconstruction, norm = losses.reconstruction(x_hat, x), losses.code_norm(z)
+        total = reconstruction + self.config.weight * norm
+        if self.config.regulariser == "l2":
+            total = total + self.config.decay * self.kernels()
+        terms = {"loss": total, "reconstruction": reconstruction, "code_norm": norm}
+        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+
+    def kernels(self) -> Tensor:
+        """Sum of squares of the decoder's convolutions, biases left out."""
+        return sum(m.weight.square().sum() for m in self.decoder.modules() if isinstance(m, CONVOLUTIONS))

@@ -1,0 +1,87 @@
+"""2-Stage VAE: a second, small VAE learns the codes that the first one has made of the images (Dai & Wipf, 2019)."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mocalib import latent, losses, methods
+from mocalib.objectives.base import Group, StepLoss, Turn
+from mocalib.objectives.vae import VAE, drawn
+
+
+class TwoStageVAE(VAE):
+    """Two VAEs of learned sigma, one after the other; images come from u through z: N(0, I), codes, pixels."""
+
+    def __init__(
+        self,
+        config: methods.TwoStageVAE,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        bfloat16: bool = False,
+    ) -> None:
+        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
+        self.noise = 2 * latent_dim
+        self.second = SecondStage(latent_dim, config.second_width, config.second_layers)
+        self.turns = (
+            Turn("autoencoder", ("autoencoder",), stop=config.first_stage),
+            Turn("second", ("second",), start=config.first_stage),
+        )
+
+    def groups(self) -> dict[str, Group]:
+        return super().groups() | {"second": Group([*self.second.parameters()], self.config.second_rate)}
+
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """Loss of a stage on images B C H W; noise B 2d draws z from x, then u from z."""
+        of_z, of_u = noise.chunk(2, dim=1)  # B d each
+        if turn == "autoencoder":
+            return super().loss(turn, x, of_z)
+        with torch.no_grad(), evaluating(self.encoder), self.nets():
+            z = drawn(*self.encoder(x).chunk(2, dim=1), of_z)  # B d
+        total, kl = self.second.loss(z, of_u)
+        terms = {"second_loss": total, "second_kl": kl, "second_sigma": self.second.log_sigma.exp()}
+        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        """Codes that the second stage makes of N(0, I), n d."""
+        u, noise = (latent.normal_prior(n, self.latent_dim, generator).to(self.log_sigma) for _ in range(2))
+        with torch.no_grad():
+            return (self.second.decode(u) + self.second.log_sigma.exp() * noise).cpu()
+
+
+class SecondStage(nn.Module):
+    """A VAE on codes B d: fully connected, its input beside the last hidden layer, sigma learned."""
+
+    def __init__(self, latent_dim: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.encoder, self.to_u = _hidden(latent_dim, width, layers), nn.Linear(latent_dim + width, 2 * latent_dim)
+        self.decoder, self.to_z = _hidden(latent_dim, width, layers), nn.Linear(latent_dim + width, latent_dim)
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def loss(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative bound on codes, and its KL; z, noise: B d."""
+        mean, log_variance = self.to_u(torch.cat([z, self.encoder(z)], dim=1)).chunk(2, dim=1)  # B d each
+        z_hat = self.decode(drawn(mean, log_variance, noise))
+        kl = losses.kl_divergence(mean, log_variance)
+        return losses.gaussian_nll(z_hat, z, self.log_sigma) + kl, kl
+
+    def decode(self, u: Tensor) -> Tensor:
+        """B d -> B d."""
+        return self.to_z(torch.cat([u, self.decoder(u)], dim=1))
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use what it has learned: the first stage is finished."""
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train()
+
+
+def _hidden(latent_dim: int, width: int, layers: int) -> nn.Sequential:
+    widths = [latent_dim, *[width] * layers]
+    return nn.Sequential(*(m for i in range(layers) for m in (nn.Linear(widths[i], widths[i + 1]), nn.ReLU())))

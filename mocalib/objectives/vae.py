@@ -1,0 +1,56 @@
+"""VAE, the variational autoencoder: codes are Gaussians, pulled towards N(0, I) (Kingma & Welling, 2014)."""
+
+import torch
+from torch import Tensor, nn
+
+from mocalib import losses, methods
+from mocalib.objectives.base import Group, Objective, StepLoss
+
+
+class VAE(Objective):
+    """The negative evidence lower bound, with the pixels' distribution that the settings name.
+
+    With a fixed sigma the bound is multiplied by 2 sigma^2, so that the error has the weight it has elsewhere. A code,
+    outside of training, is the mean.
+    """
+
+    heads = 2  # mean and logarithm of the variance
+
+    def __init__(
+        self, config: methods.VAE, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
+    ) -> None:
+        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
+        self.noise = latent_dim
+        self.log_sigma = nn.Parameter(torch.zeros(())) if config.likelihood == "learned" else None
+
+    def groups(self) -> dict[str, Group]:
+        own = [] if self.log_sigma is None else [self.log_sigma]
+        return {"autoencoder": Group([*self.encoder.parameters(), *self.decoder.parameters(), *own])}
+
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """The bound, one draw of a code for each of the images B C H W; noise: B d."""
+        with self.nets():
+            mean, log_variance = self.encoder(x).chunk(2, dim=1)  # B d each
+            x_hat = self.decoder(drawn(mean, log_variance, noise))  # B C H W
+        kl, reconstruction = losses.kl_divergence(mean, log_variance), losses.reconstruction(x_hat, x)
+        total = self._bound(x_hat, x, reconstruction, kl)
+        terms = {"loss": total, "reconstruction": reconstruction, "kl": kl}
+        if self.log_sigma is not None:
+            terms["sigma"] = self.log_sigma.exp()
+        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+
+    def _bound(self, x_hat: Tensor, x: Tensor, reconstruction: Tensor, kl: Tensor) -> Tensor:
+        if self.config.likelihood == "bernoulli":
+            return losses.bernoulli_nll(x_hat, x) + kl
+        if self.config.likelihood == "gaussian":
+            return reconstruction + 2 * self.config.sigma**2 * kl
+        return losses.gaussian_nll(x_hat, x, self.log_sigma) + kl
+
+    def encode(self, x: Tensor) -> Tensor:
+        """B C H W -> B d, the means."""
+        return self.encoder(x).chunk(2, dim=1)[0]
+
+
+def drawn(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """Draws of N(mean, diag variance) from normal numbers, all B d."""
+    return mean + torch.exp(log_variance / 2) * noise

@@ -1,0 +1,86 @@
+"""WAE-GAN: codes are drawn to a prior by a critic that tells the two apart (Tolstikhin et al., 2018, Algorithm 1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mocalib import latent, losses, methods
+from mocalib.objectives.base import Group, Objective, StepLoss, Turn
+from mocalib.objectives.wae_mmd import BETAS
+
+
+class WAEGAN(Objective):
+    """Squared error and what the critic makes of the codes; then the critic's turn, on the same images and noise.
+
+    Before both, as in its code, the encoder alone learns the prior's first two moments: part of training here, so that
+    every method sees equally many images, and of a fixed length, where its code stops below a distance of .1.
+    """
+
+    def __init__(
+        self, config: methods.WAEGAN, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
+    ) -> None:
+        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
+        self.noise = latent_dim
+        self.critic = _net(latent_dim, config.critic_width, config.critic_layers)
+        self.turns = (
+            Turn("pretraining", ("autoencoder",), stop=config.pretraining),  # the decoder has no gradient, and rests
+            Turn("autoencoder", ("autoencoder",), start=config.pretraining),
+            Turn("critic", ("critic",), start=config.pretraining),
+        )
+
+    def groups(self) -> dict[str, Group]:
+        autoencoder = super().groups()["autoencoder"]._replace(betas=BETAS)
+        return {
+            "autoencoder": autoencoder,
+            "critic": Group([*self.critic.parameters()], self.config.critic_rate, BETAS),
+        }
+
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """Loss of a turn on images B C H W and as many points of the prior, made from noise B d."""
+        return getattr(self, f"_{turn}")(x, self._of(noise))
+
+    def _pretraining(self, x: Tensor, z_prior: Tensor) -> StepLoss:
+        with self.nets():
+            z = self.encoder(x)  # B d
+        moments = losses.moment_distance(z, z_prior)
+        return StepLoss(moments, {"moments": moments.detach()})
+
+    def _autoencoder(self, x: Tensor, z_prior: Tensor) -> StepLoss:
+        with self.nets():
+            z = self.encoder(x)  # B d
+            x_hat = self.decoder(z)  # B C H W
+        reconstruction, penalty = losses.reconstruction(x_hat, x), losses.deceived(self.logits(z))
+        total = reconstruction + self.config.weight * penalty
+        terms = {"loss": total, "reconstruction": reconstruction, "penalty": penalty}
+        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+
+    def _critic(self, x: Tensor, z_prior: Tensor) -> StepLoss:
+        with torch.no_grad(), self.nets():
+            z = self.encoder(x)  # B d
+        loss = losses.critic(self.logits(z_prior), self.logits(z))
+        return StepLoss(loss, {"critic": loss.detach()})
+
+    def logits(self, z: Tensor) -> Tensor:
+        """The critic's logits of codes B d, B 1: with the log-prior trick, what the net has to learn is -log q(z).
+
+        The constant is the code's. The prior's density keeps its B 1: without that the sum would be B B.
+        """
+        if not self.config.log_prior:
+            return self.critic(z)
+        variance = self.config.prior_variance
+        constant = 0.5 * (math.log(2 * math.pi) + self.latent_dim * math.log(variance))
+        return self.critic(z) - z.square().sum(dim=1, keepdim=True) / (2 * variance) - constant
+
+    def _of(self, noise: Tensor) -> Tensor:
+        return noise * self.config.prior_variance**0.5
+
+    def prior(self, n: int, generator: torch.Generator) -> Tensor:
+        return self._of(latent.normal_prior(n, self.latent_dim, generator))
+
+
+def _net(latent_dim: int, width: int, layers: int) -> nn.Sequential:
+    """B d -> B 1, fully connected; no BatchNorm."""
+    widths = [latent_dim, *[width] * layers]
+    hidden = [layer for i in range(layers) for layer in (nn.Linear(widths[i], widths[i + 1]), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(width, 1))
