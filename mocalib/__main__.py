@@ -74,6 +74,7 @@ def _experiments(options: argparse.Namespace) -> None:
         weights=options.weights,
         checkpoint_seconds=options.checkpoint_seconds,
         compile=options.compile,
+        sampler=options.sampler,
     )
     for run in finished:
         _print(run, run.scores)
@@ -93,7 +94,7 @@ def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> Non
         compile=options.compile,
     )
     rows = evaluation.evaluate(
-        run, features=options.features, n=n, epoch=options.epoch, weights=options.weights, device=options.device
+        run, options.features, n, options.epoch, weights=options.weights, device=options.device, sampler=options.sampler
     )
     _print(run, rows)
 
@@ -130,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
     parser.add_argument("--features", choices=("classifier", "inception", "none"), help="extractor of the distances")
     parser.add_argument("--weights", type=Path, help="file of Inception's weights")
+    parser.add_argument(
+        "--sampler",
+        default=evaluation.PRIOR,
+        choices=evaluation.SAMPLERS,
+        help="score samples of the prior (default), or of ten Gaussians fitted to the training codes",
+    )
     parser.add_argument("--n", type=int, help="samples to score (10000, or the scale's own)")
     parser.add_argument("--epoch", type=int, help="score the weights kept at this epoch (default: the last)")
     return parser

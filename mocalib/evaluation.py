@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from mocalib import data, latent, losses
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
-from mocalib.config import RunConfig
+from mocalib.config import PRIOR, SAMPLERS, RunConfig
+from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
 from mocalib.runs import Run, RunMismatch, samples_file
 from mocalib.training import check_device, use_threads
@@ -29,8 +28,6 @@ SAMPLES, COLUMNS = 40, 8  # samples in a grid; images a row of it
 LARGE, FEWER = 48, 24  # from so many pixels a side, so many samples: records stay small
 SHOWN_NEIGHBOURS = 16  # of so many samples
 RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # shown pairs, rows, and decoded images between two originals
-SUBSETS = 100  # of KID, torch-fidelity's default
-NEIGHBOURS = 3  # of precision and recall, torch-fidelity's default
 
 
 def evaluate(
@@ -41,31 +38,38 @@ def evaluate(
     seed: int = 0,
     weights: Path | str | None = None,
     device: torch.device | str = "cpu",
+    sampler: str = PRIOR,
 ) -> list[dict]:
     """Score a finished run, or its weights kept at `epoch`; return its rows, of which none is made twice.
 
     `features`: "classifier", "inception" (`weights`: its file, if not in torch's hub folder) or "none" for no
-    distances; by default "classifier" where the dataset has labels, else "none". `n` samples are drawn from the prior
-    with `seed` and compared with the whole test split. Rows join scores.json; grids and singular values join the
-    directory; another evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the
-    extractor's weights are missing, RunMismatch if the data changed.
+    distances; by default "classifier" where the dataset has labels, else "none". `n` samples are drawn with `seed` and
+    compared with the whole test split: from the prior, with all that belongs to a run (reconstructions, codes, grids);
+    or, with `sampler="gmm10"`, from ten Gaussians fitted to all training codes, on the sphere where codes are, with
+    nothing beside. Rows join scores.json; grids and singular values join the directory; another evaluation adds rows
+    and changes none. Raises FileNotFoundError where the run's or the extractor's weights are missing, RunMismatch if
+    the data changed, ValueError for what cannot be.
     """
     _check_numbers(n, epoch)
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler = {sampler!r} is not one of {', '.join(map(repr, SAMPLERS))}")
     device = check_device(device)
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
     name, at = _resolve(run, features, epoch)
-    if not _scored(run, name, n, at, seed):
+    if not _scored(run, name, n, at, seed, sampler):
         with run.locked(), use_threads(run.environment["threads"]):
-            if not _scored(run, name, n, at, seed):  # else another process did it while this one waited
-                _score(run, name, n, at, seed, weights, device)
-    return _asked(run, name, n, at, seed)
+            if not _scored(run, name, n, at, seed, sampler):  # else another process did it while this one waited
+                _score(run, name, n, at, seed, sampler, weights, device)
+    return _asked(run, name, n, at, seed, sampler)
 
 
-def scored(run: Run, features: str | None = None, n: int = 10_000, epoch: int | None = None) -> bool:
+def scored(
+    run: Run, features: str | None = None, n: int = 10_000, epoch: int | None = None, sampler: str = PRIOR
+) -> bool:
     """Whether `evaluate` of a finished run would return at once, without weights or data."""
     name, at = _resolve(run, features, epoch)
-    return _scored(run, name, n, at, 0)
+    return _scored(run, name, n, at, 0, sampler)
 
 
 def check(
@@ -98,26 +102,41 @@ def _check_numbers(n: int, epoch: int | None) -> None:
         raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
 
 
-def _asked(run: Run, name: str, n: int, epoch: int, seed: int) -> list[dict]:
+def _asked(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> list[dict]:
     """The rows of one evaluation and of no other, found without weights or data."""
     about = run.environment["data"]
     trained = min(n, about["train"])
-    counts = {"prior": n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
+    counts = {PRIOR: n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
+    if sampler != PRIOR:
+        counts = {sampler: n}
     return [
         row
         for row in run.scores
         if (row["epoch"], row["seed"]) == (epoch, seed)
-        and (not row["features"] or (row["features"], row["n_generated"]) == (name, counts[row["sampler"]]))
+        and (
+            (row["features"], row["n_generated"]) == (name, counts.get(row["sampler"]))
+            if row["features"]
+            else sampler == PRIOR
+        )
     ]
 
 
-def _scored(run: Run, name: str, n: int, epoch: int, seed: int) -> bool:
-    rows = _asked(run, name, n, epoch, seed)
-    return bool(rows) if name == "none" else any(row["sampler"] == "prior" for row in rows)
+def _scored(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> bool:
+    rows = _asked(run, name, n, epoch, seed, sampler)
+    if name == "none":  # without distances samples have no scores, and a density is fitted for nothing
+        return bool(rows) or sampler != PRIOR
+    return any(row["sampler"] == sampler for row in rows)
 
 
 def _score(
-    run: Run, name: str, n: int, epoch: int, seed: int, weights: Path | str | None, device: torch.device | str
+    run: Run,
+    name: str,
+    n: int,
+    epoch: int,
+    seed: int,
+    sampler: str,
+    weights: Path | str | None,
+    device: torch.device | str,
 ) -> None:
     dataset = data.load(run.config)
     if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
@@ -126,27 +145,46 @@ def _score(
         )
     final = epoch == run.manifest["epoch"]
     autoencoder = load(run.directory, None if final else epoch, device)
-    train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:CODES], dataset.test.images))
-    rows, latents = score_codes(autoencoder, train, test)
+    extractor = None
     if name != "none":
         whole = data.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
         extractor = extractors.build(name, whole, run.config.dataset, weights, device)
+    if sampler == PRIOR:
+        rows, records = _score_all(autoencoder, dataset, extractor, n, seed)
+    else:
+        codes = mixture_codes(autoencoder, dataset.train.images, n, seed)
+        rows, records = score_images(extractor, {sampler: decode(autoencoder, codes)}, dataset), {}
+    rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
+    known = [_identity(row) for row in run.scores]
+    if records and not final:  # a kept epoch is for its samples, as in Figure 6
+        records = {samples_file(epoch): records["samples.png"]}
+    run.add_scores([row for row in rows if _identity(row) not in known], records)
+
+
+def _score_all(
+    autoencoder: Autoencoder, dataset: data.Dataset, extractor: Extractor | None, n: int, seed: int
+) -> tuple[list[dict], dict[str, bytes]]:
+    """Rows on codes, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
+    train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:CODES], dataset.test.images))
+    rows, latents = score_codes(autoencoder, train, test)
+    if extractor:
         decoded = train.images[:n]
         if len(more := dataset.train.images[CODES:n]):  # beyond those whose codes are looked at
             decoded = torch.cat([decoded, reconstruct(autoencoder, more).images])
         images = {  # what is compared with the test split: it tells what is lost where
-            "prior": decode(autoencoder, autoencoder.prior(n, seed)),
+            PRIOR: decode(autoencoder, autoencoder.prior(n, seed)),
             "reconstruction": test.images,
             "train_codes": decoded,
             "real": dataset.train.images[:n],  # the floor
         }
         rows += score_images(extractor, images, dataset)
-    rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
-    known = [_identity(row) for row in run.scores]
-    records = {"latents.npz": latents} | grids(autoencoder, dataset, seed)
-    if not final:  # a kept epoch is for its samples, as in Figure 6
-        records = {samples_file(epoch): records["samples.png"]}
-    run.add_scores([row for row in rows if _identity(row) not in known], records)
+    return rows, {"latents.npz": latents} | grids(autoencoder, dataset, seed)
+
+
+def mixture_codes(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
+    """n codes n d of ten Gaussians fitted to the codes of images (uint8 m C H W), projected where codes are unit."""
+    z = latent.mixture(torch.cat([autoencoder.encode(part) for part in images.split(BATCH)]), n, seed)
+    return F.normalize(z, dim=1) if autoencoder.spherical else z
 
 
 def _identity(row: dict) -> dict:
@@ -187,21 +225,30 @@ def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
 
 
 def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
-    """Rows on training codes and reconstructions; singular values, with those of uniform codes, as npz."""
+    """Rows on training codes and reconstructions; singular values, with those of uniform codes, as npz.
+
+    Uniformity and cosines are of directions: those of N(0, I), too, are uniform on the sphere.
+    """
     n = len(train.codes)
     uniform_codes, points = autoencoder.prior(n), autoencoder.prior(n, seed=1)
     values, uniform = (latent.singular_values(z) for z in (train.codes, uniform_codes))
+    codes, even, random = (_directions(autoencoder, z) for z in (train.codes, uniform_codes, points))
     rows = [
         _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
-        _row("uniformity", latent.uniformity(train.codes), "train_codes", "train", n),
-        _row("nearest_cosine", latent.nearest_cosine(points, train.codes), "train_codes", "train", n, n),
-        _row("nearest_cosine", latent.nearest_cosine(points, uniform_codes), "uniform", "train", n, n),
+        _row("uniformity", latent.uniformity(codes), "train_codes", "train", n),
+        _row("nearest_cosine", latent.nearest_cosine(random, codes), "train_codes", "train", n, n),
+        _row("nearest_cosine", latent.nearest_cosine(random, even), "uniform", "train", n, n),
         _row("reconstruction", train.error, "reconstruction", "train", n, n),
         _row("reconstruction", test.error, "reconstruction", "test", len(test.codes), len(test.codes)),
     ]
     buffer = io.BytesIO()
     np.savez_compressed(buffer, singular_values=values.numpy(), uniform=uniform.numpy())
     return rows, buffer.getvalue()
+
+
+def _directions(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+    """Codes n d as unit vectors; those that are, untouched."""
+    return z if autoencoder.spherical else F.normalize(z, dim=1)
 
 
 def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.Dataset) -> list[dict]:
@@ -217,47 +264,13 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.
         else:
             found = extractor(subject)
         scores = {distance_name("fd", extractor.name): frechet_distance(found, reference)}
-        if sampler in ("prior", "real"):
+        if sampler in (*SAMPLERS, "real"):
             scores[distance_name("kid", extractor.name)] = kernel_distance(found, reference)
             scores |= precision_and_recall(found, reference)
         for metric, value in scores.items():
             row = _row(metric, value, sampler, "test", len(found), len(reference))
             rows.append(row | {"features": extractor.name, "digest": extractor.digest})
     return rows
-
-
-def distance_name(kind: str, extractor: str) -> str:
-    """Only Inception's distances bear the names fid and kid."""
-    if extractor == "inception":
-        return {"fd": "fid", "kid": "kid"}[kind]
-    return f"{kind}_{extractor}"
-
-
-def frechet_distance(found: Tensor, reference: Tensor) -> float:
-    """Fréchet distance of Gaussians fitted to two sets of features (n D, m D), by torch-fidelity in float64.
-
-    Raises ValueError for fewer than two rows.
-    """
-    if min(len(found), len(reference)) < 2:
-        raise ValueError(f"a covariance needs two images or more: {len(found)} against {len(reference)} given")
-    statistics = [fid_features_to_statistics(x.double()) for x in (found, reference)]
-    return fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
-
-
-def kernel_distance(found: Tensor, reference: Tensor) -> float:
-    """KID, the unbiased cubic-kernel MMD of two sets of features, by torch-fidelity; subsets shrink for small sets."""
-    size = min(1_000, len(found), len(reference))
-    settings = {"kid_subsets": SUBSETS, "kid_subset_size": size, "rng_seed": 0, "verbose": False}
-    return kid_features_to_metric(found.double(), reference.double(), **settings)[KEY_METRIC_KID_MEAN]
-
-
-def precision_and_recall(found: Tensor, reference: Tensor) -> dict[str, float]:
-    """Improved precision and recall of two sets of features, by torch-fidelity; {} for too few for neighbours."""
-    if min(len(found), len(reference)) <= NEIGHBOURS:
-        return {}
-    settings = {"prc_neighborhood": NEIGHBOURS, "save_cpu_ram": True, "verbose": False}
-    scores = prc_features_to_metric(found, reference, **settings)
-    return {name: scores[name] for name in ("precision", "recall")}
 
 
 def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ SCORES = {  # column -> metric, what it is taken of, against which split
 }
 DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's `fid` or `fd_classifier`
     "fd": ("fd", "prior"),
+    "fd_gmm": ("fd", "gmm10"),
     "fd_reconstruction": ("fd", "reconstruction"),
     "fd_train_codes": ("fd", "train_codes"),
     "fd_floor": ("fd", "real"),

@@ -32,13 +32,15 @@ def run(
     weights: Path | str | None = None,
     checkpoint_seconds: float = 60.0,
     compile: bool | None = None,
+    sampler: str = evaluation.PRIOR,
 ) -> list[Run]:
     """Train and score every config, `jobs` at a time, and return the runs in the configs' order.
 
     Equal configs are run once; what is finished and scored is not done again, what was interrupted resumes. With one
     job everything happens in this process; else in `jobs` processes (0: one a core), each with `threads` (default: the
-    cores divided by the jobs), which end when this process does. `features`, `n` and `weights` are `evaluate`'s, the
-    rest is `train`'s. Raises SweepError, naming each run that failed and why, when all others have ended.
+    cores divided by the jobs), which end when this process does. `features`, `n`, `weights` and `sampler` are
+    `evaluate`'s, the rest is `train`'s. Raises SweepError, naming each run that failed and why, when all others have
+    ended.
     """
     if jobs < 0:
         raise ValueError(f"jobs = {jobs}: at least 1, or 0 for one a core")
@@ -56,9 +58,10 @@ def run(
         weights=weights,
         checkpoint_seconds=checkpoint_seconds,
         compile=compile,
+        sampler=sampler,
     )
     found = [Run(Path(runs) / config.name, config) for config in configs]
-    todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n)))
+    todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n, sampler)))
     if failed := _all(work, todo, jobs):
         raise SweepError(_told(failed, len(todo)))
     return found
@@ -98,8 +101,9 @@ def run_one(
     weights: Path | str | None = None,
     checkpoint_seconds: float = 60.0,
     compile: bool | None = None,
+    sampler: str = evaluation.PRIOR,
 ) -> Run:
-    """Train one run and score its last weights and those of every kept epoch.
+    """Train one run and score its last weights and those of every kept epoch; of other samplers the last alone.
 
     First it is made sure that it can be scored: hours of training must not end in a score that cannot be taken.
     """
@@ -107,14 +111,18 @@ def run_one(
         evaluation.check(config, data.load(config), features, n, weights=weights)
     how = {"device": device, "threads": threads, "checkpoint_seconds": checkpoint_seconds, "compile": compile}
     done = train(config, runs=runs, **how)
-    for epoch in done.epochs:
-        evaluation.evaluate(done, features=features, n=n, epoch=epoch, weights=weights, device=device)
+    for epoch in _epochs(done, sampler):
+        evaluation.evaluate(done, features, n, epoch, weights=weights, device=device, sampler=sampler)
     return done
 
 
-def _done(run: Run, features: str | None, n: int) -> bool:
+def _done(run: Run, features: str | None, n: int, sampler: str) -> bool:
     """Whether nothing is left to do: then no process is started for it."""
-    return run.finished and all(evaluation.scored(run, features, n, epoch) for epoch in run.epochs)
+    return run.finished and all(evaluation.scored(run, features, n, epoch, sampler) for epoch in _epochs(run, sampler))
+
+
+def _epochs(run: Run, sampler: str) -> list[int]:
+    return run.epochs if sampler == evaluation.PRIOR else run.epochs[-1:]
 
 
 Ended = Iterator[tuple[RunConfig, Exception | None]]

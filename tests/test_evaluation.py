@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,22 @@ import torch_fidelity
 from conftest import picture, tiny
 from PIL import Image
 
-from mocalib import RunConfig, data, evaluate, evaluation, features, figures, files, latent, load, paths, runs, train
+from mocalib import (
+    RunConfig,
+    data,
+    evaluate,
+    evaluation,
+    features,
+    figures,
+    files,
+    latent,
+    load,
+    paths,
+    records,
+    runs,
+    train,
+)  # fmt: skip
+from mocalib.methods import AE, VAE, WAEMMD, TwoStageVAE
 
 
 @pytest.fixture(scope="module")
@@ -438,3 +454,77 @@ def test_a_second_evaluation_recomputes_no_features_of_real_images(run, monkeypa
     evaluate(run, n=210, seed=6)
     assert first <= 5
     assert passed[first:] == [210, 1000, 210]  # samples, reconstructions of the test split, decoded training codes
+
+
+def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
+    """What expectation maximisation keeps, whatever it finds: overall mean, and covariance (but for 1e-6)."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(600, 3, generator=generator) * torch.tensor([0.2, 1.0, 3.0]) + 4 * (torch.rand(600, 1) > 0.5)
+    points = latent.mixture(z, 40_000, seed=1)
+    assert points.shape == (40_000, 3)
+    assert points.dtype == torch.float32
+    assert torch.allclose(points.mean(dim=0), z.mean(dim=0), atol=0.1)
+    assert torch.allclose(torch.cov(points.T), torch.cov(z.T), rtol=0.05, atol=0.1)
+    assert torch.equal(points, latent.mixture(z, 40_000, seed=1))
+    assert not torch.equal(points, latent.mixture(z, 40_000, seed=2))
+
+
+def test_a_mixture_finds_two_clusters_that_one_gaussian_would_bridge():
+    z = torch.randn(400, 2) * 0.1 + 10 * (torch.arange(400) % 2).unsqueeze(1)
+    between = latent.mixture(z, 2_000, seed=0)[:, 0]
+    assert ((between > 2) & (between < 8)).sum() == 0
+
+
+def test_a_mixture_needs_as_many_codes_as_components():
+    with pytest.raises(ValueError, match="a mixture of 10 Gaussians needs as many codes; 9 given"):
+        latent.mixture(torch.randn(9, 2), 5, seed=0)
+
+
+def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path, monkeypatch):
+    other = runs.Run(shutil.copytree(run.directory, tmp_path / "run"), run.config)
+    before, files_before = other.scores, other.manifest["files"]
+    rows = evaluate(other, n=300, sampler="gmm10")
+    assert {row["sampler"] for row in rows} == {"gmm10"}
+    assert {row["metric"] for row in rows} == {"fd_classifier", "kid_classifier", "precision", "recall"}
+    assert {(row["n_generated"], row["n_reference"]) for row in rows} == {(300, 1000)}
+    assert other.scores == [*before, *rows]
+    changed = {name for name, digest in other.manifest["files"].items() if files_before.get(name) != digest}
+    assert changed == {"scores.json"}
+    monkeypatch.setattr(evaluation, "load", None)  # what is there needs no weights
+    assert evaluate(other, n=300, sampler="gmm10") == rows
+    assert evaluate(other, n=300) == [row for row in before if row["epoch"] == 3]
+    assert records.frame([other])["fd_gmm"][0] == value(rows, "fd_classifier", "gmm10")
+
+
+def test_codes_of_a_mixture_lie_on_the_sphere_where_codes_do(run, digits, tmp_path):
+    codes = evaluation.mixture_codes(load(run.directory), digits.train.images[:256], 50, seed=0)
+    assert torch.allclose(codes.norm(dim=1), torch.ones(50), atol=1e-5)
+    plain = load(train(tiny(objective=AE(), epochs=1), runs=tmp_path).directory)
+    codes = evaluation.mixture_codes(plain, digits.train.images[:256], 50, seed=0)
+    assert (codes.norm(dim=1) - 1).abs().min() > 0.1
+
+
+def test_without_labels_a_mixture_is_not_even_fitted(scratch, monkeypatch):
+    run = train(tiny(dataset="photos", size=16, epochs=1), runs=scratch)
+    monkeypatch.setattr(latent, "mixture", None)
+    assert evaluate(run, sampler="gmm10") == []
+    assert evaluation.scored(run, sampler="gmm10")
+
+
+def test_an_unknown_sampler_is_refused(run):
+    with pytest.raises(ValueError, match="sampler = 'gmm' is not one of 'prior', 'gmm10'"):
+        evaluate(run, sampler="gmm")
+
+
+@pytest.mark.parametrize("method", [VAE("learned"), WAEMMD(), TwoStageVAE(first_stage=0.5, second_width=16)], ids=str)
+def test_methods_off_the_sphere_are_scored_and_interpolate_along_lines(method, digits, tmp_path):
+    run = train(tiny(objective=method, epochs=2), runs=tmp_path)
+    rows = evaluate(run, n=300)
+    assert all(np.isfinite(row["value"]) for row in rows)
+    autoencoder = load(run.directory)
+    x0, x1 = digits.test.images[:3], digits.test.images[3:6]
+    z0, z1 = autoencoder.encode(x0), autoencoder.encode(x1)
+    middle = autoencoder.interpolate(x0, x1, 5)[:, 2]
+    assert torch.allclose(middle, autoencoder.decode((z0 + z1) / 2), atol=1e-5)
+    unit = torch.nn.functional.normalize(autoencoder.encode(digits.train.images[:256]), dim=1)  # all it was trained on
+    assert value(rows, "uniformity", "train_codes") == pytest.approx(latent.uniformity(unit), abs=1e-4)
