@@ -53,7 +53,7 @@ notebooks: $(STAMP)  ## run every notebook at its default scale with nbval
 
 # The studies of the paper, in the order in which the report may follow; finished runs are skipped, so it resumes.
 STUDIES ?= 02_main_results 03_celeba_hq 04_latent_dimension 05_input_size 06_momentum 07_temperature 08_queue_size \
-  09_latent_uniformity 11_report
+  09_latent_uniformity 12_convergence 11_report
 
 laptop: $(STAMP)  ## the whole paper in small: every notebook at laptop scale, two runs at a time on two cores (STUDIES="06_momentum": a part)
 	@mkdir -p figures/executed/laptop

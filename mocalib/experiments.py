@@ -1,21 +1,25 @@
 """Experiments as data: which runs every table and figure of the paper is made of, at which scale."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from mocalib.config import RunConfig
 from mocalib.scales import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
+Name = TypeVar("Name")
 FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone: no positive
 
 
 def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     """Every run that a table or figure shows, seeds 0 to `seeds` - 1; runs that two of them share are equal.
 
-    `name`: "table1" to "table4", "figure1" to "figure15", "table1_forms" (Algorithm 1, Eq. 6 and the negative term
-    alone at temperature .05), "appendix_a" (A1 on CelebA with d 64 beside 128), "quickstart" (Table 1's A2 beside the
-    same autoencoder with weight 0, smoke and laptop only). What a scale does not run is an empty list. Raises
-    ValueError for an unknown name or scale.
+    `name`: "table1" to "table4", "figure1" to "figure15", "rivals_cifar10" and "rivals_celeba" (Table 1's other
+    methods, re-run), "convergence" (MoCA and some of them along training), "table1_forms" (Algorithm 1, Eq. 6 and the
+    negative term alone at temperature .05), "appendix_a" (A1 on CelebA with d 64 beside 128), "quickstart" (Table 1's
+    A2 beside the same autoencoder with weight 0, smoke and laptop only). What a scale does not run is an empty list.
+    Raises ValueError for an unknown name or scale.
     """
     for what, value, known in (("experiment", name, NAMES), ("scale", scale, SCALES)):
         if value not in known:
@@ -26,9 +30,21 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     return [replace(config, seed=seed) for config in runs for seed in range(seeds)]
 
 
+OF_DATA = ("dataset", "root", "crop", "limit", "skip_broken")  # fields of a run that its images set
+
+
+def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
+    """The name under which a table lists a run; whatever its seed, and on data of one's own too. None: it does not."""
+
+    def key(run: RunConfig) -> dict:
+        return {name: value for name, value in run.to_dict().items() if name not in ("seed", *OF_DATA)}
+
+    return next((name for name, listed in table.items() if key(listed) == key(config)), None)
+
+
 def listed(scale: str, seeds: int) -> dict[str, list[RunConfig]]:
-    """The runs of every table and figure of a scale, in the order of the paper; of pictures one seed is enough."""
-    return {name: configs(name, scale, 1 if name in PICTURES else seeds) for name in NAMES}
+    """The runs of every table and figure of a scale, in the order of the paper, with at most `MOST_SEEDS` of each."""
+    return {name: configs(name, scale, min(seeds, MOST_SEEDS.get(name, seeds))) for name in NAMES}
 
 
 def everything(scale: str, seeds: int) -> list[RunConfig]:
@@ -40,25 +56,25 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
     """The paper's dimensionless ratios: what must stay alike for an ablation to act in the regime that it studies.
 
     `n` training images of `image_shape` C H W; keys of one queue come from K/B steps, over which the key encoder
-    should move little.
+    should move little. A method without queue, weight or temperature has fewer of them.
     """
-    moca, steps = config.objective, config.epochs * (n // config.batch_size)
-    values = 1
-    for side in image_shape:
-        values *= side
-    return {
-        "d": config.latent_dim,
-        "training images N": n,
-        "steps": steps,
-        "K / N": moca.queue_size / n,
-        "K / B, in steps": moca.queue_size / config.batch_size,
-        "K / d": moca.queue_size / config.latent_dim,
-        "key encoder's horizon 1 / (1 - m0), in steps": 1 / max(1 - moca.momentum, 1e-9),
-        "that horizon / (K / B)": config.batch_size / (max(1 - moca.momentum, 1e-9) * moca.queue_size),
-        "that horizon / steps": 1 / (max(1 - moca.momentum, 1e-9) * steps),
-        "weight / (C H W)": moca.weight / values,
-        "temperature * sqrt(d)": moca.temperature * config.latent_dim**0.5,
-    }
+    method, steps = config.objective, config.epochs * (n // config.batch_size)
+    found = {"d": config.latent_dim, "training images N": n, "steps": steps}
+    if hasattr(method, "queue_size"):
+        horizon, size = 1 / max(1 - method.momentum, 1e-9), method.queue_size
+        found |= {
+            "K / N": size / n,
+            "K / B, in steps": size / config.batch_size,
+            "K / d": size / config.latent_dim,
+            "key encoder's horizon 1 / (1 - m0), in steps": horizon,
+            "that horizon / (K / B)": horizon * config.batch_size / size,
+            "that horizon / steps": horizon / steps,
+        }
+    if hasattr(method, "weight"):
+        found["weight / (C H W)"] = method.weight / math.prod(image_shape)
+    if hasattr(method, "temperature"):
+        found["temperature * sqrt(d)"] = method.temperature * config.latent_dim**0.5
+    return found
 
 
 def _quickstart(scale: Scale) -> list[RunConfig]:
@@ -68,6 +84,14 @@ def _quickstart(scale: Scale) -> list[RunConfig]:
 
 def _table1(scale: Scale) -> list[RunConfig]:
     return [*scale.table1.values(), *([scale.one_step] if scale.one_step else [])]
+
+
+def _rivals(of: str) -> Callable[[Scale], list[RunConfig]]:
+    return lambda scale: list(scale.rivals.get(of, {}).values())
+
+
+def _convergence(scale: Scale) -> list[RunConfig]:
+    return list(scale.convergence.values())
 
 
 def _forms(scale: Scale) -> list[RunConfig]:
@@ -116,6 +140,9 @@ def _a2(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
 _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {
     "quickstart": _quickstart,
     "table1": _table1,
+    "rivals_cifar10": _rivals(CIFAR),
+    "rivals_celeba": _rivals(CELEBA),
+    "convergence": _convergence,
     "table1_forms": _forms,
     "appendix_a": _appendix_a,
     "table2": _table2,
@@ -139,3 +166,5 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
+MOST_SEEDS = dict.fromkeys(PICTURES, 1) | {"rivals_celeba": 2}
+SHOWN_WITH = {"table1": ("rivals_cifar10", "rivals_celeba")}  # experiments whose runs stand in a table, too

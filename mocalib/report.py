@@ -9,6 +9,7 @@ import pandas as pd
 from mocalib import claims, experiments, figures, files, paths, records, tables
 from mocalib.claims import CLAIMS, Claim, Finding
 from mocalib.config import RunConfig
+from mocalib.experiments import SHOWN_WITH
 from mocalib.figures.base import save_csv
 from mocalib.runs import Run
 from mocalib.scales import SCALES
@@ -23,15 +24,23 @@ def findings(runs: dict[str, list[Run]], scale: str, experiment: str = "") -> li
     are complete are used. What is not there is "not run".
     """
     asked = [claim for claim in CLAIMS if experiment in ("", claim.experiment)]
-    return [claims.judge(claim, _frame(claim, runs.get(claim.experiment, []), scale)) for claim in asked]
+    return [claims.judge(claim, _frame(claim, _needed(claim, runs), scale)) for claim in asked]
+
+
+def _needed(claim: Claim, runs: dict[str, list[Run]]) -> list[Run]:
+    """The runs that a claim compares, of the seeds that all its experiments have."""
+    own, beside = (runs.get(name, []) for name in (claim.experiment, claim.beside))
+    if beside:
+        seeds = {run.config.seed for run in beside}
+        own = [run for run in own if run.config.seed in seeds]
+    return own + beside
 
 
 def _frame(claim: Claim, runs: list[Run], scale: str) -> pd.DataFrame:
     if not runs:
         return pd.DataFrame()
-    if claim.experiment == "table1":
-        return tables.table1_runs(runs, SCALES[scale])
-    return records.frame(runs)
+    labelled = {"table1": tables.table1_runs, "convergence": tables.convergence}.get(claim.experiment)
+    return labelled(runs, SCALES[scale]) if labelled else records.frame(runs)
 
 
 def table(found: list[Finding]) -> pd.DataFrame:
@@ -114,7 +123,7 @@ def draw(scale: str) -> list[Path]:
         _refuse_gaps(name, scale, configs, {run.config.seed for run in found[name]})
     for run in {run.directory: run for runs in found.values() for run in runs}.values():
         run.verify()
-    written = [path for name, runs in found.items() if runs for path in _draw(name, runs, scale)]
+    written = [path for name in found if found[name] for path in _draw(name, found, scale)]
     return [*written, *write(found, scale)]
 
 
@@ -130,7 +139,8 @@ def _refuse_gaps(name: str, scale: str, configs: list[RunConfig], complete_seeds
             )
 
 
-def _draw(name: str, runs: list[Run], scale: str) -> list[Path]:
+def _draw(name: str, found: dict[str, list[Run]], scale: str) -> list[Path]:
+    runs = [run for shown in (name, *SHOWN_WITH.get(name, ())) for run in found[shown]]
     try:
         return figures.draw(name, runs, scale)
     finally:

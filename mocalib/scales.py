@@ -6,7 +6,9 @@ scales keep the paper's dimensionless ratios as far as their data allow (`experi
 
 from dataclasses import dataclass, replace
 
-from mocalib.config import MoCA, RunConfig
+from mocalib import rivals
+from mocalib.config import RunConfig
+from mocalib.methods import MoCA
 
 CIFAR, CELEBA = "CIFAR-10", "CelebA"  # the paper's names; each scale puts its own data in their place
 A1, A2 = "MoCA-A1", "MoCA-A2"  # Table 1's names of the two nets under MoCA
@@ -22,6 +24,8 @@ class Scale:
     jobs: int  # runs at a time; 0: one a core
     threads: int | None  # of a run; results depend on it. None: torch's own number
     table1: dict[tuple[str, str], RunConfig]  # (dataset, net) -> run
+    rivals: dict[str, dict[str, RunConfig]]  # dataset -> method -> run, with the net of MoCA-A2
+    convergence: dict[str, RunConfig]  # method -> run that keeps some epochs; but for MoCA's, runs of `rivals`
     forms: RunConfig  # temperature .05, where the three forms of the contrastive loss differ
     ablation: RunConfig  # section 5's defaults
     dimension: RunConfig  # Figure 3: trained until `stop_at`
@@ -63,6 +67,8 @@ _HQ = RunConfig(  # Appendix A
     keep_epochs=(850,),  # Figure 6
     objective=MoCA(temperature=1.0, momentum=0.99, queue_size=30_000, weight=20_000.0),
 )
+_KEPT = (1, 2, 5, 10, 20, 50)  # epochs; ours
+_CIFAR_RIVALS = rivals.runs(_CIFAR_A2, rivals.CIFAR10, _KEPT)
 _LOG_WEIGHTS = (100.0, 300.0, 1_000.0, 3_000.0, 9_000.0, 18_000.0, 36_000.0, 72_000.0)
 # "on the log scale between 100 and 144,000 (in some cases)"; the steps are ours
 _APPENDIX_C = (100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0, 50_000.0)
@@ -81,6 +87,8 @@ PAPER = Scale(
         (CELEBA, A1): _CELEBA_A1,
         (CELEBA, A2): _CELEBA_A2,
     },
+    rivals={CIFAR: _CIFAR_RIVALS, CELEBA: rivals.runs(_CELEBA_A2, rivals.FACES)},
+    convergence=rivals.compared(_CIFAR_A2, _CIFAR_RIVALS),
     forms=_CIFAR_A2,  # temperature .05 is Table 1's own
     ablation=_SECTION_5,
     dimension=replace(_SECTION_5, stop_at=50.0),  # section 5.1
@@ -110,6 +118,7 @@ _FACES_A2 = RunConfig(  # 8,000 faces: the weights are the paper's, K keeps its 
 _FACES_5 = replace(_FACES_A2, objective=replace(_SECTION_5.objective, queue_size=2_600, momentum=0.99))
 _FACES_A1 = vary(replace(_FACES_A2, model="a1"), weight=1_000.0)
 _JPEG_A2 = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
+_JPEG_RIVALS = rivals.runs(_JPEG_A2, rivals.CIFAR10, _KEPT)
 
 WORKSTATION = Scale(
     seeds=1,
@@ -123,6 +132,8 @@ WORKSTATION = Scale(
         (CELEBA, A1): _FACES_A1,
         (CELEBA, A2): _FACES_A2,
     },
+    rivals={CIFAR: _JPEG_RIVALS, CELEBA: rivals.runs(_FACES_A2, rivals.FACES)},
+    convergence=rivals.compared(_JPEG_A2, _JPEG_RIVALS),
     forms=_JPEG_A2,
     ablation=_FACES_5,
     dimension=replace(_FACES_5, stop_at=50.0),
@@ -160,6 +171,8 @@ _DIGITS_32 = replace(_HALF, size=32, objective=MoCA(0.1, 0.9, 2048, 4.0))
 # of K/B and .008 of training (the paper: 1.1 and .002). K/B and K/d are smaller, as 4,000 images are few.
 _DIGITS_5 = replace(_HALF, latent_dim=64, objective=MoCA(1.0, 0.9, 2048, 30.0))
 
+_DIGITS_RIVALS = rivals.runs(QUICKSTART, rivals.DIGITS, (1, 2, 5, 10, 20))
+
 LAPTOP = Scale(
     seeds=3,
     n_generated=10_000,
@@ -172,6 +185,8 @@ LAPTOP = Scale(
         (CELEBA, A1): replace(_DIGITS_32, model="a1", blocks=2),
         (CELEBA, A2): _DIGITS_32,
     },
+    rivals={CIFAR: _DIGITS_RIVALS, CELEBA: rivals.runs(_DIGITS_32, rivals.DIGITS_32)},
+    convergence=rivals.compared(QUICKSTART, _DIGITS_RIVALS),
     one_step=replace(QUICKSTART, limit=64, epochs=1, keep_epochs=(0,)),
     forms=replace(_HALF, objective=MoCA(0.05, 0.9, 2048, 1.0)),
     ablation=_DIGITS_5,
@@ -213,8 +228,9 @@ def _small(config: RunConfig) -> RunConfig:
     images = {"limit": 32 if config.limit else 320, "width": 4, "batch_size": 32}  # a limit means a single step
     epochs = {"epochs": min(2, config.epochs), "decay_every": 1, "decay_until": 0}
     kept = {"keep_epochs": tuple(min(1, epoch) for epoch in config.keep_epochs)}
-    queue = replace(config.objective, queue_size=min(128, config.objective.queue_size))
-    return replace(config, **images | epochs | kept, objective=queue)
+    least = {"queue_size": 128, "critic_width": 16, "second_width": 16}
+    own = {name: min(most, value) for name, most in least.items() if (value := getattr(config.objective, name, None))}
+    return replace(config, **images | epochs | kept, objective=replace(config.objective, **own))
 
 
 def _thinned(scale: Scale) -> Scale:
@@ -234,6 +250,8 @@ def _thinned(scale: Scale) -> Scale:
         jobs=1,
         threads=None,
         table1={key: _small(config) for key, config in scale.table1.items()},
+        rivals={of: {name: _small(config) for name, config in found.items()} for of, found in scale.rivals.items()},
+        convergence={key: _small(config) for key, config in scale.convergence.items()},
         one_step=_small(scale.one_step),
         forms=_small(scale.forms),
         ablation=_small(scale.ablation),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mocalib import data, experiments, figures, paths, report, sweep
-from mocalib.config import OWN_SIZES, RunConfig, flat
+from mocalib.config import OWN_SIZES, PRIOR, RunConfig, flat
 from mocalib.runs import Run
 from mocalib.scales import SCALES
 from mocalib.sources import COUNTS
@@ -73,7 +73,7 @@ class Study:
         """What is finished and scored already of every experiment, of the seeds that are complete."""
         return {name: report.complete(self.folder, configs) for name, configs in self._configs.items()}
 
-    def run(self, *names: str) -> list[Run]:
+    def run(self, *names: str, sampler: str = PRIOR) -> list[Run]:
         """Train and score what is not finished yet; the runs of the named tables and figures, in their order."""
         settings = self.settings
         return sweep.run(
@@ -83,6 +83,7 @@ class Study:
             threads=settings.threads,
             device=self.device,
             features=settings.features,
+            sampler=sampler,
             n=settings.n_generated,
         )
 
@@ -90,9 +91,9 @@ class Study:
         """Draw and save a table or figure of the paper from its runs."""
         return figures.draw(name, runs, self.scale, self.output)
 
-    def verdicts(self, name: str, runs: list[Run]) -> pd.DataFrame:
-        """The claims that an experiment decides."""
-        return report.summary(report.findings({name: runs}, self.scale, name), self.scale)
+    def verdicts(self, name: str, runs: list[Run], beside: dict[str, list[Run]] | None = None) -> pd.DataFrame:
+        """The claims that an experiment decides; some need runs of another one, `beside`."""
+        return report.summary(report.findings({name: runs} | (beside or {}), self.scale, name), self.scale)
 
     def differing(self, *names: str) -> pd.DataFrame:
         """The named experiments as data: a row a run of seed 0, a column a field in which they differ."""
@@ -101,6 +102,7 @@ class Study:
         kept = table.loc[:, table.astype(str).nunique() > 1].rename(
             columns=lambda name: name.removeprefix("objective.")
         )
+        kept = kept.astype(object).where(kept.notna(), "")  # what a method has no use for
         return kept if len(kept.columns) else table[["dataset", "model", "latent_dim", "epochs"]]
 
     def ratios(self, name: str, runs: list[Run], of: Callable[[RunConfig], bool] = lambda config: True) -> pd.DataFrame:

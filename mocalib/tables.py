@@ -1,10 +1,14 @@
 """The paper's tables: our numbers from records, the paper's own beside them. Distances are means over seeds."""
 
+import math
 import numbers
 
+import numpy as np
 import pandas as pd
 
 from mocalib import records
+from mocalib.experiments import named
+from mocalib.rivals import MOCA
 from mocalib.runs import Run
 from mocalib.scales import CELEBA, CIFAR, Scale
 
@@ -13,28 +17,96 @@ BAD = {0: "untrained net", 1: "one training step"}  # epochs of the scale's one-
 
 def table1_runs(runs: list[Run], scale: Scale) -> pd.DataFrame:
     """One row a run of Table 1 with `of`, the paper's dataset ("": what bad looks like), and `net`, its name there."""
-    frame = records.frame(runs)
-    labels = [*scale.table1, *([("", BAD[1])] if scale.one_step else [])]  # in the order of `experiments.configs`
-    names = [label for label in labels for _ in range(frame["seed"].nunique())]
-    return frame.assign(of=[of for of, _ in names], net=[net for _, net in names])
+    known = dict(scale.table1) | {(of, name): run for of, found in scale.rivals.items() for name, run in found.items()}
+    if scale.one_step:
+        known["", BAD[1]] = scale.one_step
+    names = [named(run.config, known) for run in runs]
+    return records.frame(runs).assign(of=[of for of, _ in names], net=[net for _, net in names])
 
 
 def table1(runs: list[Run], scale: Scale) -> pd.DataFrame:
-    """Table 1 with a row a dataset and method: ours where we ran it, the paper's FID, and what bad looks like."""
+    """Table 1, for each dataset and method a row re-run here and one as printed, and what bad looks like.
+
+    `fd` is of samples of the method's prior, `fd_gmm` of ten Gaussians fitted to its training codes; `paper_fid` is the
+    paper's own number or the one it cites.
+    """
     frame = table1_runs(runs, scale)
     ours = frame[frame["of"] != ""]
-    cited = records.paper("table1").rename(columns={"method": "net", "dataset": "of", "fid": "paper_fid"})
-    table = cited.merge(_means(ours, ["of", "net"], "parameters"), "left", on=["of", "net"])
-    bad = [run for run, of in zip(runs, frame["of"]) if not of]
-    for epoch, name in BAD.items() if bad else ():
-        named = records.frame(bad, epoch).assign(of=CIFAR, net=name)
-        table = pd.concat([table, _means(named, ["of", "net"], "parameters")])
-    here = {of: records.data_name(row) for of, row in ours.groupby("of", sort=False).first().iterrows()}
-    table.insert(1, "here", table["of"].map(here))
-    table = table.sort_values("of", key=lambda of: of.map({CIFAR: 0, CELEBA: 1}), kind="stable", ignore_index=True)
-    return table.rename(columns={"of": "dataset", "net": "method"})[
-        ["dataset", "here", "method", "parameters", "fd", "sd", "seeds", "paper_fid", "source"]
+    again = _again(ours).merge(_gmm(ours), on=["of", "net"])
+    printed = records.paper("table1").merge(records.paper("protocols"), on="source")
+    printed = printed.rename(columns={"method": "net", "dataset": "of", "fid": "paper_fid"})
+    printed["row"] = np.where(printed["source"] == "Table 1", "printed", "cited")
+    order = list(dict.fromkeys([*again["net"], *printed["net"]]))
+    table = pd.concat([again, printed[printed["of"].isin(ours["of"])], *_bad(runs, frame)])
+    ranks = {"of": {CIFAR: 0, CELEBA: 1}, "net": {net: i for i, net in enumerate(order)}, "row": {"re-run": 0}}
+    table = table.sort_values(list(ranks), key=lambda column: column.map(ranks[column.name]).fillna(math.inf))
+    return table.rename(columns={"of": "dataset", "net": "method"}).reset_index(drop=True)[
+        ["dataset", "method", "row", "parameters", "fd", "sd", "fd_gmm", "sd_gmm", "seeds", "paper_fid", "protocol"]
     ]
+
+
+def _again(frame: pd.DataFrame) -> pd.DataFrame:
+    return _means(frame, ["of", "net"], "parameters").assign(row="re-run", protocol="ours")
+
+
+def _gmm(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.groupby(["of", "net"], as_index=False).agg(fd_gmm=("fd_gmm", "mean"), sd_gmm=("fd_gmm", "std"))
+
+
+def protocols(runs: list[Run], scale: Scale) -> dict[str, str]:
+    """What Table 1's protocols mean: ours, and those of the papers that its numbers come from."""
+    frame = table1_runs(runs, scale)
+    nets = [
+        f"{of}: {records.data_name(part.iloc[0])}, width {part['width'].iloc[0]}, d {part['latent_dim'].iloc[0]}, "
+        f"{' or '.join(f'{epochs} epochs' for epochs in part['epochs'].unique())}"
+        for of, part in frame[frame["of"] != ""].groupby("of", sort=False)
+    ]
+    features = frame["features"].iloc[0]
+    of_features = f"{features} features" if features else "no labels, no distances"
+    ours = f"{'; '.join(nets)}; {scale.n_generated:,} samples against the test split, rounded to uint8, {of_features}"
+    return {"ours": ours} | records.paper("protocols").set_index("protocol")["meaning"].to_dict()
+
+
+def _bad(runs: list[Run], frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """What bad looks like: a net before training and after one step, in the place of the first dataset."""
+    bad = [run for run, of in zip(runs, frame["of"]) if not of]
+    return [_again(records.frame(bad, epoch).assign(of=CIFAR, net=name)) for epoch, name in BAD.items() if bad]
+
+
+def convergence(runs: list[Run], scale: Scale) -> pd.DataFrame:
+    """One row a run and scored epoch: its method, training images and seconds so far, and its scores."""
+    rows = []
+    for run in runs:
+        about, batch = run.environment["data"], run.config.batch_size
+        steps = about["train"] // batch
+        timing = pd.DataFrame(run.timing)
+        for epoch in run.epochs:
+            seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
+            [row] = records.frame([run], epoch).to_dict("records")
+            scores = {name: row[name] for name in ("fd", "reconstruction", "uniformity", "features")}
+            method = named(run.config, scale.convergence)
+            rows.append({"run": row["run"], "method": method, "seed": row["seed"], "epoch": epoch,
+                         "images": epoch * steps * batch, "seconds": seconds} | scores)  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def reached(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a rival of `convergence`'s rows: where it ends, and when MoCA comes as far; means over seeds.
+
+    Between scored epochs MoCA's distance is interpolated in logarithms. NaN where it never comes as far.
+    """
+    columns = ["fd", "images", "seconds"]
+    mean = frame.dropna(subset="fd").groupby(["method", "epoch"], sort=False)[columns].mean()
+    rows = []
+    for method in mean.index.unique("method").drop(MOCA, errors="ignore"):
+        last, moca = mean.loc[method].iloc[-1], mean.loc[MOCA]
+        least = moca["fd"].cummin()  # so that it falls: the first crossing counts
+        needed = {
+            f"moca_{name}": math.exp(np.interp(-math.log(last["fd"]), -np.log(least), np.log(moca[name]), right=np.nan))
+            for name in ("images", "seconds")
+        }
+        rows.append({"method": method, **last.to_dict(), **needed})
+    return pd.DataFrame(rows)
 
 
 def _means(frame: pd.DataFrame, by: list[str], *kept: str) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from mocalib import MoCA, RunConfig, experiments
+from mocalib import MoCA, RunConfig, experiments, rivals
 from mocalib.experiments import configs
 from mocalib.scales import LAPTOP, PAPER, SCALES
 
@@ -39,6 +39,7 @@ APPENDIX_C = [100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000]
 SIZES = [(s, w) for s, w in product((32, 64, 256), APPENDIX_C) if s < 256 or w >= 5000]
 LOG = [100, 300, 1000, 3000, 9000, 18_000, 36_000, 72_000, 144_000]
 DIMENSIONS = [(d, w) for d, w in product((64, 128, 256, 512), LOG) if w < 144_000 or d >= 256]
+COMPARED = {"VAE", "WAE-MMD (sphere)", "WAE-GAN"}
 HQ_C = replace(HQ, epochs=400, decay_until=0, keep_epochs=())
 PAPER_GRID = {
     "table1": TABLE_1,
@@ -57,6 +58,21 @@ PAPER_GRID = {
     "figure2": {CIFAR_A2, CELEBA_A2},
     "quickstart": set(),
 }
+# No grid of the paper's, but its datasets, nets and lengths; test_rivals has the methods' settings
+RIVALS = {
+    name: {
+        replace(config, objective=method, epochs=config.epochs * (3 if name == "2-Stage VAE" else 1), keep_epochs=kept)
+        for name, method in found.items()
+        for kept in [(1, 2, 5, 10, 20, 50) if config is CIFAR_A2 and name in COMPARED else ()]
+    }
+    for name, config, found in (
+        ("rivals_cifar10", CIFAR_A2, rivals.CIFAR10),
+        ("rivals_celeba", CELEBA_A2, rivals.FACES),
+    )
+}
+PAPER_GRID |= RIVALS
+PAPER_GRID["convergence"] = {config for config in RIVALS["rivals_cifar10"] if config.keep_epochs}
+PAPER_GRID["convergence"] |= {replace(CIFAR_A2, keep_epochs=(1, 2, 5, 10, 20, 50))}
 PAPER_GRID["figure15"] = PAPER_GRID["table2"]
 PAPER_GRID |= {key: {HQ} for key in ("figure6", "figure7", "figure8")}
 PAPER_GRID |= {key: {CIFAR_A2} for key in ("figure9", "figure11", "figure13")}
@@ -72,7 +88,8 @@ def test_the_grid_is_the_papers(name):
 
 def test_every_table_and_figure_of_the_paper_is_an_experiment():
     wanted = {f"table{n}" for n in range(1, 5)} | {f"figure{n}" for n in range(1, 16)}
-    assert wanted | {"table1_forms", "appendix_a", "quickstart"} == set(experiments.NAMES) == set(PAPER_GRID)
+    ours = {"rivals_cifar10", "rivals_celeba", "convergence", "table1_forms", "appendix_a", "quickstart"}
+    assert wanted | ours == set(experiments.NAMES) == set(PAPER_GRID)
 
 
 def test_tables_3_and_4_and_figure_5_share_the_defaults_of_section_5():
@@ -86,13 +103,14 @@ def test_a_scale_lists_every_run_once():
     everything = experiments.everything("paper", 1)
     assert len(everything) == len(set(everything))
     assert set(everything) == {config for found in alone.values() for config in found}
-    # 4 of Table 1, 2 more forms, 1 more of Appendix A, 22 sizes, 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
-    assert len(everything) == 4 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
+    # 4 of Table 1, 10 rivals on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
+    # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
+    assert len(everything) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
 
 
-def test_laptop_has_at_most_140_runs_with_three_seeds_in_float32():
+def test_laptop_has_at_most_180_runs_with_three_seeds_in_float32():
     everything = experiments.everything("laptop", 3)
-    assert len(everything) <= 140
+    assert len(everything) <= 180
     assert {config.precision for config in everything} == {"float32"}
     assert {config.dataset for config in everything} == {"digits", "photos"}
 

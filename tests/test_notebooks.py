@@ -147,7 +147,7 @@ def test_a_misspelled_parameter_stops_the_notebook_in_its_second_cell(path, tmp_
 
 
 def test_every_table_and_figure_is_drawn_by_one_notebook():
-    assert len(STUDIES) == 9
+    assert len(STUDIES) == 10
     text = {path.stem: "\n".join(cell.source for cell in cells(path)) for path in STUDIES}
     drawn = [name for source in text.values() for name in re.findall(r'study\.draw\("(\w+?)"', source)]
     drawn += re.findall(r'"(figure\d)"', text["03_celeba_hq"].split("for name in")[1])

@@ -70,6 +70,8 @@ def test_committed_runs_are_taken_as_they_are(monkeypatch):
             assert [run.config for run in study.run(name)] == study.configs(name)
     findings = report.findings(study.found(), "laptop")
     assert {finding.verdict for finding in findings} == {"holds", "does not hold", "within noise", "not run"}
+    for name in ("table1", *experiments.SHOWN_WITH["table1"]):
+        study.run(name, sampler="gmm10")
 
 
 def fake_run(folder, config, fd, **scores) -> Run:
@@ -171,14 +173,69 @@ def test_table_1_has_every_method_of_the_paper_and_what_bad_looks_like(tmp_path)
         row["epoch"] = 0
         row["value"] = 99.0
     files.write_json(runs[-1].directory / "scores.json", [*runs[-1].scores, *bad])
-    table = tables.table1(runs, SMOKE).set_index(["dataset", "method"])
-    assert len(table) == len(records.paper("table1")) + 2
-    assert table.loc[("CIFAR-10", "MoCA-A1"), "fd"] == 10.0
-    assert table.loc[("CelebA", "MoCA-A2"), "fd"] == 13.0
-    assert table.loc[("CIFAR-10", "MoCA-A2"), "paper_fid"] == 54.36
-    assert table.loc[("CIFAR-10", "untrained net"), "fd"] == 99.0
-    assert table.loc[("CIFAR-10", "one training step"), "fd"] == 14.0
+    table = tables.table1(runs, SMOKE).set_index(["dataset", "method", "row"])
+    assert len(table) == len(records.paper("table1")) + 4 + 2
+    assert table.loc[("CIFAR-10", "MoCA-A1", "re-run"), "fd"] == 10.0
+    assert table.loc[("CelebA", "MoCA-A2", "re-run"), "fd"] == 13.0
+    assert table.loc[("CIFAR-10", "MoCA-A2", "printed"), "paper_fid"] == 54.36
+    assert table.loc[("CIFAR-10", "RAE-SN", "cited"), "protocol"] == "RAE"
+    assert table.loc[("CIFAR-10", "untrained net", "re-run"), "fd"] == 99.0
+    assert table.loc[("CIFAR-10", "one training step", "re-run"), "fd"] == 14.0
     assert table["fd"].notna().sum() == 6  # rivals are cited, not run
+    assert set(table["protocol"]) == set(tables.protocols(runs, SMOKE))
+
+
+def test_table_1_has_a_row_re_run_beside_each_that_is_cited(tmp_path):
+    names = ("table1", *experiments.SHOWN_WITH["table1"])
+    configs = [config for name in names for config in experiments.configs(name, "paper", seeds=2)]
+    runs = [fake_run(tmp_path, config, float(i)) for i, config in enumerate(configs)]
+    for i, run in enumerate(runs):
+        mixed = [row | {"sampler": "gmm10", "value": 100.0 + i} for row in run.scores]
+        files.write_json(run.directory / "scores.json", [*run.scores, *mixed])
+    table = tables.table1(runs, SCALES["paper"])
+    pairs = list(zip(table["dataset"], table["method"], table["row"]))
+    printed = [(row.dataset, row.method, row.fid) for row in records.paper("table1").itertuples()]
+    for dataset, method, fid in printed:
+        at = pairs.index((dataset, method, "re-run"))
+        assert pairs[at + 1][:2] == (dataset, method)
+        assert pairs[at + 1][2] in ("cited", "printed")
+        assert table["paper_fid"][at + 1] == fid
+    at = configs.index(SCALES["paper"].rivals["CelebA"]["WAE-GAN"])  # its seeds 0 and 1 are side by side
+    row = table.iloc[pairs.index(("CelebA", "WAE-GAN", "re-run"))]
+    assert (row["fd"], row["fd_gmm"], row["seeds"]) == (at + 0.5, at + 100.5, 2)
+    assert row["sd"] == pytest.approx(0.5**0.5)
+
+
+def test_rivals_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
+    def runs(name, fd, seeds):
+        return [fake_run(tmp_path, config, fd) for config in experiments.configs(name, "laptop", seeds)]
+
+    found = {"table1": runs("table1", 5.0, 3), "rivals_celeba": runs("rivals_celeba", 8.0, 2)}
+    for run in found["rivals_celeba"]:
+        mixed = [row | {"sampler": "gmm10", "value": 4.0} for row in run.scores]
+        files.write_json(run.directory / "scores.json", [*run.scores, *mixed])
+    by_name = {finding.claim.name: finding for finding in report.findings(found, "laptop")}
+    assert by_name["competitive"].effects == pytest.approx([math.log(4 / 5)] * 2)
+    assert by_name["competitive"].verdict == "holds"
+    assert by_name["state-of-the-art"].verdict == "not run"
+    assert len(by_name["a2-CelebA"].effects) == 3
+
+
+def test_along_training_every_scored_epoch_has_its_images_and_seconds(tmp_path):
+    config = SCALES["laptop"].convergence["WAE-GAN"]
+    run = fake_run(tmp_path, config, 5.0)
+    kept = [*config.keep_epochs, 40]
+    rows = [row | {"epoch": epoch, "value": 100.0 - epoch} for row in run.scores for epoch in kept]
+    files.write_json(run.directory / "scores.json", rows)
+    files.write_json(run.directory / "manifest.json", {"step": 40 * 62, "epoch": 40, "files": {}})
+    lines = [{"step": step, "seconds": 2.0 * step} for step in (62 * 8, 62 * 40)]
+    files.write(run.directory / "timing.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    table = tables.convergence([run], SCALES["laptop"])
+    assert list(table["epoch"]) == kept
+    assert list(table["images"]) == [epoch * 62 * 64 for epoch in kept]  # 4,000 images, whole batches alone
+    assert list(table["seconds"]) == pytest.approx([2.0 * epoch * 62 for epoch in kept])
+    assert list(table["fd"]) == [100.0 - epoch for epoch in kept]
+    assert set(table["method"]) == {"WAE-GAN"}
 
 
 def test_only_seeds_of_which_everything_is_there_are_compared(tmp_path):

@@ -60,7 +60,7 @@ def caption(run: Run) -> str:
     c, (_, height, width) = run.config, run.environment["data"]["image_shape"]
     epochs = run.manifest.get("epoch", c.epochs)  # fewer where `stop_at` ended it
     return (
-        f"{c.dataset} {height}x{width}, {c.model} of width {c.width}, d {c.latent_dim}, weight {c.objective.weight:g}, "
+        f"{c.dataset} {height}x{width}, {c.model} of width {c.width}, d {c.latent_dim}, {c.objective}, "
         f"{epochs} epoch{'s' if epochs > 1 else ''}, seed {c.seed}"
     )
 

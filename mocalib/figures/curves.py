@@ -19,26 +19,41 @@ LOGGED = {  # logged term -> axis label
     "negative": "Eq. 4 (nats)",
     "positive_probability": "probability of\nthe positive",
 }
+PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns that are no terms
 MARKERS = "osD^vPX"
 DISTANCE = {"inception": "FID", "classifier": "Fréchet distance\n(classifier features)", "": "no score"}
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
-    """Logged terms against training images, a line a labelled run; Eq. 4 with its value for the uniform sphere."""
+    """Four logged terms against training images, a line a labelled run; Eq. 4 with its value for the uniform sphere.
+
+    MoCA's, and of other methods what they log.
+    """
     frames = [pd.DataFrame(run.metrics).assign(run=label, batch=run.config.batch_size) for label, run in runs.items()]
     lines = pd.concat(frames, ignore_index=True)
     lines["images"] = lines["step"] * lines["batch"]
     figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.2), sharex=True)
-    for ax, (term, label) in zip(axes.flat, LOGGED.items()):
-        sns.lineplot(lines, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
-        ax.set(ylabel=label, xlabel="training images")
+    other = [term for term in lines.columns if term not in (*LOGGED, *PLACES)]
+    terms = [*(term for term in LOGGED if term in lines), *other][:4]
+    for ax, term in zip(axes.flat, terms):
+        sns.lineplot(
+            lines.dropna(subset=term), x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax
+        )
+        ax.set(ylabel=LOGGED.get(term, term.replace("_", " ")), xlabel="training images")
+    for ax in axes.flat[len(terms) :]:
+        ax.axis("off")
     _logarithmic(axes[0, 0])
     axes[0, 0].legend(title=None)
-    for value in _uniform_negatives(runs):
-        axes[1, 0].axhline(value, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
-    handles, labels = axes[1, 0].get_legend_handles_labels()
-    axes[1, 0].legend(handles[:1], labels[:1])
+    if "negative" in lines:
+        _mark_uniform(axes[1, 0], runs)
     return figure
+
+
+def _mark_uniform(ax: Axes, runs: dict[str, Run]) -> None:
+    for value in _uniform_negatives(runs):
+        ax.axhline(value, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles[:1], labels[:1])
 
 
 def _logarithmic(ax: Axes) -> None:
@@ -85,6 +100,30 @@ def recorded_singular_values(run: Run) -> dict[str, np.ndarray]:
 def ordered(n: int) -> list:
     """n colours for an ordered axis, dark to light, told apart in grey and by the colour-blind; one is the first."""
     return sns.color_palette("viridis", n_colors=n + 1)[:n] if n > 1 else sns.color_palette(n_colors=1)
+
+
+MEASURES = {"fd": None, "reconstruction": "test reconstruction error", "uniformity": "uniformity of codes"}
+
+
+def convergence(frame: pd.DataFrame) -> Figure:
+    """Score, reconstruction and uniformity against training images and seconds: `tables.convergence`'s rows.
+
+    Lines are means over seeds, bands go from the least to the greatest; seconds are means over seeds, too.
+    """
+    frame = frame.assign(seconds=frame.groupby(["method", "epoch"])["seconds"].transform("mean"))
+    figure, axes = plt.subplots(2, len(MEASURES), figsize=(8.4, 4.6), sharey="col")
+    for across, x in zip(axes, ("images", "seconds")):
+        for ax, (measure, label) in zip(across, MEASURES.items()):
+            shown = {"hue": "method", "style": "method", "markers": True, "dashes": False, "legend": ax is axes[0, 0]}
+            if frame[measure].notna().any():
+                sns.lineplot(frame, x=x, y=measure, errorbar=("pi", 100), **shown, ax=ax)
+            ax.set(xscale="log", xlabel=f"training {x}", ylabel=label or DISTANCE[frame["features"].iloc[0]])
+    for ax, measure in zip(axes[0], MEASURES):
+        if measure != "uniformity" and frame[measure].notna().any():
+            _logarithmic(ax)
+    if legend := axes[0, 0].get_legend():
+        legend.set_title(None)
+    return figure
 
 
 def scores_by_weight(frame: pd.DataFrame, axis: str, symbol: str) -> Figure:

@@ -1,5 +1,6 @@
 """Every table and figure of the paper from the runs of its experiment: one entry each, one way to files."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -64,10 +65,11 @@ def _setting(runs: list[Run]) -> str:
 
 
 def _table1(runs: list[Run], scale: Scale) -> Drawn:
+    protocols = tables.protocols(runs, scale)
     note = (
-        f"{FEATURES[records.common_features(runs)]}; mean and standard deviation over {_seeds(runs)}, "
-        f"{scale.n_generated:,} samples against the test split. paper fid: as printed; rivals are cited there and were "
-        f"not re-run here."
+        f"{FEATURES[records.common_features(runs)]}; mean and standard deviation over seeds. fd: of samples of the "
+        f"prior; fd gmm: of 10 Gaussians fitted to the codes of training images. paper fid: as printed there, of its "
+        f"own runs or cited. Protocols: {'. '.join(f'{name}: {meaning}' for name, meaning in protocols.items())}."
     )
     return Drawn(note, table=tables.table1(runs, scale))
 
@@ -81,6 +83,27 @@ def _along(axis: str, name: str) -> Callable[[list[Run], Scale], Drawn]:
 
 def _table2(runs: list[Run], scale: Scale) -> Drawn:
     return Drawn(f"best weight by mean distance; {_setting(runs)}", table=tables.table2(records.frame(runs)))
+
+
+def _rivals(runs: list[Run], scale: Scale) -> Drawn:
+    """Samples of each method of the first seed, beside the numbers that say what is lost where."""
+    frame = tables.table1_runs(runs, scale)
+    first = {name: run for name, run in zip(frame["net"], runs) if run.config.seed == runs[0].config.seed}
+    fd = frame.groupby("net")["fd"].mean()
+    titles = {f"{name}{'' if math.isnan(fd[name]) else f', fd {fd[name]:.3g}'}": run for name, run in first.items()}
+    return Drawn(f"{_setting(runs)}; samples of seed 0, {RANDOM}", pictures.by_method(titles), _parts(frame))
+
+
+def _parts(frame: pd.DataFrame) -> pd.DataFrame:
+    columns = ["run", "net", "seed", "fd", "fd_gmm", "fd_train_codes", "fd_reconstruction", "fd_floor", "precision",
+               "recall", "reconstruction", "uniformity", "singular_value_ratio", "parameters"]  # fmt: skip
+    return frame[columns].rename(columns={"net": "method"}).round(4)
+
+
+def _convergence(runs: list[Run], scale: Scale) -> Drawn:
+    frame = tables.convergence(runs, scale)
+    about = f"mean and range over {_seeds(runs)}; {_setting(runs)}"
+    return Drawn(about, curves.convergence(frame), frame.round(4), CURVE)
 
 
 def _forms(runs: list[Run], scale: Scale) -> Drawn:
@@ -152,6 +175,9 @@ def _quickstart(runs: list[Run], scale: Scale) -> Drawn:
 DRAWN: dict[str, Callable[[list[Run], Scale], Drawn]] = {
     "quickstart": _quickstart,
     "table1": _table1,
+    "rivals_cifar10": _rivals,
+    "rivals_celeba": _rivals,
+    "convergence": _convergence,
     "table1_forms": _forms,
     "appendix_a": _appendix_a,
     "table2": _table2,

@@ -68,6 +68,18 @@ def figure2(runs: dict[str, Run]) -> Figure:
     return figure
 
 
+def by_method(runs: dict[str, Run]) -> Figure:
+    """Two rows of random samples of each labelled run, not chosen, three labels a row."""
+    columns = min(3, len(runs))
+    rows = -(-len(runs) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * 2.9, rows * 0.98 + 0.3), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, (title, run) in zip(axes.flat, runs.items()):
+        show(ax, tiles(run, "samples.png")[:2], title)
+    return figure
+
+
 def quickstart(moca: Run, twin: Run) -> Figure:
     """Samples of MoCA beside those of the same autoencoder trained with weight 0."""
     images = {

@@ -1,0 +1,306 @@
+"""The rivals' losses, one by one, against another library, a closed form, a double loop, or a number made by hand."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny
+from test_objectives import METHODS, batch, built, noise_for
+from torch import distributions as D
+from torch import nn
+
+from mocalib import experiments, latent, losses, methods, objectives, rivals
+from mocalib.scales import CELEBA, CIFAR, PAPER, SCALES
+
+FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text())
+
+
+def codes(n=7, d=5, seed=0, scale=1.0):
+    return scale * torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# -------------------------------------------------------------------------------------------------------------- losses
+
+
+def test_kl_is_torchs():
+    mean, log_variance = codes(seed=1), codes(seed=2)
+    theirs = D.kl_divergence(D.Normal(mean, torch.exp(log_variance / 2)), D.Normal(torch.zeros(5).double(), 1.0))
+    assert losses.kl_divergence(mean, log_variance).item() == pytest.approx(theirs.sum(1).mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("log_sigma", [0.0, -2.3, 0.7])
+def test_gaussian_likelihood_is_torchs(log_sigma):
+    x, x_hat = torch.rand(2, 4, 3, 5, 5, dtype=torch.float64)
+    theirs = -D.Normal(x_hat, math.exp(log_sigma)).log_prob(x).sum(dim=(1, 2, 3)).mean()
+    ours = losses.gaussian_nll(x_hat, x, torch.tensor(log_sigma, dtype=torch.float64))
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+
+
+def test_cross_entropy_is_torchs():
+    x, x_hat = torch.rand(2, 4, 1, 5, 5, dtype=torch.float64)
+    theirs = -D.Bernoulli(probs=x_hat, validate_args=False).log_prob(x).sum(dim=(1, 2, 3)).mean()
+    assert losses.bernoulli_nll(x_hat, x).item() == pytest.approx(theirs.item(), rel=1e-12)
+
+
+def mmd_by_hand(x, y, base):
+    """Algorithm 2 of WAE, pair by pair."""
+
+    def k(a, b):
+        distance = float(((a - b) ** 2).sum())
+        return sum(s * base / (s * base + distance) for s in (0.1, 0.2, 0.5, 1, 2, 5, 10))
+
+    n = len(x)
+    within = sum(k(z[i], z[j]) for z in (x, y) for i in range(n) for j in range(n) if i != j)
+    return within / (n * (n - 1)) - 2 * sum(k(a, b) for a in x for b in y) / n**2
+
+
+@pytest.mark.parametrize(("n", "d", "base"), [(2, 1, 2.0), (9, 3, 2.0), (12, 8, 16.0)])
+def test_mmd_is_that_of_a_double_loop(n, d, base):
+    x, y = codes(n, d, 1), codes(n, d, 2, scale=2.0) + 0.5
+    assert losses.imq_mmd(x, y, base).item() == pytest.approx(mmd_by_hand(x.numpy(), y.numpy(), base), abs=1e-12)
+
+
+def test_mmd_is_pythaes():
+    """Tensors and value of that library's own loss; base is its 2 d bandwidth^2."""
+    base = 2 * FIXTURE["settings"]["latent_dim"] * FIXTURE["settings"]["kernel_bandwidth"] ** 2
+    z, z_prior = (torch.tensor(FIXTURE[name]) for name in ("z", "z_prior"))
+    assert losses.imq_mmd(z, z_prior, base).item() == pytest.approx(FIXTURE["mmd"], abs=1e-5)
+    assert FIXTURE["settings"]["scales"] == list(losses.SCALES)
+
+
+def test_mmd_is_unbiased():
+    """Of equal distributions it is zero in the mean, and as often negative; of others it is not."""
+    found = torch.stack([losses.imq_mmd(codes(8, 3, 2 * i), codes(8, 3, 2 * i + 1), 6.0) for i in range(1000)])
+    assert abs(found.mean()) < 4 * found.std() / 1000**0.5
+    assert 0.3 < (found < 0).double().mean() < 0.8
+    other = torch.stack([losses.imq_mmd(codes(8, 3, 2 * i), codes(8, 3, 2 * i + 1) + 0.5, 6.0) for i in range(200)])
+    assert other.mean() > 10 * found.std() / 200**0.5
+
+
+def test_gradients_of_the_mmd_are_finite_and_right():
+    """Where codes coincide, too: there a root of the distance would have none."""
+    z = torch.cat([codes(3, 4), codes(3, 4)]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: losses.imq_mmd(x, codes(6, 4, 3), 8.0), z)
+
+
+def test_the_critics_losses_are_cross_entropies():
+    real, fake = codes(6, 1, 1), codes(6, 1, 2)
+    ones, zeros = torch.ones(6, 1).double(), torch.zeros(6, 1).double()
+    theirs = F.binary_cross_entropy_with_logits(real, ones) + F.binary_cross_entropy_with_logits(fake, zeros)
+    assert losses.critic(real, fake).item() == pytest.approx(theirs.item(), rel=1e-12)
+    encoders = F.binary_cross_entropy_with_logits(fake, ones)
+    assert losses.deceived(fake).item() == pytest.approx(encoders.item(), rel=1e-12)
+
+
+def test_moments_are_numpys():
+    x, y = codes(9, 4, 1), codes(9, 4, 2, scale=1.5)
+    means = np.mean((x.numpy().mean(0) - y.numpy().mean(0)) ** 2)
+    covariances = np.mean((np.cov(x.numpy(), rowvar=False) - np.cov(y.numpy(), rowvar=False)) ** 2)
+    assert losses.moment_distance(x, y).item() == pytest.approx(means + covariances, rel=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------- methods
+
+
+def test_a_fixed_sigma_scales_the_bound_by_a_constant():
+    """2 sigma^2 times the negative bound, but for the Gaussian's constant: the gradient has the same direction."""
+    sigma = 0.3
+    objective = built(methods.VAE("gaussian", sigma))
+    x, noise = batch(), noise_for(objective)
+    out = objective.loss("autoencoder", x, noise)
+    mean, log_variance = objective.encoder(x).chunk(2, dim=1)
+    x_hat = objective.decoder(mean + torch.exp(log_variance / 2) * noise)
+    bound = losses.gaussian_nll(x_hat, x, torch.tensor(math.log(sigma))) + losses.kl_divergence(mean, log_variance)
+    constant = 256 * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+    assert out.total.item() == pytest.approx(2 * sigma**2 * (bound.item() - constant), rel=1e-4)
+
+
+def test_a_learned_sigma_finds_the_root_of_the_mean_squared_error():
+    """The bound's optimum in closed form (Dai & Wipf)."""
+    objective = built(methods.VAE("learned"))
+    x, noise = batch(), noise_for(objective)
+    error = objective.loss("autoencoder", x, noise).terms["reconstruction"].item()
+    with torch.no_grad():
+        objective.log_sigma.fill_(0.5 * math.log(error / 256))
+    objective.loss("autoencoder", x, noise).total.backward()
+    assert abs(objective.log_sigma.grad.item()) < 1e-2
+    assert objective.encoder[0].weight.grad.abs().max() > 1e-2
+
+
+def test_a_variational_codes_variance_is_that_of_its_draws():
+    objective = built(methods.VAE()).eval()
+    mean, log_variance = objective.encoder(batch()).chunk(2, dim=1)
+    assert torch.equal(objective.encode(batch()), mean)
+    drawn = torch.stack([mean + torch.exp(log_variance / 2) * torch.randn(8, 8) for _ in range(4000)])
+    assert torch.allclose(drawn.var(dim=0), log_variance.exp(), rtol=0.15)
+
+
+def test_the_second_stages_loss_on_two_numbers():
+    """One image's code is 3, its second code has mean .5 and variance e^.2, its decoder says 2, sigma is e^-1."""
+    second = built(methods.TwoStageVAE(second_width=4)).second.double()
+    second.encoder, second.decoder = nn.Identity(), nn.Identity()
+    fixed = lambda *values: lambda x: torch.tensor([values], dtype=torch.float64)  # noqa: E731
+    second.to_u, second.to_z = Constant(fixed(0.5, 0.2)), Constant(fixed(2.0))
+    with torch.no_grad():
+        second.log_sigma.fill_(-1.0)
+    total, kl = second.loss(torch.tensor([[3.0]], dtype=torch.float64), torch.tensor([[0.7]], dtype=torch.float64))
+    by_hand = (0.25 + math.exp(0.2) - 0.2 - 1) / 2
+    assert kl.item() == pytest.approx(by_hand, rel=1e-12)
+    assert total.item() == pytest.approx(by_hand + 0.5 * math.exp(2) - 1 + 0.5 * math.log(2 * math.pi), rel=1e-12)
+
+
+class Constant(nn.Module):
+    """Says the same whatever it is given."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of = of
+
+    def forward(self, x):
+        return self.of(x)
+
+
+def test_the_second_stage_sees_the_first_as_it_will_be_used_and_leaves_it_alone():
+    objective = built(methods.TwoStageVAE(second_width=16))
+    seen = []
+    objective.second.loss = lambda z, noise: (seen.append(z), (z.sum() * 0, z.sum() * 0))[1]
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    noise = noise_for(objective)
+    objective.loss("second", batch(), noise)
+    assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
+    assert objective.encoder.training
+    mean, log_variance = objective.eval().encoder(batch()).chunk(2, dim=1)
+    assert torch.equal(seen[0], mean + torch.exp(log_variance / 2) * noise[:, :8])
+
+
+def test_a_two_stage_prior_goes_through_the_second_decoder():
+    objective = built(methods.TwoStageVAE(second_width=16)).eval()
+    generator = torch.Generator().manual_seed(3)
+    u, noise = torch.randn(5, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    expected = objective.second.decode(u) + objective.second.log_sigma.exp() * noise
+    assert torch.equal(objective.prior(5, torch.Generator().manual_seed(3)), expected)
+
+
+@pytest.mark.parametrize("variance", [1.0, 2.0])
+def test_the_log_prior_trick_adds_the_priors_log_density_to_each_logit(variance):
+    objective = built(methods.WAEGAN(prior_variance=variance, critic_width=8))
+    z = codes(6, 8).float()
+    added = objective.logits(z) - objective.critic(z)
+    density = D.Normal(0.0, variance**0.5).log_prob(z).sum(dim=1, keepdim=True)
+    assert added.shape == (6, 1)
+    assert torch.allclose(added - density, (added - density)[0], atol=1e-5)  # up to its constant
+    assert added[0].item() - density[0].item() == pytest.approx(3.5 * math.log(2 * math.pi), abs=1e-4)  # the code's
+
+
+def test_without_the_trick_logits_are_the_critics():
+    objective = built(methods.WAEGAN(log_prior=False, critic_width=8))
+    z = codes(6, 8).float()
+    assert torch.equal(objective.logits(z), objective.critic(z))
+
+
+def test_critic_and_encoder_pull_in_opposite_directions():
+    objective = built(methods.WAEGAN(log_prior=False, critic_width=8))
+    x, noise = batch(), noise_for(objective)
+    of_critic, of_encoder = objective.loss("critic", x, noise), objective.loss("autoencoder", x, noise)
+    of_critic.total.backward()
+    assert all(p.grad is None for p in objective.encoder.parameters())
+    assert all(p.grad is not None for p in objective.critic.parameters())
+    penalty = torch.nn.functional.softplus(-objective.critic(objective.encoder(x))).mean()
+    assert of_encoder.terms["penalty"].item() == pytest.approx(penalty.item(), rel=1e-4)
+
+
+def test_pretraining_moves_the_encoder_alone():
+    objective = built(methods.WAEGAN(critic_width=8))
+    objective.loss("pretraining", batch(), noise_for(objective)).total.backward()
+    assert objective.encoder[0].weight.grad.abs().max() > 0
+    assert all(p.grad is None for net in (objective.decoder, objective.critic) for p in net.parameters())
+
+
+def test_wae_draws_from_its_prior():
+    sphere, normal = built(methods.WAEMMD(prior="sphere")), built(methods.WAEMMD(prior_variance=2.0))
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(sphere.prior(50, generator), latent.sphere_prior(50, 8, torch.Generator().manual_seed(0)))
+    assert normal.prior(20_000, generator).var(dim=0) == pytest.approx(torch.full((8,), 2.0), rel=0.05)
+    assert (sphere.base, normal.base) == (2.0, 2 * 8 * 2.0)  # E|x - y|^2 of two draws
+    assert built(methods.WAEGAN(prior_variance=3.0)).prior(20_000, generator).var().item() == pytest.approx(3, rel=0.05)
+
+
+def test_the_mmd_is_of_the_codes_and_the_noise():
+    objective = built(methods.WAEMMD(30.0, prior="sphere"))
+    x, noise = batch(), noise_for(objective)
+    out = objective.loss("autoencoder", x, noise)
+    mmd = losses.imq_mmd(objective.encoder(x), F.normalize(noise, dim=1), 2.0)
+    assert out.terms["mmd"].item() == pytest.approx(mmd.item(), abs=1e-5)
+    assert out.total.item() == pytest.approx((out.terms["reconstruction"] + 30 * mmd).item(), rel=1e-4)
+
+
+def test_rae_penalises_codes_and_the_decoders_kernels():
+    objective = built(methods.RAE(0.5, "l2", 0.25))
+    out = objective.loss("autoencoder", batch())
+    z = objective.encode(batch())
+    kernels = sum((m.weight.detach().numpy() ** 2).sum() for m in objective.decoder.modules() if hasattr(m, "stride"))
+    norm = np.mean((z.detach().numpy() ** 2).sum(axis=1))
+    expected = out.terms["reconstruction"].item() + 0.5 * norm + 0.25 * kernels
+    assert out.total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_spectral_norms_come_to_one():
+    """Every convolution and linear layer's largest singular value, by SVD, once the power iteration has converged."""
+    objective = built(methods.RAE(0.5, "spectral_norm"), model="a1", blocks=2, width=2)
+    with torch.no_grad():
+        for _ in range(100):
+            objective.loss("autoencoder", batch())
+    objective.eval()
+    layers = [m for m in objective.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    assert len(layers) == 5 + 5
+    for layer in layers:
+        matrix = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+        assert np.linalg.svd(matrix.flatten(1).detach().numpy(), compute_uv=False)[0] == pytest.approx(1, rel=5e-3)
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+
+
+def test_weights_are_those_of_their_authors_code_in_sums_of_squares():
+    """methods of 32x32x3 and d 128: .05 of the squared error, pixels twice as wide; a mean of 3,072 values."""
+    assert methods.WAEMMD().weight == 100 / 0.05 / 4
+    assert methods.WAEGAN().weight == 1 / 0.05 / 4
+    assert methods.RAE().weight == pytest.approx(1e-3 * 3072 / 128)
+    assert methods.RAE().decay == pytest.approx(1e-6 * 3072, rel=1e-3)
+    assert rivals.CIFAR10["RAE-SN"].weight == pytest.approx(0.03 * 3072 / 128)
+    assert rivals.FACES["RAE-L2"].weight == pytest.approx(1e-4 * 12288 / 128)
+    assert rivals.FACES["RAE-L2"].decay == pytest.approx(1e-7 * 12288, rel=1e-2)
+    assert rivals.FACES["RAE-SN"].weight == pytest.approx(2.4e-3 * 12288 / 128, rel=0.01)
+    assert 2 * methods.VAE().sigma ** 2 == pytest.approx(0.024 * 3, rel=0.01)
+
+
+@pytest.mark.parametrize("scale", ["workstation", "paper"])
+def test_every_cited_method_is_re_run_with_the_net_of_moca_a2(scale):
+    cited = {CIFAR: {"VAE", "WAE-MMD", "2-Stage VAE", "RAE-SN"}}
+    cited[CELEBA] = cited[CIFAR] | {"WAE-GAN"}
+    for dataset, names in cited.items():
+        found, moca = SCALES[scale].rivals[dataset], SCALES[scale].table1[dataset, "MoCA-A2"]
+        assert names <= set(found)
+        for run in found.values():
+            same = ("dataset", "model", "width", "blocks", "latent_dim", "batch_size", "precision", "learning_rate")
+            assert all(getattr(run, name) == getattr(moca, name) for name in same)
+            stages = {run.epochs, round(run.epochs * getattr(run.objective, "first_stage", 1))}
+            assert moca.epochs in stages
+
+
+def test_of_data_of_ones_own_runs_keep_their_names():
+    for of, found in PAPER.rivals.items():
+        table = {(of, name): run for name, run in found.items()}
+        for name, run in found.items():
+            own = replace(run, dataset="folder", root="/images", seed=3, limit=90)
+            assert experiments.named(own, table) == (of, name)
+    assert experiments.named(tiny(), table) is None
+
+
+def test_every_method_has_settings_a_name_and_a_place_in_the_registry():
+    assert set(objectives.METHODS) == set(methods.OBJECTIVES.values()) == {type(method) for method in METHODS}
