@@ -50,7 +50,7 @@ DIGITS = {
     "RAE-SN": RAE(0.01, "spectral_norm"),  # of .01, .1, 1
     "2-Stage VAE": TwoStageVAE(first_stage=0.5, second_width=256, second_rate=2.0),  # width 1,024, rate 1: alike
 }
-DIGITS_32 = {name: DIGITS[name] for name in ("AE", "VAE")} | {SPHERE: WAEMMD(120.0, "sphere")}  # of 30, 120
+DIGITS_32 = {name: DIGITS[name] for name in ("AE", "VAE", SPHERE)}  # WAE-MMD's weight of 30 and 120: alike
 
 
 def runs(base: RunConfig, methods: dict[str, Method], keep_epochs: tuple[int, ...] = ()) -> dict[str, RunConfig]:
