@@ -84,7 +84,7 @@ def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> Non
     n = 10_000 if options.n is None else options.n
     if not runs.Run(directory, config).finished:  # hours of training must not end in a score that cannot be taken
         dataset = data.load(config)
-        evaluation.check(config, dataset, options.features, n, options.epoch, options.weights)
+        evaluation.check(config, dataset, options.features, n, options.epoch, options.weights, options.sampler)
     run = training.train(
         config,
         directory=directory,

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import operator
 import os
 from dataclasses import field
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 
 def option(default: Any, **rule: Any) -> Any:
-    """A field with its rule: `low`, `high` (inclusive), `above` (exclusive) or `choices`."""
+    """A field with its rule: `low`, `high` (inclusive), `above`, `below` (exclusive) or `choices`."""
     return field(default=default, metadata=rule)
 
 
@@ -32,13 +33,18 @@ def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
         raise ValueError(f"{name} = {value!r} is not a finite number; write it like 1.0e-3")
     if "choices" in rule and value not in rule["choices"]:
         raise ValueError(f"{name} = {value!r} is not one of {', '.join(map(repr, rule['choices']))}")
-    for word, broken in (("low", lambda v, b: v < b), ("high", lambda v, b: v > b), ("above", lambda v, b: v <= b)):
-        if word in rule and broken(value, rule[word]):
-            allowed = {"low": "at least", "high": "at most", "above": "greater than"}[word]
+    for word, (allowed, kept) in _BOUNDS.items():
+        if word in rule and not kept(value, rule[word]):
             raise ValueError(f"{name} = {value!r} is out of range: it must be {allowed} {rule[word]}")
     return value
 
 
+_BOUNDS = {
+    "low": ("at least", operator.ge),
+    "high": ("at most", operator.le),
+    "above": ("greater than", operator.gt),
+    "below": ("less than", operator.lt),
+}
 _ARTICLE = {int: "an int", float: "a float", str: "a str", bool: "a bool", tuple: "a tuple"}
 _SPELLING = {
     int: "3",

@@ -17,7 +17,7 @@ from torch import Tensor
 from mocalib import data, latent, losses
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
-from mocalib.config import PRIOR, SAMPLERS, RunConfig
+from mocalib.config import MIXTURE, PRIOR, SAMPLERS, RunConfig
 from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
 from mocalib.runs import Run, RunMismatch, samples_file
@@ -46,13 +46,12 @@ def evaluate(
     distances; by default "classifier" where the dataset has labels, else "none". `n` samples are drawn with `seed` and
     compared with the whole test split: from the prior, with all that belongs to a run (reconstructions, codes, grids);
     or, with `sampler="gmm10"`, from ten Gaussians fitted to all training codes, on the sphere where codes are, with
-    nothing beside. Rows join scores.json; grids and singular values join the directory; another evaluation adds rows
-    and changes none. Raises FileNotFoundError where the run's or the extractor's weights are missing, RunMismatch if
-    the data changed, ValueError for what cannot be.
+    nothing beside; without features that is no row. Rows join scores.json; grids and singular values join the
+    directory; another evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the
+    extractor's weights are missing, RunMismatch if the data changed, ValueError for what cannot be.
     """
     _check_numbers(n, epoch)
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler = {sampler!r} is not one of {', '.join(map(repr, SAMPLERS))}")
+    _check_sampler(sampler)
     device = check_device(device)
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
@@ -79,9 +78,13 @@ def check(
     n: int = 10_000,
     epoch: int | None = None,
     weights: Path | str | None = None,
+    sampler: str = PRIOR,
 ) -> None:
     """Raise what `evaluate` would raise of these arguments once the run is trained: for use before hours of it."""
     _check_numbers(n, epoch)
+    _check_sampler(sampler)
+    if sampler == MIXTURE:
+        latent.check_mixture(len(dataset.train.images))
     if epoch not in (None, config.epochs, *config.keep_epochs):
         kept = ", ".join(map(str, config.keep_epochs)) or "none"
         raise ValueError(f"epoch = {epoch} will not be kept: keep_epochs has {kept}, and {config.epochs} is the last")
@@ -100,6 +103,11 @@ def _check_numbers(n: int, epoch: int | None) -> None:
         raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
     if epoch is not None and epoch < 0:
         raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
+
+
+def _check_sampler(sampler: str) -> None:
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler = {sampler!r} is not one of {', '.join(map(repr, SAMPLERS))}")
 
 
 def _asked(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> list[dict]:
@@ -225,14 +233,14 @@ def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
 
 
 def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
-    """Rows on training codes and reconstructions; singular values, with those of uniform codes, as npz.
+    """Rows on training codes and reconstructions; singular values, with those of the prior's codes, as npz.
 
-    Uniformity and cosines are of directions: those of N(0, I), too, are uniform on the sphere.
+    Uniformity and cosines are of directions, beside uniform points of the sphere: a normal prior's are uniform, too.
     """
-    n = len(train.codes)
-    uniform_codes, points = autoencoder.prior(n), autoencoder.prior(n, seed=1)
-    values, uniform = (latent.singular_values(z) for z in (train.codes, uniform_codes))
-    codes, even, random = (_directions(autoencoder, z) for z in (train.codes, uniform_codes, points))
+    n, d = train.codes.shape
+    values, uniform = (latent.singular_values(z) for z in (train.codes, autoencoder.prior(n)))
+    even, random = (latent.sphere_prior(n, d, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    codes = train.codes if autoencoder.spherical else F.normalize(train.codes, dim=1)
     rows = [
         _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
         _row("uniformity", latent.uniformity(codes), "train_codes", "train", n),
@@ -244,11 +252,6 @@ def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstru
     buffer = io.BytesIO()
     np.savez_compressed(buffer, singular_values=values.numpy(), uniform=uniform.numpy())
     return rows, buffer.getvalue()
-
-
-def _directions(autoencoder: Autoencoder, z: Tensor) -> Tensor:
-    """Codes n d as unit vectors; those that are, untouched."""
-    return z if autoencoder.spherical else F.normalize(z, dim=1)
 
 
 def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.Dataset) -> list[dict]:

@@ -43,8 +43,9 @@ def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
 
 
 def listed(scale: str, seeds: int) -> dict[str, list[RunConfig]]:
-    """The runs of every table and figure of a scale, in the order of the paper, with at most `MOST_SEEDS` of each."""
-    return {name: configs(name, scale, min(seeds, MOST_SEEDS.get(name, seeds))) for name in NAMES}
+    """The runs of every table and figure of a scale, in the paper's order; of some, as of pictures, fewer seeds."""
+    most = SCALES[scale].most_seeds | dict.fromkeys(PICTURES, 1)
+    return {name: configs(name, scale, min(seeds, most.get(name, seeds))) for name in NAMES}
 
 
 def everything(scale: str, seeds: int) -> list[RunConfig]:
@@ -166,5 +167,4 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
-MOST_SEEDS = dict.fromkeys(PICTURES, 1) | {"rivals_celeba": 2}
 SHOWN_WITH = {"table1": ("rivals_cifar10", "rivals_celeba")}  # experiments whose runs stand in a table, too

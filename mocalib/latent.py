@@ -12,6 +12,7 @@ from scipy.special import gammaln, logsumexp
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+COMPONENTS = 10  # of a mixture, as of RAE's
 CHUNK = 2_000  # codes a block of pairwise products
 
 
@@ -25,20 +26,25 @@ def normal_prior(n: int, d: int, generator: torch.Generator | None = None) -> Te
     return torch.randn(n, d, generator=generator)
 
 
-def mixture(z: Tensor, n: int, seed: int, components: int = 10) -> Tensor:
+def mixture(z: Tensor, n: int, seed: int) -> Tensor:
     """n points, n d, of a Gaussian mixture fitted to codes: RAE's ex-post density estimation (section 3 there).
 
     z: any codes, m d; covariances are full, settings those of RAE's code, by scikit-learn. Raises ValueError for fewer
-    codes than components.
+    codes than Gaussians.
     """
     from sklearn.mixture import GaussianMixture  # takes a second to import
 
-    if len(z) < components:
-        raise ValueError(f"a mixture of {components} Gaussians needs as many codes; {len(z)} given")
-    fitted = GaussianMixture(components, max_iter=2_000, tol=1e-3, random_state=seed)
+    check_mixture(len(z))
+    fitted = GaussianMixture(COMPONENTS, max_iter=2_000, tol=1e-3, random_state=seed)
     with threadpool_limits(torch.get_num_threads()):  # results depend on them, as torch's own do
         points, _ = fitted.fit(z.double().numpy()).sample(n)
     return torch.from_numpy(points).float()
+
+
+def check_mixture(codes: int) -> None:
+    """Raise ValueError for fewer codes than components."""
+    if codes < COMPONENTS:
+        raise ValueError(f"a mixture of {COMPONENTS} Gaussians needs as many training images; there are {codes}")
 
 
 def line(z0: Tensor, z1: Tensor, steps: int) -> Tensor:

@@ -83,7 +83,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def gaussian_nll(x_hat: Tensor, x: Tensor, log_sigma: Tensor) -> Tensor:
-    """Negative log density of x under N(x_hat, sigma^2 I) in nats, summed over all but the batch (Dai & Wipf, Eq. 3).
+    """Negative log density of x under N(x_hat, sigma^2 I) in nats, summed over all but the batch (2-Stage VAE).
 
     x_hat, x: B ...; log_sigma: 0-dim. Negative where sigma is small: a density is not bounded by one.
     """
@@ -145,5 +145,5 @@ def _covariance(z: Tensor) -> Tensor:
 
 
 def code_norm(z: Tensor) -> Tensor:
-    """`1/B sum_i |z_i|^2`, z: B d (RAE, Eq. 7, whose factor 1/2 its code leaves to the weight)."""
+    """`1/B sum_i |z_i|^2`, z: B d (RAE, whose factor 1/2 its code leaves to the weight)."""
     return z.square().sum() / len(z)

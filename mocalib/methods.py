@@ -83,7 +83,7 @@ class WAEGAN(Method):
     critic_layers: int = option(4, low=1, high=100)
     critic_width: int = option(512, low=1, high=2**16)  # the paper's appendix; its code has 1,024 for CelebA
     critic_rate: float = option(3.33, above=0.0)  # times the learning rate: 1e-3 beside 3e-4
-    pretraining: float = option(0.0025, low=0.0, high=1.0)  # part of training; its code takes up to 200 steps
+    pretraining: float = option(0.0025, low=0.0, below=1.0)  # part of training: 200 steps on CIFAR-10, its code's most
 
     def __str__(self) -> str:
         return f"WAE-GAN, weight {self.weight:g}"
@@ -109,7 +109,7 @@ class RAE(Method):
 class TwoStageVAE(Method):
     """A VAE with learned sigma, then a second one on its codes (Dai & Wipf, 2019); defaults: its code's."""
 
-    first_stage: float = option(1 / 3, above=0.0, high=1.0)  # part of training: 1,000 of 3,000 epochs on CIFAR-10
+    first_stage: float = option(1 / 3, above=0.0, below=1.0)  # part of training: 1,000 of 3,000 epochs on CIFAR-10
     second_layers: int = option(3, low=1, high=100)
     second_width: int = option(1024, low=1, high=2**16)
     second_rate: float = option(1.0, above=0.0)  # times the learning rate

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mocalib import paths
-from mocalib.config import flat
+from mocalib.config import MIXTURE, PRIOR, flat
 from mocalib.runs import Run, open_run
 
 SCORES = {  # column -> metric, what it is taken of, against which split
@@ -17,8 +17,8 @@ SCORES = {  # column -> metric, what it is taken of, against which split
     "nearest_cosine_uniform": ("nearest_cosine", "uniform", "train"),
 }
 DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's `fid` or `fd_classifier`
-    "fd": ("fd", "prior"),
-    "fd_gmm": ("fd", "gmm10"),
+    "fd": ("fd", PRIOR),
+    "fd_gmm": ("fd", MIXTURE),
     "fd_reconstruction": ("fd", "reconstruction"),
     "fd_train_codes": ("fd", "train_codes"),
     "fd_floor": ("fd", "real"),

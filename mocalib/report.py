@@ -8,7 +8,7 @@ import pandas as pd
 
 from mocalib import claims, experiments, figures, files, paths, records, tables
 from mocalib.claims import CLAIMS, Claim, Finding
-from mocalib.config import RunConfig
+from mocalib.config import MIXTURE, RunConfig
 from mocalib.experiments import SHOWN_WITH
 from mocalib.figures.base import save_csv
 from mocalib.runs import Run
@@ -30,10 +30,10 @@ def findings(runs: dict[str, list[Run]], scale: str, experiment: str = "") -> li
 def _needed(claim: Claim, runs: dict[str, list[Run]]) -> list[Run]:
     """The runs that a claim compares, of the seeds that all its experiments have."""
     own, beside = (runs.get(name, []) for name in (claim.experiment, claim.beside))
-    if beside:
-        seeds = {run.config.seed for run in beside}
-        own = [run for run in own if run.config.seed in seeds]
-    return own + beside
+    if not beside:
+        return own
+    seeds = {run.config.seed for run in own} & {run.config.seed for run in beside}
+    return [run for run in own + beside if run.config.seed in seeds]
 
 
 def _frame(claim: Claim, runs: list[Run], scale: str) -> pd.DataFrame:
@@ -140,11 +140,15 @@ def _refuse_gaps(name: str, scale: str, configs: list[RunConfig], complete_seeds
 
 
 def _draw(name: str, found: dict[str, list[Run]], scale: str) -> list[Path]:
-    runs = [run for shown in (name, *SHOWN_WITH.get(name, ())) for run in found[shown]]
     try:
-        return figures.draw(name, runs, scale)
+        return figures.draw(name, _shown(name, found), scale)
     finally:
         plt.close("all")
+
+
+def _shown(name: str, found: dict[str, list[Run]]) -> list[Run]:
+    """The runs that a table or figure shows: of its own experiment, and of those beside it."""
+    return [run for shown in (name, *SHOWN_WITH.get(name, ())) for run in found[shown]]
 
 
 def measured() -> list[dict]:
@@ -207,11 +211,25 @@ def readme_results(scale: str = "laptop") -> str:
     return f"{begin}\n\n{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}\n{end}"
 
 
+def readme_rivals(scale: str = "laptop") -> str:
+    """README's Table 1 with its marks: a row a method re-run, with the paper's number beside."""
+    runs = _shown("table1", found_runs(paths.RECORDS / scale, scale))
+    table = tables.table1(runs, SCALES[scale])
+    again, printed = table[table["row"] == "re-run"], table[table["row"] != "re-run"]
+    columns = ["dataset", "method", "fd", "sd", "fd_gmm", "sd_gmm", "seeds", "parameters"]
+    both = again[columns].merge(printed[["dataset", "method", "paper_fid"]], "outer", on=["dataset", "method"])
+    order = list(dict.fromkeys(zip(table["dataset"], table["method"])))  # which the merge sorts away
+    both = both.sort_values("method", key=lambda _: [order.index(key) for key in zip(both["dataset"], both["method"])])
+    begin, end = marks("rivals")
+    return f"{begin}\n\n{tables.markdown(both)}\n{end}"
+
+
 def update_readme() -> None:
     """Put the laptop scale's results and all speeds between README's marks; ValueError if a mark is missing."""
     path = paths.ROOT / "README.md"
     text = path.read_text()
-    for section, written in {"results": readme_results, "performance": readme_performance}.items():
+    sections = {"results": readme_results, "rivals": readme_rivals, "performance": readme_performance}
+    for section, written in sections.items():
         begin, end = marks(section)
         if text.count(begin) != 1 or text.count(end) != 1:
             raise ValueError(f"{path} lacks its marks, {begin} and {end}, once each")
@@ -234,4 +252,4 @@ def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
 
 def _scored(run: Run) -> bool:
     """Whether a run is finished and its last weights and all that it kept on the way are scored."""
-    return run.finished and set(run.epochs) <= {row["epoch"] for row in run.scores}
+    return run.finished and set(run.epochs) <= {row["epoch"] for row in run.scores if row["sampler"] != MIXTURE}

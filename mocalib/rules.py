@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from mocalib import records
-from mocalib.rivals import MOCA
+from mocalib.rivals import MOCA, WAES
 from mocalib.scales import A1, A2
 
 Effect = Callable[[pd.DataFrame], float]  # NaN if the runs cannot tell: no labels, so no distances; no rival
@@ -111,7 +111,7 @@ def nets(dataset: str) -> Effect:
 
 
 def rivals(dataset: str) -> Effect:
-    """log quotient of the best re-run rival's distance and MoCA-A2's; NaN as long as no rival was re-run.
+    """log quotient of the best re-run rival's distance and MoCA-A2's; NaN if none was re-run, or not in both ways.
 
     A rival's distance is the less of its prior's and of its Gaussian mixture's, MoCA's is its prior's.
     """
@@ -125,13 +125,10 @@ def rivals(dataset: str) -> Effect:
     return effect
 
 
-WAE = "WAE"  # how the names of the methods begin with which the paper's later abstract compares
-
-
 def faster(frame: pd.DataFrame) -> float:
     """Mean over the epochs before the last of the log quotient of the better WAE's distance and MoCA's."""
     table = frame.pivot(index="epoch", columns="method", values="fd").iloc[:-1]
-    others = table.loc[:, table.columns.str.startswith(WAE)].min(axis=1, skipna=False)
+    others = table[list(WAES)].min(axis=1, skipna=False)
     return (others / table[MOCA]).map(math.log).mean(skipna=False)
 
 
@@ -139,7 +136,7 @@ def steadier(frame: pd.DataFrame) -> float:
     """How much further the steadier WAE's distance rises above its least so far than MoCA's does, in logarithms."""
     table = frame.pivot(index="epoch", columns="method", values="fd").map(math.log)
     rises = (table - table.cummin()).max(skipna=False)
-    return rises[rises.index.str.startswith(WAE)].min(skipna=False) - rises[MOCA]
+    return rises[list(WAES)].min(skipna=False) - rises[MOCA]
 
 
 def without_positive(frame: pd.DataFrame) -> float:
@@ -211,8 +208,8 @@ def by_sampler(dataset: str) -> Shown:
     def shown(frame: pd.DataFrame) -> str:
         part = frame[frame["of"] == dataset]
         found = part.groupby("net", sort=False)[["fd", "fd_gmm"]].mean().sort_values("fd", kind="stable")
-        scores = ", ".join(f"{net}: {row.fd:.3g} | {row.fd_gmm:.3g}" for net, row in found.iterrows())
-        return f"{records.data_name(part.iloc[0])}, prior | 10 Gaussians; {scores}"
+        scores = ", ".join(f"{net}: {row.fd:.3g} / {row.fd_gmm:.3g}" for net, row in found.iterrows())
+        return f"{records.data_name(part.iloc[0])}, prior / 10 Gaussians; {scores}"
 
     return shown
 

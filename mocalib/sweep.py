@@ -108,7 +108,7 @@ def run_one(
     First it is made sure that it can be scored: hours of training must not end in a score that cannot be taken.
     """
     if not Run(runs / config.name, config).finished:
-        evaluation.check(config, data.load(config), features, n, weights=weights)
+        evaluation.check(config, data.load(config), features, n, weights=weights, sampler=sampler)
     how = {"device": device, "threads": threads, "checkpoint_seconds": checkpoint_seconds, "compile": compile}
     done = train(config, runs=runs, **how)
     for epoch in _epochs(done, sampler):

@@ -83,7 +83,7 @@ def convergence(runs: list[Run], scale: Scale) -> pd.DataFrame:
         for epoch in run.epochs:
             seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
             [row] = records.frame([run], epoch).to_dict("records")
-            scores = {name: row[name] for name in ("fd", "reconstruction", "uniformity", "features")}
+            scores = {name: row[name] for name in ("fd", "reconstruction", "uniformity", "latent_dim", "features")}
             method = named(run.config, scale.convergence)
             rows.append({"run": row["run"], "method": method, "seed": row["seed"], "epoch": epoch,
                          "images": epoch * steps * batch, "seconds": seconds} | scores)  # fmt: skip
@@ -93,7 +93,8 @@ def convergence(runs: list[Run], scale: Scale) -> pd.DataFrame:
 def reached(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a rival of `convergence`'s rows: where it ends, and when MoCA comes as far; means over seeds.
 
-    Between scored epochs MoCA's distance is interpolated in logarithms. NaN where it never comes as far.
+    Between scored epochs MoCA's distance is interpolated in logarithms: where its first is less already, that one is
+    shown. NaN where it never comes as far.
     """
     columns = ["fd", "images", "seconds"]
     mean = frame.dropna(subset="fd").groupby(["method", "epoch"], sort=False)[columns].mean()

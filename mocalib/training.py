@@ -1,6 +1,7 @@
 """The only training loop. It knows turns, groups and files, and no method by name."""
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def _fit(
             if end and epoch + 1 in config.keep_epochs:
                 _check(meters["line"], run)
                 run.save_weights(epoch_file(epoch + 1), objective, step + 1, epoch + 1)
-            if end and config.stop_at and meters["epoch"].read()["reconstruction"] <= config.stop_at:
+            if end and config.stop_at and meters["epoch"].read().get("reconstruction", math.inf) <= config.stop_at:
                 break
             if clock.since_checkpoint >= checkpoint_seconds:
                 _check(meters["line"], run)

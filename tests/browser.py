@@ -23,7 +23,7 @@ from mocalib import paths
 
 FIGURES = {  # that each notebook shows
     "01_quickstart": 5,
-    "02_main_results": 8,
+    "02_main_results": 10,
     "03_celeba_hq": 5,
     "04_latent_dimension": 1,
     "05_input_size": 1,
@@ -33,6 +33,7 @@ FIGURES = {  # that each notebook shows
     "09_latent_uniformity": 2,
     "10_throughput": 3,
     "11_report": 0,
+    "12_convergence": 1,
     "train": 6,
 }
 SECONDS = 600  # a notebook

@@ -459,7 +459,8 @@ def test_a_second_evaluation_recomputes_no_features_of_real_images(run, monkeypa
 def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
     """What expectation maximisation keeps, whatever it finds: overall mean, and covariance (but for 1e-6)."""
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(600, 3, generator=generator) * torch.tensor([0.2, 1.0, 3.0]) + 4 * (torch.rand(600, 1) > 0.5)
+    sides = torch.rand(600, 1, generator=generator) > 0.5
+    z = torch.randn(600, 3, generator=generator) * torch.tensor([0.2, 1.0, 3.0]) + 4 * sides
     points = latent.mixture(z, 40_000, seed=1)
     assert points.shape == (40_000, 3)
     assert points.dtype == torch.float32
@@ -470,14 +471,20 @@ def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
 
 
 def test_a_mixture_finds_two_clusters_that_one_gaussian_would_bridge():
-    z = torch.randn(400, 2) * 0.1 + 10 * (torch.arange(400) % 2).unsqueeze(1)
+    z = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) * 0.1 + 10 * (torch.arange(400) % 2).unsqueeze(
+        1
+    )
     between = latent.mixture(z, 2_000, seed=0)[:, 0]
     assert ((between > 2) & (between < 8)).sum() == 0
 
 
 def test_a_mixture_needs_as_many_codes_as_components():
-    with pytest.raises(ValueError, match="a mixture of 10 Gaussians needs as many codes; 9 given"):
+    with pytest.raises(ValueError, match="a mixture of 10 Gaussians needs as many training images; there are 9"):
         latent.mixture(torch.randn(9, 2), 5, seed=0)
+    few = data.load(tiny(limit=9))
+    evaluation.check(tiny(limit=9), few)
+    with pytest.raises(ValueError, match="there are 9"):
+        evaluation.check(tiny(limit=9), few, sampler="gmm10")
 
 
 def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path, monkeypatch):

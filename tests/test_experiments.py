@@ -61,13 +61,15 @@ PAPER_GRID = {
 # No grid of the paper's, but its datasets, nets and lengths; test_rivals has the methods' settings
 RIVALS = {
     name: {
-        replace(config, objective=method, epochs=config.epochs * (3 if name == "2-Stage VAE" else 1), keep_epochs=kept)
+        replace(config, objective=method, keep_epochs=kept)
+        if name != "2-Stage VAE"
+        else replace(config, objective=replace(method, second_rate=rate), epochs=3 * config.epochs)
         for name, method in found.items()
         for kept in [(1, 2, 5, 10, 20, 50) if config is CIFAR_A2 and name in COMPARED else ()]
     }
-    for name, config, found in (
-        ("rivals_cifar10", CIFAR_A2, rivals.CIFAR10),
-        ("rivals_celeba", CELEBA_A2, rivals.FACES),
+    for name, config, found, rate in (  # the second stage's undoes one halving, three halvings
+        ("rivals_cifar10", CIFAR_A2, rivals.CIFAR10, 2.0),
+        ("rivals_celeba", CELEBA_A2, rivals.FACES, 8.0),
     )
 }
 PAPER_GRID |= RIVALS

@@ -77,7 +77,7 @@ def test_each_turn_gives_gradients_to_what_it_updates(method):
 
 
 @EACH
-def test_the_loss_falls_in_thirty_steps(method):
+def test_the_loss_falls(method):
     objective = built(method)
     trainer = engine.Trainer(objective, 60, torch.device("cpu"))
     lines = [dict(trainer.step(step, batch(), 2e-3)) for step in range(60)]
@@ -85,7 +85,7 @@ def test_the_loss_falls_in_thirty_steps(method):
         if turn.name != "critic":  # it and the encoder pull at one another
             total = next(iter(lines[0].get(turn.name) or next(x[turn.name] for x in lines if turn.name in x)))
             values = [line[turn.name][total].item() for line in lines if turn.name in line]
-            assert min(values[-5:]) < values[0]
+            assert sum(values[-5:]) < sum(values[:5])
 
 
 @EACH

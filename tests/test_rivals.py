@@ -14,7 +14,7 @@ from test_objectives import METHODS, batch, built, noise_for
 from torch import distributions as D
 from torch import nn
 
-from mocalib import experiments, latent, losses, methods, objectives, rivals
+from mocalib import experiments, latent, losses, methods, objectives, rivals, training
 from mocalib.scales import CELEBA, CIFAR, PAPER, SCALES
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text())
@@ -203,7 +203,15 @@ def test_without_the_trick_logits_are_the_critics():
     assert torch.equal(objective.logits(z), objective.critic(z))
 
 
-def test_critic_and_encoder_pull_in_opposite_directions():
+def test_critic_and_encoder_pull_at_the_logits_of_codes_from_two_sides():
+    fake = codes(6, 1).requires_grad_()
+    [of_critic] = torch.autograd.grad(losses.critic(codes(6, 1, 2), fake), fake)
+    [of_encoder] = torch.autograd.grad(losses.deceived(fake), fake)
+    assert (of_critic > 0).all()
+    assert (of_encoder < 0).all()
+
+
+def test_each_of_critic_and_encoder_learns_in_its_own_turn():
     objective = built(methods.WAEGAN(log_prior=False, critic_width=8))
     x, noise = batch(), noise_for(objective)
     of_critic, of_encoder = objective.loss("critic", x, noise), objective.loss("autoencoder", x, noise)
@@ -289,8 +297,17 @@ def test_every_cited_method_is_re_run_with_the_net_of_moca_a2(scale):
         for run in found.values():
             same = ("dataset", "model", "width", "blocks", "latent_dim", "batch_size", "precision", "learning_rate")
             assert all(getattr(run, name) == getattr(moca, name) for name in same)
-            stages = {run.epochs, round(run.epochs * getattr(run.objective, "first_stage", 1))}
-            assert moca.epochs in stages
+            assert round(run.epochs * getattr(run.objective, "first_stage", 1)) == moca.epochs
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_second_stage_begins_at_the_rate_of_the_first(scale):
+    for found in SCALES[scale].rivals.values():
+        if run := found.get("2-Stage VAE"):
+            begins = round(run.epochs * run.objective.first_stage)
+            rate = training.learning_rate(run, begins) * run.objective.second_rate
+            assert rate == run.learning_rate or scale == "smoke"  # where epochs are cut
+            assert run.epochs > begins
 
 
 def test_of_data_of_ones_own_runs_keep_their_names():

@@ -219,6 +219,15 @@ def test_rivals_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
     assert by_name["competitive"].verdict == "holds"
     assert by_name["state-of-the-art"].verdict == "not run"
     assert len(by_name["a2-CelebA"].effects) == 3
+    found["table1"] = [run for run in found["table1"] if run.config.seed == 0]  # and the other way round
+    by_name = {finding.claim.name: finding for finding in report.findings(found, "laptop")}
+    assert len(by_name["competitive"].effects) == 1
+
+
+def test_a_run_scored_with_a_mixture_alone_is_not_complete(tmp_path):
+    run = fake_run(tmp_path, tiny(), 5.0)
+    files.write_json(run.directory / "scores.json", [row | {"sampler": "gmm10"} for row in run.scores])
+    assert report.complete(tmp_path, [run.config]) == []
 
 
 def test_along_training_every_scored_epoch_has_its_images_and_seconds(tmp_path):
@@ -236,6 +245,22 @@ def test_along_training_every_scored_epoch_has_its_images_and_seconds(tmp_path):
     assert list(table["seconds"]) == pytest.approx([2.0 * epoch * 62 for epoch in kept])
     assert list(table["fd"]) == [100.0 - epoch for epoch in kept]
     assert set(table["method"]) == {"WAE-GAN"}
+
+
+def test_moca_reaches_a_rivals_end_where_its_curve_first_crosses_it():
+    """Straight lines in logarithms, by hand: from 100 at 10 images to 1 at 1,000 it is 10 at 100 images."""
+    rows = [
+        {"method": method, "epoch": epoch, "fd": fd, "images": images, "seconds": images / 2, "seed": seed}
+        for method, ends in (("MoCA", (100.0, 1.0)), ("VAE", (50.0, 10.0)), ("WAE-GAN", (9.0, 0.5)))
+        for epoch, (fd, images) in enumerate(zip(ends, (10, 1000)), 1)
+        for seed in range(2)
+    ]
+    table = tables.reached(pd.DataFrame(rows)).set_index("method")
+    assert table.loc["VAE", "moca_images"] == pytest.approx(100)
+    assert table.loc["VAE", "moca_seconds"] == pytest.approx(50)
+    assert (table.loc["VAE", "fd"], table.loc["VAE", "images"]) == (10, 1000)
+    assert math.isnan(table.loc["WAE-GAN", "moca_images"])  # MoCA never comes as far
+    assert tables.reached(pd.DataFrame(rows).assign(fd=math.nan)).empty  # data without labels
 
 
 def test_only_seeds_of_which_everything_is_there_are_compared(tmp_path):

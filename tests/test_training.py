@@ -20,6 +20,7 @@ from test_objectives import METHODS
 
 from mocalib import MoCA, algorithm1, data, engine, files, load, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
+from mocalib.methods import WAEGAN
 from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
 
@@ -126,6 +127,12 @@ def test_every_method_resumes_bitwise(tmp_path, monkeypatch, method, kill):
     assert_same(weights(whole), weights(parts))
     assert whole.metrics == parts.metrics
     assert len(whole.metrics) == 8
+
+
+def test_an_epoch_of_pretraining_alone_has_no_loss_to_stop_at(tmp_path):
+    method = WAEGAN(pretraining=0.5, critic_width=16)
+    run = train(tiny(objective=method, epochs=4, stop_at=1000.0), runs=tmp_path)
+    assert run.manifest["epoch"] == 3  # the first whose reconstruction was trained
 
 
 def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():

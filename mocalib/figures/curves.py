@@ -66,11 +66,12 @@ def _logarithmic(ax: Axes) -> None:
 
 def _uniform_negatives(runs: dict[str, Run]) -> set[float]:
     """Exact values of Eq. 3; one, unless the runs differ in d or temperature."""
-    return {latent.uniform_negative(r.config.latent_dim, r.config.objective.temperature) for r in runs.values()}
+    with_keys = [run.config for run in runs.values() if hasattr(run.config.objective, "temperature")]
+    return {latent.uniform_negative(config.latent_dim, config.objective.temperature) for config in with_keys}
 
 
 def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
-    """Singular values of training codes (Figure 5), a line a label, with as many uniform codes.
+    """Singular values of training codes (Figure 5), a line a label, with as many of the prior, MoCA's uniform.
 
     Of several runs under a label (its seeds) the line is the mean and the band goes from the least to the greatest.
     """
@@ -84,15 +85,17 @@ def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
         ax.plot(index, values.mean(0), marker=marker, markevery=every, markersize=3.5, label=label, color=color)
         if len(found) > 1:
             ax.fill_between(index, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
-    uniform = recorded_singular_values(next(iter(grouped.values()))[0])["uniform"]
-    ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label="uniform on the sphere")
+    first = next(iter(grouped.values()))[0]
+    uniform = recorded_singular_values(first)["uniform"]
+    beside = "uniform on the sphere" if first.config.objective.spherical else "codes of the prior"
+    ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label=beside)
     ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
     ax.legend()
     return figure
 
 
 def recorded_singular_values(run: Run) -> dict[str, np.ndarray]:
-    """Singular values of the run's training codes and of as many uniform codes, descending."""
+    """Singular values of the run's training codes and of as many of its prior (`uniform`), descending."""
     with np.load(run.directory / "latents.npz") as found:
         return dict(found)
 
@@ -114,15 +117,17 @@ def convergence(frame: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(2, len(MEASURES), figsize=(8.4, 4.6), sharey="col")
     for across, x in zip(axes, ("images", "seconds")):
         for ax, (measure, label) in zip(across, MEASURES.items()):
-            shown = {"hue": "method", "style": "method", "markers": True, "dashes": False, "legend": ax is axes[0, 0]}
+            shown = {"hue": "method", "style": "method", "markers": True, "dashes": False, "legend": ax is axes[0, 1]}
             if frame[measure].notna().any():
                 sns.lineplot(frame, x=x, y=measure, errorbar=("pi", 100), **shown, ax=ax)
             ax.set(xscale="log", xlabel=f"training {x}", ylabel=label or DISTANCE[frame["features"].iloc[0]])
     for ax, measure in zip(axes[0], MEASURES):
         if measure != "uniformity" and frame[measure].notna().any():
             _logarithmic(ax)
-    if legend := axes[0, 0].get_legend():
-        legend.set_title(None)
+    least = latent.uniform_uniformity(int(frame["latent_dim"].iloc[0]))
+    lines = [ax.axhline(least, color="black", linestyle="--", linewidth=1) for ax in axes[:, 2]]
+    axes[0, 2].legend(lines[:1], ["uniform directions"])
+    axes[0, 1].get_legend().set_title(None)
     return figure
 
 

@@ -27,6 +27,12 @@ class AsComputed(nn.Module):
         return at_least_float32(z)
 
 
+def perceptron(inputs: int, width: int, layers: int) -> nn.Sequential:
+    """Fully connected layers with ReLU, B inputs -> B width; no BatchNorm."""
+    widths = [inputs, *[width] * layers]
+    return nn.Sequential(*(m for i in range(layers) for m in (nn.Linear(widths[i], widths[i + 1]), nn.ReLU())))
+
+
 class Pixels(nn.Module):
     """Sigmoid to [0, 1]."""
 

@@ -79,7 +79,7 @@ class Objective(nn.Module):
         return self.decoder(z)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        """n latents to generate from, n d, drawn on the CPU so that they are the same on every device."""
+        """n latents to generate from, n d, drawn on the CPU so that all devices have the same."""
         draw = latent.sphere_prior if self.config.spherical else latent.normal_prior
         return draw(n, self.latent_dim, generator)
 

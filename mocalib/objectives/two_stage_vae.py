@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mocalib import latent, losses, methods
+from mocalib.models.layers import perceptron
 from mocalib.objectives.base import Group, StepLoss, Turn
 from mocalib.objectives.vae import VAE, drawn
 
@@ -56,8 +57,8 @@ class SecondStage(nn.Module):
 
     def __init__(self, latent_dim: int, width: int, layers: int) -> None:
         super().__init__()
-        self.encoder, self.to_u = _hidden(latent_dim, width, layers), nn.Linear(latent_dim + width, 2 * latent_dim)
-        self.decoder, self.to_z = _hidden(latent_dim, width, layers), nn.Linear(latent_dim + width, latent_dim)
+        self.encoder, self.to_u = perceptron(latent_dim, width, layers), nn.Linear(latent_dim + width, 2 * latent_dim)
+        self.decoder, self.to_z = perceptron(latent_dim, width, layers), nn.Linear(latent_dim + width, latent_dim)
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
     def loss(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +81,3 @@ def evaluating(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         net.train()
-
-
-def _hidden(latent_dim: int, width: int, layers: int) -> nn.Sequential:
-    widths = [latent_dim, *[width] * layers]
-    return nn.Sequential(*(m for i in range(layers) for m in (nn.Linear(widths[i], widths[i + 1]), nn.ReLU())))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mocalib import latent, losses, methods
+from mocalib.models.layers import perceptron
 from mocalib.objectives.base import Group, Objective, StepLoss, Turn
 from mocalib.objectives.wae_mmd import BETAS
 
@@ -22,7 +23,8 @@ class WAEGAN(Objective):
     ) -> None:
         super().__init__(config, encoder, decoder, latent_dim, bfloat16)
         self.noise = latent_dim
-        self.critic = _net(latent_dim, config.critic_width, config.critic_layers)
+        hidden = perceptron(latent_dim, config.critic_width, config.critic_layers)
+        self.critic = nn.Sequential(*hidden, nn.Linear(config.critic_width, 1))  # B d -> B 1
         self.turns = (
             Turn("pretraining", ("autoencoder",), stop=config.pretraining),  # the decoder has no gradient, and rests
             Turn("autoencoder", ("autoencoder",), start=config.pretraining),
@@ -38,7 +40,7 @@ class WAEGAN(Objective):
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Loss of a turn on images B C H W and as many points of the prior, made from noise B d."""
-        return getattr(self, f"_{turn}")(x, self._of(noise))
+        return getattr(self, f"_{turn}")(x, self.prior_points(noise))
 
     def _pretraining(self, x: Tensor, z_prior: Tensor) -> StepLoss:
         with self.nets():
@@ -72,15 +74,8 @@ class WAEGAN(Objective):
         constant = 0.5 * (math.log(2 * math.pi) + self.latent_dim * math.log(variance))
         return self.critic(z) - z.square().sum(dim=1, keepdim=True) / (2 * variance) - constant
 
-    def _of(self, noise: Tensor) -> Tensor:
+    def prior_points(self, noise: Tensor) -> Tensor:
         return noise * self.config.prior_variance**0.5
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return self._of(latent.normal_prior(n, self.latent_dim, generator))
-
-
-def _net(latent_dim: int, width: int, layers: int) -> nn.Sequential:
-    """B d -> B 1, fully connected; no BatchNorm."""
-    widths = [latent_dim, *[width] * layers]
-    hidden = [layer for i in range(layers) for layer in (nn.Linear(widths[i], widths[i + 1]), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(width, 1))
+        return self.prior_points(latent.normal_prior(n, self.latent_dim, generator))

@@ -28,16 +28,16 @@ class WAEMMD(Objective):
             z = self.encoder(x)  # B d
             x_hat = self.decoder(z)  # B C H W
         reconstruction = losses.reconstruction(x_hat, x)
-        mmd = losses.imq_mmd(z, self._of(noise), self.base)
+        mmd = losses.imq_mmd(z, self.prior_points(noise), self.base)
         total = reconstruction + self.config.weight * mmd
         terms = {"loss": total, "reconstruction": reconstruction, "mmd": mmd}
         return StepLoss(total, {name: value.detach() for name, value in terms.items()})
 
-    def _of(self, noise: Tensor) -> Tensor:
+    def prior_points(self, noise: Tensor) -> Tensor:
         """Points of the prior from normal numbers, n d."""
         if self.config.spherical:
             return nn.functional.normalize(noise, dim=1)
         return noise * self.config.prior_variance**0.5
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return self._of(latent.normal_prior(n, self.latent_dim, generator))
+        return self.prior_points(latent.normal_prior(n, self.latent_dim, generator))
