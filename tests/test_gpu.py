@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny
+from test_objectives import METHODS
 from test_training import Stopped, assert_same, stop_at_step, weights
 
 from mocalib import data, evaluate, objectives, train
@@ -49,6 +50,22 @@ def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path, monkeypatc
         assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
         assert other["contrastive"] == pytest.approx(one["contrastive"], abs=0.25)
         assert (other["momentum"], other["learning_rate"]) == (one["momentum"], one["learning_rate"])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_every_method_is_replayed_and_resumed(tmp_path, monkeypatch, method):
+    config = replace(EXACT, objective=method, learning_rate=1e-3)
+    launched = train(config, runs=tmp_path / "launched", device="cuda", compile=False)
+    go_on = stop_at_step(monkeypatch, 13)  # in the second stage, where there is one
+    with pytest.raises(Stopped):
+        train(config, runs=tmp_path / "replayed", device="cuda", checkpoint_seconds=0)
+    go_on()
+    replayed = train(config, runs=tmp_path / "replayed", device="cuda")
+    for one, other in zip(launched.metrics, replayed.metrics, strict=True):
+        assert one.keys() == other.keys()
+        if "reconstruction" in one:
+            assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
+    assert evaluate(replayed, n=200, device="cuda")
 
 
 def test_bfloat16_trains_and_is_scored(tmp_path):

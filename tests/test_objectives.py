@@ -89,6 +89,18 @@ def test_the_loss_falls(method):
 
 
 @EACH
+def test_in_bfloat16_every_loss_is_float32_and_near(method):
+    """Two steps of every turn; only what nets compute inside is of less precision."""
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        objective = built(method, precision=precision)
+        outs = [objective.loss(turn.name, batch(), noise_for(objective)) for turn in objective.turns]
+        assert all(value.dtype == torch.float32 for out in outs for value in out.terms.values())
+        losses.append(torch.stack([out.total for out in outs]))
+    assert torch.allclose(*losses, rtol=0.1, atol=0.1)
+
+
+@EACH
 def test_codes_images_and_prior_have_the_shapes_and_ranges_they_are_said_to_have(method):
     objective = built(method).eval()
     z, points = objective.encode(batch()), objective.prior(8, torch.Generator().manual_seed(0))
