@@ -9,6 +9,7 @@ from conftest import tiny
 from PIL import Image
 
 from mocalib import Run, experiments, figures, open_run, paths, records, report, runs, tables, train
+from mocalib.methods import RAE, VAE
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
 
@@ -209,3 +210,35 @@ def test_figure_2_shows_originals_reconstructions_and_the_ends_of_interpolations
     pairs = figures.tiles(committed[configs[0].name], "reconstructions.png")
     assert np.array_equal(shown[0][1:17, 1:17, 0], pairs[0, 0, 0])
     assert np.array_equal(shown[0][1 + side : 17 + side, 1 + side : 17 + side, 0], pairs[1, 1, 0])
+
+
+def test_curves_of_a_method_are_what_it_logs(tmp_path):
+    """Beside MoCA's, too; and the line of the uniform sphere is MoCA's alone."""
+    found = {str(method): train(tiny(objective=method), runs=tmp_path) for method in (tiny().objective, VAE())}
+    vae = {"vae": found["VAE, bernoulli"]}
+    assert [ax.get_ylabel() for ax in figures.training_curves(vae).axes if ax.axison] == [
+        figures.curves.LOGGED["reconstruction"],
+        "kl",
+    ]
+    both = figures.training_curves(found).axes
+    assert [len([line for line in ax.get_lines() if len(line.get_xdata())]) for ax in both] == [2, 1, 1 + 1, 1]
+
+
+def test_convergence_shows_every_method_against_images_and_seconds():
+    rows = [
+        {"method": method, "seed": seed, "epoch": epoch, "images": 100 * epoch, "seconds": seed + epoch,
+         "fd": 9.0 + seed, "reconstruction": 2.0, "uniformity": -3.0, "latent_dim": 8, "features": "classifier"}
+        for method in ("MoCA", "VAE") for seed in range(2) for epoch in (1, 2)
+    ]  # fmt: skip
+    axes = figures.curves.convergence(pd.DataFrame(rows)).axes
+    assert [ax.get_xlabel() for ax in axes] == ["training images"] * 3 + ["training seconds"] * 3
+    assert list(axes[3].get_lines()[0].get_xdata()) == [1.5, 2.5]  # means over seeds
+    assert list(axes[0].get_lines()[0].get_ydata()) == [9.5, 9.5]
+    unlabelled = figures.curves.convergence(pd.DataFrame(rows).assign(fd=np.nan, features=""))
+    assert [text.get_text() for text in unlabelled.legends[0].get_texts()] == ["MoCA", "VAE"]
+    assert unlabelled.axes[0].get_ylabel() == "no score"
+
+
+def test_a_caption_says_which_method(tmp_path):
+    run = train(tiny(objective=RAE(0.5, "spectral_norm"), epochs=1), runs=tmp_path)
+    assert ", d 8, RAE, spectral_norm, weight 0.5, 1 epoch, seed 0" in figures.caption(run)

@@ -375,7 +375,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_p
     loss = objectives.moca.MoCA.loss
     calls = iter(range(1_000))
 
-    def explode(self, turn, x):
+    def explode(self, turn, x, noise=None):
         return loss(self, turn, x * float("nan") if next(calls) == 13 else x)
 
     monkeypatch.setattr(objectives.moca.MoCA, "loss", explode)

@@ -127,7 +127,9 @@ def convergence(frame: pd.DataFrame) -> Figure:
     least = latent.uniform_uniformity(int(frame["latent_dim"].iloc[0]))
     lines = [ax.axhline(least, color="black", linestyle="--", linewidth=1) for ax in axes[:, 2]]
     axes[0, 2].legend(lines[:1], ["uniform directions"])
-    axes[0, 1].get_legend().set_title(None)
+    handles, labels = axes[0, 1].get_legend_handles_labels()
+    axes[0, 1].get_legend().remove()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 
