@@ -239,6 +239,13 @@ def test_convergence_shows_every_method_against_images_and_seconds():
     assert unlabelled.axes[0].get_ylabel() == "no score"
 
 
+def test_directions_in_use_are_those_of_at_least_a_tenth(first, tmp_path):
+    run = Run(tmp_path, first.config)
+    np.savez(tmp_path / "latents.npz", singular_values=np.array([50.0, 20.0, 5.0, 4.9, 0.1]), uniform=np.ones(5))
+    assert figures.directions(run) == 3
+    assert figures.directions(first) == first.config.latent_dim
+
+
 def test_a_caption_says_which_method(tmp_path):
     run = train(tiny(objective=RAE(0.5, "spectral_norm"), epochs=1), runs=tmp_path)
     assert ", d 8, RAE, spectral_norm, weight 0.5, 1 epoch, seed 0" in figures.caption(run)

@@ -1,7 +1,7 @@
 """Figures, drawn from records alone: no model, no dataset, no device. One pure function a figure; one `save`."""
 
 from mocalib.figures.base import caption, save, show, tiles
-from mocalib.figures.curves import scores_by_size, scores_by_weight, singular_values, training_curves
+from mocalib.figures.curves import directions, scores_by_size, scores_by_weight, singular_values, training_curves
 from mocalib.figures.draw import DRAWN, draw, file_name
 from mocalib.figures.pictures import (
     figure1,
@@ -17,6 +17,7 @@ from mocalib.figures.speed import throughput
 __all__ = [
     "DRAWN",
     "caption",
+    "directions",
     "draw",
     "figure1",
     "figure2",

@@ -100,6 +100,12 @@ def recorded_singular_values(run: Run) -> dict[str, np.ndarray]:
         return dict(found)
 
 
+def directions(run: Run) -> int:
+    """How many directions training codes use: singular values of at least a tenth of the greatest."""
+    values = recorded_singular_values(run)["singular_values"]
+    return int((values >= 0.1 * values[0]).sum())
+
+
 def ordered(n: int) -> list:
     """n colours for an ordered axis, dark to light, told apart in grey and by the colour-blind; one is the first."""
     return sns.color_palette("viridis", n_colors=n + 1)[:n] if n > 1 else sns.color_palette(n_colors=1)

@@ -91,12 +91,14 @@ def _rivals(runs: list[Run], scale: Scale) -> Drawn:
     first = {name: run for name, run in zip(frame["net"], runs) if run.config.seed == runs[0].config.seed}
     fd = frame.groupby("net")["fd"].mean()
     titles = {f"{name}{'' if math.isnan(fd[name]) else f', fd {fd[name]:.3g}'}": run for name, run in first.items()}
-    return Drawn(f"{_setting(runs)}; samples of seed 0, {RANDOM}", pictures.by_method(titles), _parts(frame))
+    return Drawn(f"{_setting(runs)}; samples of seed 0, {RANDOM}", pictures.by_method(titles), _parts(frame, runs))
 
 
-def _parts(frame: pd.DataFrame) -> pd.DataFrame:
-    columns = ["run", "net", "seed", "fd", "fd_gmm", "fd_train_codes", "fd_reconstruction", "fd_floor", "precision",
-               "recall", "reconstruction", "uniformity", "singular_value_ratio", "parameters"]  # fmt: skip
+def _parts(frame: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
+    frame = frame.assign(directions=[curves.directions(run) for run in runs])
+    columns = ["run", "net", "seed", "fd", "fd_gmm", "fd_train_codes", "fd_reconstruction", "fd_floor",
+               "precision", "recall", "reconstruction", "uniformity", "singular_value_ratio", "directions",
+               "parameters"]  # fmt: skip
     return frame[columns].rename(columns={"net": "method"}).round(4)
 
 
