@@ -115,18 +115,14 @@ def _asked(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> 
     about = run.environment["data"]
     trained = min(n, about["train"])
     counts = {PRIOR: n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
-    if sampler != PRIOR:
-        counts = {sampler: n}
-    return [
-        row
-        for row in run.scores
-        if (row["epoch"], row["seed"]) == (epoch, seed)
-        and (
-            (row["features"], row["n_generated"]) == (name, counts.get(row["sampler"]))
-            if row["features"]
-            else sampler == PRIOR
-        )
-    ]
+    counts = counts if sampler == PRIOR else {sampler: n}
+
+    def belongs(row: dict) -> bool:
+        if not row["features"]:  # of the run, whichever extractor: they come with the prior's
+            return sampler == PRIOR
+        return (row["features"], row["n_generated"]) == (name, counts.get(row["sampler"]))
+
+    return [row for row in run.scores if (row["epoch"], row["seed"]) == (epoch, seed) and belongs(row)]
 
 
 def _scored(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> bool:

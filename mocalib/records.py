@@ -106,8 +106,10 @@ def compare(folder: Path) -> pd.DataFrame:
 
 
 def _headlines(run: Run) -> dict[str, float]:
-    rows = [row for row in run.scores if row["epoch"] == run.manifest["epoch"]]
-    rows = [row for row in rows if HEADLINES.get(row["metric"]) == (row["sampler"], row["split"])]
+    last = [row for row in run.scores if row["epoch"] == run.manifest["epoch"]]
+    rows = [row for row in last if HEADLINES.get(row["metric"]) == (row["sampler"], row["split"])]
     rows.sort(key=lambda row: list(HEADLINES).index(row["metric"]))
     bare = ("precision", "recall")
-    return {f"{r['metric']}_{r['features']}" if r["metric"] in bare else r["metric"]: r["value"] for r in rows}
+    found = {f"{r['metric']}_{r['features']}" if r["metric"] in bare else r["metric"]: r["value"] for r in rows}
+    mixed = [row for row in last if row["sampler"] == MIXTURE and METRICS.get(row["metric"]) == "fd"]
+    return found | {f"{row['metric']}_{MIXTURE}": row["value"] for row in mixed}

@@ -501,6 +501,8 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path
     assert evaluate(other, n=300, sampler="gmm10") == rows
     assert evaluate(other, n=300) == [row for row in before if row["epoch"] == 3]
     assert records.frame([other])["fd_gmm"][0] == value(rows, "fd_classifier", "gmm10")
+    [shown] = records.compare(tmp_path)["fd_classifier_gmm10"]
+    assert shown == round(value(rows, "fd_classifier", "gmm10"), 4)
 
 
 def test_codes_of_a_mixture_lie_on_the_sphere_where_codes_do(run, digits, tmp_path):
