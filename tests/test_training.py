@@ -114,8 +114,12 @@ def test_killed_and_resumed_equals_uninterrupted_bitwise(tmp_path, monkeypatch, 
     assert [line["step"] for line in parts.timing] == [line["step"] for line in whole.timing]
 
 
-@pytest.mark.parametrize("kill", [1, 6])  # in pretraining and after it, in the first stage and in the second
-@pytest.mark.parametrize("method", METHODS, ids=str)
+# In pretraining and after it, in the first stage and in the second
+STAGED = [method for method in METHODS if hasattr(method, "pretraining") or method.stages > 1]
+KILLS = [*((method, 6) for method in METHODS), *((method, 1) for method in STAGED)]
+
+
+@pytest.mark.parametrize(("method", "kill"), KILLS, ids=str)
 def test_every_method_resumes_bitwise(tmp_path, monkeypatch, method, kill):
     config = tiny(objective=method, epochs=1)
     whole = train(config, runs=tmp_path / "whole")
