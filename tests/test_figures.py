@@ -115,7 +115,7 @@ def test_runs_are_compared_by_what_differs_and_by_their_scores(quickstart, tmp_p
     assert set(table.index) == {run.directory.name for run in quickstart}
     assert list(table.columns) == [
         "seed", "objective.weight", "reconstruction", "singular_value_ratio", "uniformity",
-        "fd_classifier", "precision_classifier", "recall_classifier",
+        "fd_classifier", "precision_classifier", "recall_classifier", "fd_classifier_gmm10",
     ]  # fmt: skip
     known = tables.quickstart(quickstart).set_index("run")
     assert table["fd_classifier"].to_dict() == known["fd_prior"].to_dict()
