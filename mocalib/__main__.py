@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mocalib import data, evaluation, experiments, paths, report, runs, sweep, throughput, training
-from mocalib.config import RunConfig
+from mocalib.config import PRIOR, SAMPLERS, RunConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,9 +93,10 @@ def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> Non
         checkpoint_seconds=options.checkpoint_seconds,
         compile=options.compile,
     )
-    rows = evaluation.evaluate(
-        run, options.features, n, options.epoch, weights=options.weights, device=options.device, sampler=options.sampler
-    )
+    rows = []
+    for sampler in dict.fromkeys((PRIOR, options.sampler)):
+        how = {"weights": options.weights, "device": options.device, "sampler": sampler}
+        rows += evaluation.evaluate(run, options.features, n, options.epoch, **how)
     _print(run, rows)
 
 
@@ -133,9 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, help="file of Inception's weights")
     parser.add_argument(
         "--sampler",
-        default=evaluation.PRIOR,
-        choices=evaluation.SAMPLERS,
-        help="score samples of the prior (default), or of ten Gaussians fitted to the training codes",
+        default=PRIOR,
+        choices=SAMPLERS,
+        help="gmm10: score samples of ten Gaussians fitted to the training codes, too (needs features)",
     )
     parser.add_argument("--n", type=int, help="samples to score (10000, or the scale's own)")
     parser.add_argument("--epoch", type=int, help="score the weights kept at this epoch (default: the last)")

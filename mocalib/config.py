@@ -144,7 +144,7 @@ def _epochs(values: Any) -> tuple:
 
 def _objective(values: dict) -> Any:
     name = values.get("name")
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         raise ValueError(f"objective name = {name!r} is not one of {', '.join(map(repr, OBJECTIVES))}")
     fields = {key: value for key, value in values.items() if key != "name"}
     _known(fields, OBJECTIVES[name], f"objective {name!r}")

@@ -125,6 +125,16 @@ def due(turn: Turn, step: int, steps: int) -> bool:
     return step % turn.every == 0 and turn.start <= step / steps < turn.stop
 
 
+def check_turns(objective: Objective, steps: int) -> None:
+    """Raise ValueError for a turn that a training of so many steps would never take: its nets would stay untrained."""
+    for turn in objective.turns:
+        if not any(due(turn, step, steps) for step in range(steps)):
+            raise ValueError(
+                f"{objective.config} would never take its turn {turn.name!r} in {steps} steps: it is for the part from "
+                f"{turn.start:g} to {turn.stop:g} of training; train longer, or change that part"
+            )
+
+
 def warm_up(step: Callable[[], object]) -> None:
     """Take a few steps on a stream of their own, as a capture wants it."""
     stream = torch.cuda.Stream()

@@ -37,7 +37,13 @@ def mixture(z: Tensor, n: int, seed: int) -> Tensor:
     check_mixture(len(z))
     fitted = GaussianMixture(COMPONENTS, max_iter=2_000, tol=1e-3, random_state=seed)
     with threadpool_limits(torch.get_num_threads()):  # results depend on them, as torch's own do
-        points, _ = fitted.fit(z.double().numpy()).sample(n)
+        try:
+            points, _ = fitted.fit(z.double().numpy()).sample(n)
+        except ValueError as error:  # scikit-learn speaks of settings that are not ours to give
+            raise ValueError(
+                f"{COMPONENTS} Gaussians cannot be fitted to {len(z)} codes of d {z.shape[1]} ({str(error)[:80]}); "
+                "train on more images or with a smaller d, or score the prior alone"
+            ) from None
     return torch.from_numpy(points).float()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mocalib import data, evaluation, paths
-from mocalib.config import RunConfig
+from mocalib.config import PRIOR, RunConfig
 from mocalib.progress import bar
 from mocalib.runs import Run
 from mocalib.training import train
@@ -32,7 +32,7 @@ def run(
     weights: Path | str | None = None,
     checkpoint_seconds: float = 60.0,
     compile: bool | None = None,
-    sampler: str = evaluation.PRIOR,
+    sampler: str = PRIOR,
 ) -> list[Run]:
     """Train and score every config, `jobs` at a time, and return the runs in the configs' order.
 
@@ -101,9 +101,9 @@ def run_one(
     weights: Path | str | None = None,
     checkpoint_seconds: float = 60.0,
     compile: bool | None = None,
-    sampler: str = evaluation.PRIOR,
+    sampler: str = PRIOR,
 ) -> Run:
-    """Train one run and score its last weights and those of every kept epoch; of other samplers the last alone.
+    """Train one run and score its last weights and those of every kept epoch; by another sampler the last, too.
 
     First it is made sure that it can be scored: hours of training must not end in a score that cannot be taken.
     """
@@ -111,18 +111,22 @@ def run_one(
         evaluation.check(config, data.load(config), features, n, weights=weights, sampler=sampler)
     how = {"device": device, "threads": threads, "checkpoint_seconds": checkpoint_seconds, "compile": compile}
     done = train(config, runs=runs, **how)
-    for epoch in _epochs(done, sampler):
-        evaluation.evaluate(done, features, n, epoch, weights=weights, device=device, sampler=sampler)
+    for epoch, drawn in _evaluations(done, sampler):
+        evaluation.evaluate(done, features, n, epoch, weights=weights, device=device, sampler=drawn)
     return done
 
 
 def _done(run: Run, features: str | None, n: int, sampler: str) -> bool:
     """Whether nothing is left to do: then no process is started for it."""
-    return run.finished and all(evaluation.scored(run, features, n, epoch, sampler) for epoch in _epochs(run, sampler))
+    return run.finished and all(
+        evaluation.scored(run, features, n, epoch, drawn) for epoch, drawn in _evaluations(run, sampler)
+    )
 
 
-def _epochs(run: Run, sampler: str) -> list[int]:
-    return run.epochs if sampler == evaluation.PRIOR else run.epochs[-1:]
+def _evaluations(run: Run, sampler: str) -> list[tuple[int, str]]:
+    """Epochs to score, each with what its samples are drawn from; the prior always, since all else comes with it."""
+    prior = [(epoch, PRIOR) for epoch in run.epochs]
+    return prior if sampler == PRIOR else [*prior, (run.epochs[-1], sampler)]
 
 
 Ended = Iterator[tuple[RunConfig, Exception | None]]

@@ -45,6 +45,7 @@ def train(
     dataset = data.load(config)  # what is wrong with data or nets is said before anything is written
     data.check_batch(len(dataset.train.images), config.batch_size)
     objective = objectives.build(config, dataset.image_shape)
+    engine.check_turns(objective, config.epochs * (len(dataset.train.images) // config.batch_size))
     with run.locked():
         run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
         if run.finished:

@@ -95,6 +95,7 @@ def test_differences_name_fields_of_the_objective_too():
         ({"size": 28}, "digits come at 8, 16 or 32 pixels"),
         ({"keep_epochs": (3, 200)}, r"keep_epochs holds \[200\], beyond the last epoch, 100"),
         ({"keep_epochs": 3}, r"write it like \(850,\)"),
+        ({"objective": {"name": ["vae"]}}, "is not one of 'moca'"),
         ({"objective": {"name": "gan"}}, "objective name = 'gan' is not one of 'moca', 'ae', "),
         ({"objective": {"name": "moca", "tau": 1}}, "has no field 'tau'"),
         ({"seed": 2**64}, "at most 9223372036854775807"),

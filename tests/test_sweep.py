@@ -104,3 +104,18 @@ def test_workers_end_with_their_parent(tmp_path, how):
         parent.wait(60)
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
+
+
+def test_a_mixture_comes_beside_what_belongs_to_a_run(tmp_path):
+    """Of the last epoch alone, and once."""
+    config = tiny(keep_epochs=(1,))
+    [run] = sweep.run([config], tmp_path, n=200, sampler="gmm10")
+    assert {(row["epoch"], row["sampler"]) for row in run.scores if row["sampler"] in ("prior", "gmm10")} == {
+        (1, "prior"),
+        (3, "prior"),
+        (3, "gmm10"),
+    }
+    before = run.scores
+    [again] = sweep.run([config], tmp_path, n=200, sampler="gmm10")
+    assert again.scores == before
+    assert (run.directory / "samples.png").exists()

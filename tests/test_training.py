@@ -20,7 +20,7 @@ from test_objectives import METHODS
 
 from mocalib import MoCA, algorithm1, data, engine, files, load, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
-from mocalib.methods import WAEGAN
+from mocalib.methods import WAEGAN, TwoStageVAE
 from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
 
@@ -137,6 +137,14 @@ def test_an_epoch_of_pretraining_alone_has_no_loss_to_stop_at(tmp_path):
     method = WAEGAN(pretraining=0.5, critic_width=16)
     run = train(tiny(objective=method, epochs=4, stop_at=1000.0), runs=tmp_path)
     assert run.manifest["epoch"] == 3  # the first whose reconstruction was trained
+
+
+@pytest.mark.parametrize("method", [WAEGAN(pretraining=0.99), TwoStageVAE(first_stage=0.999)], ids=str)
+def test_a_stage_without_a_step_is_refused_and_nothing_is_written(tmp_path, method):
+    with pytest.raises(ValueError, match=r"never take its turn '(autoencoder|second)' in 8 steps: .* train longer"):
+        train(tiny(objective=method, epochs=1), runs=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert train(tiny(objective=WAEGAN(pretraining=0.0, critic_width=16), epochs=1), runs=tmp_path).finished
 
 
 def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():

@@ -26,10 +26,11 @@ class WAEGAN(Objective):
         hidden = perceptron(latent_dim, config.critic_width, config.critic_layers)
         self.critic = nn.Sequential(*hidden, nn.Linear(config.critic_width, 1))  # B d -> B 1
         self.turns = (
-            Turn("pretraining", ("autoencoder",), stop=config.pretraining),  # the decoder has no gradient, and rests
             Turn("autoencoder", ("autoencoder",), start=config.pretraining),
             Turn("critic", ("critic",), start=config.pretraining),
         )
+        if config.pretraining:  # the decoder has no gradient then, and rests
+            self.turns = (Turn("pretraining", ("autoencoder",), stop=config.pretraining), *self.turns)
 
     def groups(self) -> dict[str, Group]:
         autoencoder = super().groups()["autoencoder"]._replace(betas=BETAS)
