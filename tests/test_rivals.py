@@ -65,6 +65,13 @@ def test_mmd_is_that_of_a_double_loop(n, d, base):
     assert losses.imq_mmd(x, y, base).item() == pytest.approx(mmd_by_hand(x.numpy(), y.numpy(), base), abs=1e-12)
 
 
+def test_a_codes_distance_to_itself_is_exactly_nothing():
+    """In float32 the squares of far codes cancel badly; one that seemed apart from itself would count as a pair."""
+    x, y = codes(6, 5, 1, scale=100.0), codes(6, 5, 2, scale=100.0)
+    exact = losses.imq_mmd(x, y, 0.1).item()
+    assert losses.imq_mmd(x.float(), y.float(), 0.1).item() == pytest.approx(exact, abs=1e-6)
+
+
 def test_mmd_is_pythaes():
     """Tensors and value of that library's own loss; base is its 2 d bandwidth^2."""
     base = 2 * FIXTURE["settings"]["latent_dim"] * FIXTURE["settings"]["kernel_bandwidth"] ** 2

@@ -20,7 +20,7 @@ from test_objectives import METHODS
 
 from mocalib import MoCA, algorithm1, data, engine, files, load, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
-from mocalib.methods import WAEGAN, TwoStageVAE
+from mocalib.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
 
@@ -164,6 +164,13 @@ def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():
     drawn = torch.cat([trainers[0].noise(step, x).flatten() for step in range(500)])
     assert abs(drawn.mean()) < 0.02
     assert drawn.std() == pytest.approx(1, abs=0.02)
+
+
+def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
+    seeds, noise = set(), engine.Trainer.noise
+    monkeypatch.setattr(engine.Trainer, "noise", lambda self, *batch: seeds.add(self.seed) or noise(self, *batch))
+    train(tiny(objective=VAE(), epochs=1, seed=5), runs=tmp_path)
+    assert seeds == {5}
 
 
 def test_killed_by_the_system_resumes_to_the_same_scores(tmp_path):
