@@ -17,6 +17,7 @@ from torch import Tensor
 from mocalib import data, latent, losses
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
+from mocalib.checks import check as check_value
 from mocalib.config import MIXTURE, PRIOR, SAMPLERS, RunConfig
 from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
@@ -51,7 +52,7 @@ def evaluate(
     extractor's weights are missing, RunMismatch if the data changed, ValueError for what cannot be.
     """
     _check_numbers(n, epoch)
-    _check_sampler(sampler)
+    check_value("sampler", sampler, str, {"choices": SAMPLERS})
     device = check_device(device)
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
@@ -82,7 +83,7 @@ def check(
 ) -> None:
     """Raise what `evaluate` would raise of these arguments once the run is trained: for use before hours of it."""
     _check_numbers(n, epoch)
-    _check_sampler(sampler)
+    check_value("sampler", sampler, str, {"choices": SAMPLERS})
     if sampler == MIXTURE:
         latent.check_mixture(len(dataset.train.images))
     if epoch not in (None, config.epochs, *config.keep_epochs):
@@ -103,11 +104,6 @@ def _check_numbers(n: int, epoch: int | None) -> None:
         raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
     if epoch is not None and epoch < 0:
         raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
-
-
-def _check_sampler(sampler: str) -> None:
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler = {sampler!r} is not one of {', '.join(map(repr, SAMPLERS))}")
 
 
 def _asked(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> list[dict]:
@@ -187,7 +183,7 @@ def _score_all(
 
 def mixture_codes(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
     """n codes n d of ten Gaussians fitted to the codes of images (uint8 m C H W), projected where codes are unit."""
-    z = latent.mixture(torch.cat([autoencoder.encode(part) for part in images.split(BATCH)]), n, seed)
+    z = latent.mixture(autoencoder.encode(images), n, seed)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
 
 

@@ -39,7 +39,8 @@ def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
     def key(run: RunConfig) -> dict:
         return {name: value for name, value in run.to_dict().items() if name not in ("seed", *OF_DATA)}
 
-    return next((name for name, listed in table.items() if key(listed) == key(config)), None)
+    sought = key(config)
+    return next((name for name, listed in table.items() if key(listed) == sought), None)
 
 
 def listed(scale: str, seeds: int) -> dict[str, list[RunConfig]]:

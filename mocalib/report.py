@@ -215,11 +215,8 @@ def readme_rivals(scale: str = "laptop") -> str:
     """README's Table 1 with its marks: a row a method re-run, with the paper's number beside."""
     runs = _shown("table1", found_runs(paths.RECORDS / scale, scale))
     table = tables.table1(runs, SCALES[scale])
-    again, printed = table[table["row"] == "re-run"], table[table["row"] != "re-run"]
-    columns = ["dataset", "method", "fd", "sd", "fd_gmm", "sd_gmm", "seeds", "parameters"]
-    both = again[columns].merge(printed[["dataset", "method", "paper_fid"]], "outer", on=["dataset", "method"])
-    order = list(dict.fromkeys(zip(table["dataset"], table["method"])))  # which the merge sorts away
-    both = both.sort_values("method", key=lambda _: [order.index(key) for key in zip(both["dataset"], both["method"])])
+    columns = ["fd", "sd", "fd_gmm", "sd_gmm", "seeds", "parameters", "paper_fid"]
+    both = table.groupby(["dataset", "method"], sort=False)[columns].first().reset_index()  # what either row has
     begin, end = marks("rivals")
     return f"{begin}\n\n{tables.markdown(both)}\n{end}"
 

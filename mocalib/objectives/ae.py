@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mocalib import losses
-from mocalib.objectives.base import Objective, StepLoss
+from mocalib.objectives.base import Objective, StepLoss, step_loss
 
 
 class AE(Objective):
@@ -14,4 +14,4 @@ class AE(Objective):
         with self.nets():
             x_hat = self.decoder(self.encoder(x))  # B C H W
         total = losses.reconstruction(x_hat, x)
-        return StepLoss(total, {"loss": total.detach(), "reconstruction": total.detach()})
+        return step_loss(total, {"loss": total, "reconstruction": total})

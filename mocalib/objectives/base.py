@@ -39,6 +39,11 @@ class StepLoss(NamedTuple):
     keys: Tensor | None = None
 
 
+def step_loss(total: Tensor, terms: dict[str, Tensor], keys: Tensor | None = None) -> StepLoss:
+    """A loss with its terms, which are to be logged and no longer to be differentiated."""
+    return StepLoss(total, {name: value.detach() for name, value in terms.items()}, keys)
+
+
 class Objective(nn.Module):
     """An autoencoder and its losses; a method overrides `loss`, and what it does differently.
 

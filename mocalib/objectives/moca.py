@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mocalib import losses, methods
 from mocalib.momentum import KeyQueue, ema_update_, momentum_schedule
-from mocalib.objectives.base import Objective, StepLoss
+from mocalib.objectives.base import Objective, StepLoss, step_loss
 
 
 class MoCA(Objective):
@@ -47,7 +47,7 @@ class MoCA(Objective):
             "positive_probability": torch.exp(-info_nce).mean(),  # softmax probability of the positive
             "alignment": (parts.positive * self.config.temperature).mean(),  # q . k
         }
-        return StepLoss(total, {name: value.detach() for name, value in terms.items()}, keys=k)
+        return step_loss(total, terms, k)
 
     def after(self, turn: str, out: StepLoss, progress: Tensor) -> None:
         m = momentum_schedule(self.config.momentum, progress, 1.0)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from mocalib import losses, methods
-from mocalib.objectives.base import Objective, StepLoss
+from mocalib.objectives.base import Objective, StepLoss, step_loss
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -35,7 +35,7 @@ class RAE(Objective):
         if self.config.regulariser == "l2":
             total = total + self.config.decay * self.kernels()
         terms = {"loss": total, "reconstruction": reconstruction, "code_norm": norm}
-        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+        return step_loss(total, terms)
 
     def kernels(self) -> Tensor:
         """Sum of squares of the decoder's convolutions, biases left out."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mocalib import latent, losses, methods
 from mocalib.models.layers import perceptron
-from mocalib.objectives.base import Group, StepLoss, Turn
+from mocalib.objectives.base import Group, StepLoss, Turn, step_loss
 from mocalib.objectives.vae import VAE, drawn
 
 
@@ -43,7 +43,7 @@ class TwoStageVAE(VAE):
             z = drawn(*self.encoder(x).chunk(2, dim=1), of_z)  # B d
         total, kl = self.second.loss(z, of_u)
         terms = {"second_loss": total, "second_kl": kl, "second_sigma": self.second.log_sigma.exp()}
-        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+        return step_loss(total, terms)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         """Codes that the second stage makes of N(0, I), n d."""

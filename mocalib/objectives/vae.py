@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mocalib import losses, methods
-from mocalib.objectives.base import Group, Objective, StepLoss
+from mocalib.objectives.base import Group, Objective, StepLoss, step_loss
 
 
 class VAE(Objective):
@@ -37,7 +37,7 @@ class VAE(Objective):
         terms = {"loss": total, "reconstruction": reconstruction, "kl": kl}
         if self.log_sigma is not None:
             terms["sigma"] = self.log_sigma.exp()
-        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+        return step_loss(total, terms)
 
     def _bound(self, x_hat: Tensor, x: Tensor, reconstruction: Tensor, kl: Tensor) -> Tensor:
         if self.config.likelihood == "bernoulli":

@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mocalib import latent, losses, methods
+from mocalib import losses, methods
 from mocalib.models.layers import perceptron
-from mocalib.objectives.base import Group, Objective, StepLoss, Turn
-from mocalib.objectives.wae_mmd import BETAS
+from mocalib.objectives.base import Group, StepLoss, Turn, step_loss
+from mocalib.objectives.wae import BETAS, WAE
 
 
-class WAEGAN(Objective):
+class WAEGAN(WAE):
     """Squared error and what the critic makes of the codes; then the critic's turn, on the same images and noise.
 
     Before both, as in its code, the encoder alone learns the prior's first two moments: part of training here, so that
@@ -22,7 +22,6 @@ class WAEGAN(Objective):
         self, config: methods.WAEGAN, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
     ) -> None:
         super().__init__(config, encoder, decoder, latent_dim, bfloat16)
-        self.noise = latent_dim
         hidden = perceptron(latent_dim, config.critic_width, config.critic_layers)
         self.critic = nn.Sequential(*hidden, nn.Linear(config.critic_width, 1))  # B d -> B 1
         self.turns = (
@@ -33,11 +32,8 @@ class WAEGAN(Objective):
             self.turns = (Turn("pretraining", ("autoencoder",), stop=config.pretraining), *self.turns)
 
     def groups(self) -> dict[str, Group]:
-        autoencoder = super().groups()["autoencoder"]._replace(betas=BETAS)
-        return {
-            "autoencoder": autoencoder,
-            "critic": Group([*self.critic.parameters()], self.config.critic_rate, BETAS),
-        }
+        critic = Group([*self.critic.parameters()], self.config.critic_rate, BETAS)
+        return super().groups() | {"critic": critic}
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Loss of a turn on images B C H W and as many points of the prior, made from noise B d."""
@@ -47,7 +43,7 @@ class WAEGAN(Objective):
         with self.nets():
             z = self.encoder(x)  # B d
         moments = losses.moment_distance(z, z_prior)
-        return StepLoss(moments, {"moments": moments.detach()})
+        return step_loss(moments, {"moments": moments})
 
     def _autoencoder(self, x: Tensor, z_prior: Tensor) -> StepLoss:
         with self.nets():
@@ -56,13 +52,13 @@ class WAEGAN(Objective):
         reconstruction, penalty = losses.reconstruction(x_hat, x), losses.deceived(self.logits(z))
         total = reconstruction + self.config.weight * penalty
         terms = {"loss": total, "reconstruction": reconstruction, "penalty": penalty}
-        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
+        return step_loss(total, terms)
 
     def _critic(self, x: Tensor, z_prior: Tensor) -> StepLoss:
         with torch.no_grad(), self.nets():
             z = self.encoder(x)  # B d
         loss = losses.critic(self.logits(z_prior), self.logits(z))
-        return StepLoss(loss, {"critic": loss.detach()})
+        return step_loss(loss, {"critic": loss})
 
     def logits(self, z: Tensor) -> Tensor:
         """The critic's logits of codes B d, B 1: with the log-prior trick, what the net has to learn is -log q(z).
@@ -74,9 +70,3 @@ class WAEGAN(Objective):
         variance = self.config.prior_variance
         constant = 0.5 * (math.log(2 * math.pi) + self.latent_dim * math.log(variance))
         return self.critic(z) - z.square().sum(dim=1, keepdim=True) / (2 * variance) - constant
-
-    def prior_points(self, noise: Tensor) -> Tensor:
-        return noise * self.config.prior_variance**0.5
-
-    def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.prior_points(latent.normal_prior(n, self.latent_dim, generator))

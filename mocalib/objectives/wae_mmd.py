@@ -1,26 +1,20 @@
 """WAE-MMD: codes are drawn to a prior by a kernel's discrepancy from it (Tolstikhin et al., 2018, Algorithm 2)."""
 
-import torch
 from torch import Tensor, nn
 
-from mocalib import latent, losses, methods
-from mocalib.objectives.base import Group, Objective, StepLoss
+from mocalib import losses, methods
+from mocalib.objectives.base import StepLoss, step_loss
+from mocalib.objectives.wae import WAE
 
-BETAS = (0.5, 0.999)  # of Adam, in its code
 
-
-class WAEMMD(Objective):
+class WAEMMD(WAE):
     """Squared error and weighted MMD; on the sphere the encoder and the prior are MoCA's own."""
 
     def __init__(
         self, config: methods.WAEMMD, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
     ) -> None:
         super().__init__(config, encoder, decoder, latent_dim, bfloat16)
-        self.noise = latent_dim
         self.base = 2.0 if config.spherical else 2.0 * latent_dim * config.prior_variance  # E|x - y|^2 of the prior
-
-    def groups(self) -> dict[str, Group]:
-        return {"autoencoder": super().groups()["autoencoder"]._replace(betas=BETAS)}
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Loss on images B C H W and as many points of the prior, made from noise B d."""
@@ -31,13 +25,4 @@ class WAEMMD(Objective):
         mmd = losses.imq_mmd(z, self.prior_points(noise), self.base)
         total = reconstruction + self.config.weight * mmd
         terms = {"loss": total, "reconstruction": reconstruction, "mmd": mmd}
-        return StepLoss(total, {name: value.detach() for name, value in terms.items()})
-
-    def prior_points(self, noise: Tensor) -> Tensor:
-        """Points of the prior from normal numbers, n d."""
-        if self.config.spherical:
-            return nn.functional.normalize(noise, dim=1)
-        return noise * self.config.prior_variance**0.5
-
-    def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        return self.prior_points(latent.normal_prior(n, self.latent_dim, generator))
+        return step_loss(total, terms)
