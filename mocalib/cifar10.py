@@ -35,8 +35,8 @@ def write(root: Path, size: int, crop: int, folder: Path) -> None:
             images = np.stack([decoding.pixels(Image.fromarray(x.transpose(1, 2, 0)), size, crop) for x in images])
         labels = np.concatenate([batch[b"labels"] for batch in found])
         order = folders.shuffled(range(len(images)))
-        np.save(folder / f"{split}.npy", images[order])
-        np.save(folder / f"{split}-labels.npy", labels[order].astype(np.int64))
+        files.write_array(folder / f"{split}.npy", images[order])
+        files.write_array(folder / f"{split}-labels.npy", labels[order].astype(np.int64))
 
 
 def _from_folder(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,8 @@
 """Datasets as uint8 arrays that are decoded once, and batches that are a pure function of (seed, step).
 
 N images, B batch, C H W image. Decoded arrays lie in `data/cache/<name>-<key>/` and are memory-mapped, so the second
-start is instant and data may be larger than memory.
+start is instant and data may be larger than memory. Each start compares their headers and sizes with cache.json, which
+has a digest of its own; `verify` reads them whole.
 """
 
 import contextlib
@@ -19,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocalib import paths, sources
+from mocalib import files, paths, sources
 from mocalib.config import RunConfig
+
+LAYOUT = 2  # of a cache's folder; another one is decoded anew
 
 
 class Split(NamedTuple):
@@ -120,21 +123,77 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
     """Open the decoded arrays of `key`; have `write(folder)` make them first where they are not there yet.
 
     They are written beside their final place and renamed as a whole: no reader ever sees half of them. Of several
-    processes one writes and the others wait; what killed ones have left is removed by the next.
+    processes one writes and the others wait; what killed ones have left is removed by the next. Raises ValueError for
+    arrays that are not as they were written, OSError where there is no space for them.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(key | {"layout": LAYOUT}, sort_keys=True).encode()).hexdigest()[:16]
     folder = paths.CACHE / f"{name}-{digest}"
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
-        paths.CACHE.mkdir(parents=True, exist_ok=True)
-        _sweep()
-        with filelock.FileLock(folder.with_suffix(".lock")):
+        lock = filelock.FileLock(folder.with_suffix(".lock"))
+        with files.writing(folder):
+            _sweep()
+            lock.acquire()
+        try:
             if not folder.is_dir():
                 _write(partial, key, write)
                 partial.rename(folder)
+        finally:
+            lock.release()
+    about = _about(folder)
+    for name, expected in about["arrays"].items():
+        _check(folder / name, expected)
     splits = [Split(_open(folder / f"{s}.npy"), _labels(folder / f"{s}-labels.npy")) for s in ("train", "test")]
-    about = json.loads((folder / "cache.json").read_text())
-    return Dataset(*splits, about["fingerprint"], about.get("left_out", []))
+    return Dataset(*splits, about["fingerprint"], about["left_out"])
+
+
+def verify(folder: Path) -> None:
+    """Raise ValueError if a decoded dataset is not what was written, pixel by pixel."""
+    about = _about(folder)
+    for name, expected in about["arrays"].items():
+        _check(folder / name, expected)
+    if (found := fingerprint(folder)) != about["fingerprint"]:
+        raise _damaged(folder, f"its fingerprint is {found[:12]}..., not {about['fingerprint'][:12]}...")
+
+
+def _damaged(folder: Path, reason: object) -> ValueError:
+    return ValueError(f"the decoded images in {folder} are damaged ({reason}); remove it, to decode them again")
+
+
+def _about(folder: Path) -> dict:
+    """cache.json, checked by the digest that it holds of its other fields."""
+    try:
+        about = json.loads((folder / "cache.json").read_bytes())
+        if about.pop("sha256") != _digest(about):
+            raise ValueError("it is not what its digest says")
+    except (ValueError, KeyError, AttributeError, FileNotFoundError) as error:
+        raise _damaged(folder, f"cache.json: {error}") from None
+    return about
+
+
+def _digest(about: dict) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _check(path: Path, expected: dict) -> None:
+    """Compare an array's header and its size on the disk with what was written."""
+    try:
+        found = _header(path)
+    except (ValueError, OSError, SyntaxError, UnicodeDecodeError) as error:  # numpy's for a header that it cannot read
+        raise _damaged(path.parent, f"{path.name}: {error}") from None
+    if found != expected:
+        raise _damaged(path.parent, f"{path.name} is {found}, not {expected}")
+
+
+def _header(path: Path) -> dict:
+    """Shape, dtype, order and bytes of an array's file, without its content."""
+    array = np.load(path, mmap_mode="r")
+    return {
+        "shape": list(array.shape),
+        "dtype": array.dtype.str,
+        "fortran_order": bool(array.flags.f_contiguous and not array.flags.c_contiguous),
+        "bytes": path.stat().st_size,
+    }
 
 
 def _sweep() -> None:
@@ -149,7 +208,8 @@ def _write(partial: Path, key: dict, write: Callable[[Path], list[str] | None]) 
     partial.mkdir()
     try:
         about = {"key": key, "left_out": write(partial) or [], "fingerprint": fingerprint(partial)}
-        (partial / "cache.json").write_text(json.dumps(about, indent=1))
+        about["arrays"] = {path.name: _header(path) for path in sorted(partial.glob("*.npy"))}
+        files.write_json(partial / "cache.json", about | {"sha256": _digest(about)})
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -27,8 +27,8 @@ def write_digits(size: int, folder: Path) -> None:
     order = np.stack([shuffle.permutation(np.flatnonzero(labels == digit)) for digit in range(10)])  # 10 500
     for split, index in (("train", order[:, :-DIGITS_TEST]), ("test", order[:, -DIGITS_TEST:])):
         index = index.T.ravel()  # digits take turns, so that the first n images are balanced too
-        np.save(folder / f"{split}.npy", images[index])
-        np.save(folder / f"{split}-labels.npy", labels[index].astype(np.int64))
+        files.write_array(folder / f"{split}.npy", images[index])
+        files.write_array(folder / f"{split}-labels.npy", labels[index].astype(np.int64))
 
 
 def write_photos(size: int, folder: Path) -> None:

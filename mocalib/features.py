@@ -3,6 +3,7 @@
 Only Inception's distance may be called FID. N images, C H W image, D features.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -164,7 +165,11 @@ class ClassifierFeatures(torch_fidelity.FeatureExtractorBase):
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs) -> None:
         super().__init__(name, features_list)
-        saved = files.read_tensors(Path(feature_extractor_weights_path))
+        path = Path(feature_extractor_weights_path)
+        try:
+            saved = files.read_tensors(path)
+        except Exception as error:  # as for checkpoints
+            raise ValueError(f"{path} does not load ({error}); remove it, to have it trained again") from None
         self.net = Classifier(saved["channels"], saved["size"], saved["classes"])
         self.net.load_state_dict(saved["weights"])
         self.eval().requires_grad_(False)
@@ -193,14 +198,19 @@ def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
     """The classifier's weights and their sha256: committed and checked ones, or ones trained now and kept."""
     committed = paths.FEATURES / f"{dataset_name}.pt"
     if committed.exists():
-        expected = json.loads(committed.with_suffix(".json").read_text())["sha256"]
-        if (found := files.sha256(committed)) != expected:
-            raise ValueError(f"{committed} is damaged: its sha256 is {found}, not {expected}; restore it with git")
-        return committed, found
+        return committed, committed_digest(committed)
     path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
     if not path.exists():
         train_classifier(dataset, path)
     return path, files.sha256(path)
+
+
+def committed_digest(path: Path) -> str:
+    """sha256 of committed weights. Raises ValueError if it is not the one of the record beside them."""
+    expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
+    if (found := files.sha256(path)) != expected:
+        raise ValueError(f"{path} is damaged: its sha256 is {found}, not {expected}; restore it with git")
+    return found
 
 
 def train_classifier(dataset: Dataset, path: Path) -> dict:
@@ -253,7 +263,8 @@ def cached_features(extractor: Extractor, images: Tensor, fingerprint: str, spli
     name = f"{fingerprint[:16]}-{split}-{len(images)}-{extractor.name}-{extractor.digest[:16]}.pt"
     path = paths.CACHE / "features" / name
     if path.exists():
-        return files.read_tensors(path)
+        with contextlib.suppress(Exception):  # a damaged one is made again
+            return files.read_tensors(path)
     found = extractor(images)
     files.write_tensors(path, found)
     return found

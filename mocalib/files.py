@@ -1,28 +1,65 @@
-"""Files that are either whole or not there: written under a temporary name, flushed, then renamed."""
+"""Files that are either whole or not there, and that say so when they were damaged.
+
+Written under a temporary name, flushed, then renamed; tensors end in a digest of what stands before it, so that a file
+and its digest are never renamed one without the other.
+"""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+MARK = b"sha256:"  # before the digest at the end of a file of tensors
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+MOVES = "MOCALIB_RUNS, MOCALIB_DATA and MOCALIB_FIGURES move what is written to another disk"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make a file's folder; say which file it is that a full or read-only disk does not take, and the way out."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in FULL + REFUSED:
+            raise
+        free = "free some space and start again, which goes on from what is whole; or " if error.errno in FULL else ""
+        way_out = f"{error.strerror}: {path} cannot be written; {free}{MOVES}"
+        raise OSError(error.errno, way_out) from None
+
 
 def write(path: Path, content: bytes) -> None:
-    """Write atomically; readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write atomically; readers see the old file or the new one. Raises OSError with the path and the way out."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to a file's end. Raises OSError with the path and the way out."""
+    with writing(path), path.open("a") as file:
+        file.write(text)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed `write` has left; for whoever holds the folder's lock."""
+    for partial in folder.glob("*.tmp"):
         partial.unlink(missing_ok=True)
 
 
@@ -37,15 +74,32 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, value: Any) -> None:
-    """Write tensors and plain Python values so that `read_tensors` loads them."""
+    """Write tensors and plain Python values, and their digest after them; `torch.load` does not mind it."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
+    buffer.write(MARK + hashlib.sha256(buffer.getbuffer()).digest())
     write(path, buffer.getbuffer())
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Load without running any code from the file."""
-    return torch.load(path, map_location=device, weights_only=True)
+    """Load without running any code from the file. Raises ValueError if it is not what was written.
+
+    A file that ends in no digest is torch's own, such as the committed weights of classifiers, and loads as it does
+    there; one that lost its digest by being cut short has lost its zip's directory with it.
+    """
+    content = memoryview(path.read_bytes())
+    end = len(content) - len(MARK) - hashlib.sha256().digest_size
+    if end > 0 and content[end:][: len(MARK)] == MARK:
+        content, digest = content[:end], content[end + len(MARK) :]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError(f"{path} is damaged: it is not what its digest says")
+    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file in a folder that nobody reads yet. Raises OSError with the path and the way out."""
+    with writing(path):
+        np.save(path, array)
 
 
 def create_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -53,7 +107,8 @@ def create_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
     Raises OSError with the size and the way out if there is not enough space.
     """
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with writing(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on every system
         with path.open("r+b") as file:
             try:

@@ -6,17 +6,17 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 import torch
 from torch import Tensor
 
-from mocalib import environment, files, objectives
+from mocalib import environment, files, objectives, seals
 from mocalib.config import RunConfig
 
 CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last, and the one before it
-SEALED = ("config.json", "environment.json", "metrics.jsonl")  # when training ends; scores and grids follow
+LOGS = ("metrics.jsonl", "timing.jsonl")
+PARTS = {"step", "config", "environment", "objective", "optimizers", "meters", "logs", "seconds"}  # of a checkpoint
 
 
 class RunMismatch(ValueError):
@@ -28,6 +28,7 @@ class Run:
 
     def __init__(self, directory: Path | str, config: RunConfig) -> None:
         self.directory, self.config = Path(directory), config
+        self.logs: dict[str, list[dict]] = {name: [] for name in LOGS}  # what this process writes, to seal it
         if (self.directory / "config.json").exists():
             self._refuse_other(
                 self.directory,
@@ -55,12 +56,12 @@ class Run:
     @property
     def environment(self) -> dict:
         """Versions, commit, device, threads, precision, data and size of the nets at the first start; {} before it."""
-        return _read_json(self.directory / "environment.json", {})
+        return seals.read_json(self.directory, "environment.json", {})
 
     @property
     def manifest(self) -> dict:
         """Steps, epoch and sha256 of every record; {} while unfinished."""
-        return _read_json(self.directory / "manifest.json", {})
+        return seals.manifest(self.directory)
 
     @property
     def epochs(self) -> list[int]:
@@ -71,29 +72,31 @@ class Run:
     @property
     def metrics(self) -> list[dict]:
         """Logged lines, oldest first."""
-        return _read_lines(self.directory / "metrics.jsonl")
+        return seals.lines(seals.read(self.directory, "metrics.jsonl"))
 
     @property
     def timing(self) -> list[dict]:
         """Seconds and images/s at each logged line."""
-        return _read_lines(self.directory / "timing.jsonl")
+        path = self.directory / "timing.jsonl"  # sealed by nothing: it is another one wherever a run is made again
+        return seals.lines(path.read_text(errors="replace") if path.exists() else None)
 
     @property
     def scores(self) -> list[dict]:
         """Score rows; [] before the first evaluation."""
-        return _read_json(self.directory / "scores.json", [])
+        return seals.read_json(self.directory, "scores.json", [])
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out; a second one waits here, and then finds what the first has left."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.directory / ".lock")
+        with files.writing(self.directory / ".lock"):
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                print(f"{self.directory} is in use by another process; waiting for it to end", flush=True)
+                lock.acquire()
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            print(f"{self.directory} is in use by another process; waiting for it to end", flush=True)
-            lock.acquire()
-        try:
+            files.remove_partial(self.directory)
             yield
         finally:
             lock.release()
@@ -115,28 +118,29 @@ class Run:
 
     def append(self, name: str, line: dict) -> None:
         """Add one JSON line to a log."""
-        with (self.directory / name).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        files.append(self.directory / name, _text([line]))
+        self.logs[name].append(line)
 
     def save_checkpoint(self, state: dict) -> None:
-        """Keep two: the one before stays as previous.pt."""
+        """Keep two: the one before stays as previous.pt. Config, environment and logs go with the state."""
         current = self.directory / "checkpoint.pt"
         if current.exists():
             current.replace(self.directory / "previous.pt")
-        files.write_tensors(current, state)
+        about = {"config": self.config.to_dict(), "environment": self.environment, "logs": self.logs}
+        files.write_tensors(current, state | about)
 
     def restore(self, device: torch.device, expected: dict[str, Tensor]) -> dict | None:
-        """The latest checkpoint that loads, with the logs cut back to its step; None if there is none yet.
+        """The latest checkpoint that loads, with the logs as they were at its step; None if there is none yet.
 
         `expected` is the state of a new objective, whose names, shapes and dtypes a checkpoint must have. Raises
-        RunMismatch if there are checkpoints and none of them loads.
+        RunMismatch if there are checkpoints and none of them loads, or if they are of another config or environment.
         """
         found = [path for name in CHECKPOINTS if (path := self.directory / name).exists()]
         state = None
         for path in found:
             try:
                 loaded = files.read_tensors(path, device)
-                if lacks := {"step", "config", "objective", "optimizers", "meters", "seconds"} - loaded.keys():
+                if lacks := PARTS - loaded.keys():
                     raise ValueError(f"it lacks {', '.join(sorted(lacks))}")
                 made_by = RunConfig.from_dict(loaded["config"])
                 if made_by == self.config:  # else it is refused below, with the fields
@@ -150,9 +154,11 @@ class Run:
             raise RunMismatch(f"{self.directory}: {names} do not load; remove them to train from the start")
         if state:
             self._refuse_other(path, made_by, "Restore config.json, or use another directory")
-        for name in ("metrics.jsonl", "timing.jsonl"):
-            lines = [line for line in _read_lines(self.directory / name) if state and line["step"] <= state["step"]]
-            files.write(self.directory / name, "".join(json.dumps(line) + "\n" for line in lines).encode())
+            if _computed(state["environment"]) != _computed(self.environment):
+                raise RunMismatch(f"{path} and environment.json differ in how they were computed; restore the latter")
+        self.logs = state["logs"] if state else {name: [] for name in LOGS}
+        for name, lines in self.logs.items():
+            files.write(self.directory / name, _text(lines).encode())
         return state
 
     def save_weights(self, name: str, objective: objectives.Objective, step: int, epoch: int) -> None:
@@ -162,9 +168,20 @@ class Run:
         files.write_tensors(self.directory / name, state)
 
     def finish(self, objective: objectives.Objective, step: int, epoch: int) -> None:
-        """Write the final weights, then the manifest; only then drop the checkpoints."""
+        """Write the final weights, then the manifest; only then drop the checkpoints.
+
+        What is sealed is what this process knows, not what lies on the disk by now.
+        """
         self.save_weights("weights.pt", objective, step, epoch)
-        digests = {name: files.sha256(self.directory / name) for name in SEALED}
+        texts = (
+            files.json_bytes(self.config.to_dict()),
+            files.json_bytes(self.environment),
+            _text(self.logs["metrics.jsonl"]).encode(),
+        )
+        digests = {}
+        for name, content in zip(seals.SEALED, texts, strict=True):
+            files.write(self.directory / name, content)
+            digests[name] = hashlib.sha256(content).hexdigest()
         files.write_json(self.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
         for name in CHECKPOINTS:
             (self.directory / name).unlink(missing_ok=True)
@@ -173,38 +190,34 @@ class Run:
         """Add score rows and record files; files that are sealed already stay as they are.
 
         scores.json comes last: a kill before it leaves rows missing, so that the next evaluation makes all of it again.
+        Until then the manifest takes the old rows, too.
         """
-        manifest = self.manifest
+        manifest = {name: value for name, value in self.manifest.items() if name != seals.REPLACING}
         new = {name: content for name, content in records.items() if name not in manifest["files"]}
         for name, content in new.items():
             files.write(self.directory / name, content)
         new["scores.json"] = files.json_bytes([*self.scores, *rows])
         digests = manifest["files"] | {name: hashlib.sha256(content).hexdigest() for name, content in new.items()}
-        files.write_json(self.directory / "manifest.json", manifest | {"files": dict(sorted(digests.items()))})
+        sealed = manifest | {"files": dict(sorted(digests.items()))}
+        rows_before = self.directory / "scores.json"
+        old = {"scores.json": files.sha256(rows_before)} if rows_before.exists() else {}
+        files.write_json(self.directory / "manifest.json", sealed | {seals.REPLACING: old})
         files.write(self.directory / "scores.json", new["scores.json"])
+        files.write_json(self.directory / "manifest.json", sealed)
 
     def verify(self) -> None:
         """Raise ValueError naming every record that is missing or is not what the manifest sealed."""
-        sealed = self.manifest.get("files", {})
-        if not sealed:
-            raise ValueError(f"{self.directory} has no manifest: the run is not finished")
-        wrong = [
-            name
-            for name, digest in sealed.items()
-            if not (self.directory / name).exists() or files.sha256(self.directory / name) != digest
-        ]
-        if wrong:
-            raise ValueError(f"{self.directory}: not as its manifest says: {', '.join(wrong)}")
+        seals.verify(self.directory)
 
 
 def read_config(directory: Path | str) -> RunConfig:
     """The config that lies in a directory; FileNotFoundError if none does."""
     path = Path(directory) / "config.json"
-    if not path.exists():
+    if (text := seals.read(Path(directory), "config.json")) is None:
         raise FileNotFoundError(f"{path} does not exist: a run directory holds the config.json of its run")
     try:
-        return RunConfig.from_dict(json.loads(path.read_text()))
-    except (ValueError, OSError) as error:
+        return RunConfig.from_dict(json.loads(text))
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -221,22 +234,13 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} is {there} there and {here} in this config's nets")
 
 
-def _read_json(path: Path, default: Any) -> Any:
-    try:
-        return json.loads(path.read_text()) if path.exists() else default
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it, or remove {path.parent} to make it again") from None
+def _text(lines: list[dict]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def _read_lines(path: Path) -> list[dict]:
-    """JSON lines up to the first that a kill cut short."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+def _computed(environment: dict) -> dict:
+    """What a record says of how a run is computed, but for the devices that it was resumed on."""
+    return {name: value for name, value in environment.items() if name != "resumed_on"}
 
 
 def epoch_file(epoch: int) -> str:

@@ -120,7 +120,7 @@ def _fit(
                 break
             if clock.since_checkpoint >= checkpoint_seconds:
                 _check(meters["line"], run)
-                run.save_checkpoint(_state(step + 1, config, trainer, meters, clock))
+                run.save_checkpoint(_state(step + 1, trainer, meters, clock))
                 clock.checkpointed()
     if any(meters["line"].counts.values()):  # steps since the last line
         _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
@@ -194,10 +194,10 @@ def _check(meter: Meter, run: Run) -> None:
         raise NotFinite(f"{error}; {good}. A lower learning_rate or weight may help") from None
 
 
-def _state(step: int, config: RunConfig, trainer: engine.Trainer, meters: dict[str, Meter], clock: _Clock) -> dict:
+def _state(step: int, trainer: engine.Trainer, meters: dict[str, Meter], clock: _Clock) -> dict:
     """Everything that a resumed run needs to equal an uninterrupted one."""
     meters = {name: meter.state() for name, meter in meters.items()}
-    return trainer.state() | {"step": step, "config": config.to_dict(), "meters": meters, "seconds": clock.seconds}
+    return trainer.state() | {"step": step, "meters": meters, "seconds": clock.seconds}
 
 
 def _restore(run: Run, trainer: engine.Trainer, meters: dict[str, Meter]) -> tuple[int, float]:

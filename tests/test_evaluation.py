@@ -185,9 +185,11 @@ def test_an_evaluation_blesses_no_damaged_record(run, tmp_path):
     copy = train(run.config, runs=tmp_path)
     lines = (copy.directory / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy.directory / "metrics.jsonl").write_text("".join(lines[1:]))
-    evaluate(copy, n=300)
+    with pytest.raises(ValueError, match="metrics.jsonl is damaged"):
+        evaluate(copy, n=300)
     with pytest.raises(ValueError, match="not as its manifest says: metrics.jsonl$"):
         copy.verify()
+    assert not (copy.directory / "scores.json").exists()
 
 
 def test_scores_are_computed_with_the_recorded_threads(tmp_path, monkeypatch):

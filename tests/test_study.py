@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import picture, tiny
 
-from mocalib import claims, data, experiments, files, paths, records, report, sweep, tables
+from mocalib import claims, data, experiments, files, paths, records, report, seals, tables, workers
 from mocalib.runs import Run
 from mocalib.scales import LAPTOP, SCALES, SMOKE
 from mocalib.study import Study
@@ -62,7 +62,7 @@ def test_differences_are_all_in_which_runs_differ():
 
 def test_committed_runs_are_taken_as_they_are(monkeypatch):
     """In a fresh clone there are no weights: nothing is trained, scored or loaded, and no process is started."""
-    for module, name in ((sweep, "_here"), (sweep, "_apart"), (data, "load")):
+    for module, name in ((workers, "in_this_process"), (workers, "in_processes"), (data, "load")):
         monkeypatch.setattr(module, name, None)
     study = Study("laptop")
     for name in experiments.NAMES:
@@ -86,9 +86,16 @@ def fake_run(folder, config, fd, **scores) -> Run:
     data = {"train": 4000, "test": 1000, "image_shape": [1, 16, 16], "labels": True, "fingerprint": "f"}
     files.write_json(run.directory / "environment.json", {"data": data, "parameters": 7, "device": "cpu"})
     files.write(run.directory / "timing.jsonl", json.dumps({"step": 1, "seconds": 60.0}).encode())
-    files.write_json(run.directory / "scores.json", rows)
-    files.write_json(run.directory / "manifest.json", {"step": 1, "epoch": 1, "files": {}})
+    rescore(run, rows)
     return run
+
+
+def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
+    """Give a run other scores, sealed as if it had ended with them."""
+    files.write_json(run.directory / "scores.json", rows)
+    files.write(run.directory / "metrics.jsonl", json.dumps({"step": step, "epoch": epoch}).encode())
+    digests = {name: files.sha256(run.directory / name) for name in (*seals.SEALED, "scores.json")}
+    files.write_json(run.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
 
 
 def test_every_column_of_scores_is_what_it_is_called(tmp_path):
@@ -108,13 +115,13 @@ def test_every_column_of_scores_is_what_it_is_called(tmp_path):
 def test_of_several_evaluations_the_one_of_most_samples_counts(tmp_path):
     run = fake_run(tmp_path, tiny(), 5.0)
     more = [row | {"n_generated": n, "value": value} for row in run.scores for n, value in ((99, 7.0), (3, 1.0))]
-    files.write_json(run.directory / "scores.json", [*run.scores, *more])
+    rescore(run, [*run.scores, *more])
     assert list(records.frame([run])["fd"]) == [7.0]
 
 
 def test_runs_scored_with_different_weights_are_not_compared(tmp_path):
     runs = [fake_run(tmp_path, tiny(seed=seed), 5.0) for seed in range(2)]
-    files.write_json(runs[1].directory / "scores.json", [row | {"digest": "y"} for row in runs[1].scores])
+    rescore(runs[1], [row | {"digest": "y"} for row in runs[1].scores])
     with pytest.raises(ValueError, match="runs on digits were scored with different weights: x, y; score them anew"):
         records.frame(runs)
 
@@ -123,7 +130,7 @@ def test_a_run_whose_kept_epoch_is_not_scored_is_not_complete(tmp_path):
     config = tiny(keep_epochs=(0,))
     run = fake_run(tmp_path, config, 5.0)
     assert report.complete(tmp_path, [config]) == []
-    files.write_json(run.directory / "scores.json", [*run.scores, *(row | {"epoch": 0} for row in run.scores)])
+    rescore(run, [*run.scores, *(row | {"epoch": 0} for row in run.scores)])
     assert [found.config for found in report.complete(tmp_path, [config])] == [config]
 
 
@@ -172,7 +179,7 @@ def test_table_1_has_every_method_of_the_paper_and_what_bad_looks_like(tmp_path)
     for row in (bad := runs[-1].scores):
         row["epoch"] = 0
         row["value"] = 99.0
-    files.write_json(runs[-1].directory / "scores.json", [*runs[-1].scores, *bad])
+    rescore(runs[-1], [*runs[-1].scores, *bad])
     table = tables.table1(runs, SMOKE).set_index(["dataset", "method", "row"])
     assert len(table) == len(records.paper("table1")) + 4 + 2
     assert table.loc[("CIFAR-10", "MoCA-A1", "re-run"), "fd"] == 10.0
@@ -191,7 +198,7 @@ def test_table_1_has_a_row_re_run_beside_each_that_is_cited(tmp_path):
     runs = [fake_run(tmp_path, config, float(i)) for i, config in enumerate(configs)]
     for i, run in enumerate(runs):
         mixed = [row | {"sampler": "gmm10", "value": 100.0 + i} for row in run.scores]
-        files.write_json(run.directory / "scores.json", [*run.scores, *mixed])
+        rescore(run, [*run.scores, *mixed])
     table = tables.table1(runs, SCALES["paper"])
     pairs = list(zip(table["dataset"], table["method"], table["row"]))
     printed = [(row.dataset, row.method, row.fid) for row in records.paper("table1").itertuples()]
@@ -213,7 +220,7 @@ def test_rivals_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
     found = {"table1": runs("table1", 5.0, 3), "rivals_celeba": runs("rivals_celeba", 8.0, 2)}
     for run in found["rivals_celeba"]:
         mixed = [row | {"sampler": "gmm10", "value": 4.0} for row in run.scores]
-        files.write_json(run.directory / "scores.json", [*run.scores, *mixed])
+        rescore(run, [*run.scores, *mixed])
     by_name = {finding.claim.name: finding for finding in report.findings(found, "laptop")}
     assert by_name["competitive"].effects == pytest.approx([math.log(4 / 5)] * 2)
     assert by_name["competitive"].verdict == "holds"
@@ -226,7 +233,7 @@ def test_rivals_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
 
 def test_a_run_scored_with_a_mixture_alone_is_not_complete(tmp_path):
     run = fake_run(tmp_path, tiny(), 5.0)
-    files.write_json(run.directory / "scores.json", [row | {"sampler": "gmm10"} for row in run.scores])
+    rescore(run, [row | {"sampler": "gmm10"} for row in run.scores])
     assert report.complete(tmp_path, [run.config]) == []
 
 
@@ -235,8 +242,7 @@ def test_along_training_every_scored_epoch_has_its_images_and_seconds(tmp_path):
     run = fake_run(tmp_path, config, 5.0)
     kept = [*config.keep_epochs, 40]
     rows = [row | {"epoch": epoch, "value": 100.0 - epoch} for row in run.scores for epoch in kept]
-    files.write_json(run.directory / "scores.json", rows)
-    files.write_json(run.directory / "manifest.json", {"step": 40 * 62, "epoch": 40, "files": {}})
+    rescore(run, rows, step=40 * 62, epoch=40)
     lines = [{"step": step, "seconds": 2.0 * step} for step in (62 * 8, 62 * 40)]
     files.write(run.directory / "timing.jsonl", "\n".join(map(json.dumps, lines)).encode())
     table = tables.convergence([run], SCALES["laptop"])
@@ -301,9 +307,9 @@ def test_inceptions_distances_are_taken_only_where_every_run_has_them(tmp_path):
     assert records.common_features(runs) == "classifier"
     rows = runs[0].scores
     fid = [row | {"metric": "fid", "features": "inception", "value": 70.0} for row in rows]
-    files.write_json(runs[0].directory / "scores.json", rows + fid)
+    rescore(runs[0], rows + fid)
     assert list(records.frame(runs)["fd"]) == [5.0, 5.0]
-    files.write_json(runs[1].directory / "scores.json", rows + fid)
+    rescore(runs[1], rows + fid)
     assert list(records.frame(runs)["fd"]) == [70.0, 70.0]
     assert set(records.frame(runs)["features"]) == {"inception"}
 

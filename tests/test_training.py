@@ -18,7 +18,7 @@ import torch
 from conftest import picture, tiny
 from test_objectives import METHODS
 
-from mocalib import MoCA, algorithm1, data, engine, files, load, objectives, paths, runs, train, training
+from mocalib import MoCA, algorithm1, data, engine, environment, files, load, objectives, paths, runs, train, training
 from mocalib.meter import Meter, NotFinite
 from mocalib.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.objectives import Turn
@@ -266,12 +266,12 @@ def test_a_process_that_waited_is_refused_another_config(tmp_path, monkeypatch):
 
 
 def test_a_run_that_resumes_on_another_device_says_so_in_its_record(tmp_path, monkeypatch):
-    go_on = stop_at_step(monkeypatch, 10)
+    go_on, describe = stop_at_step(monkeypatch, 10), environment.describe
+    monkeypatch.setattr(environment, "describe", lambda device: describe(device) | {"device": "another"})
     with pytest.raises(Stopped):
         train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
     go_on()
-    recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
-    files.write_json(tmp_path / "run" / "environment.json", recorded | {"device": "another"})
+    monkeypatch.setattr(environment, "describe", describe)
     run = train(tiny(), directory=tmp_path / "run")
     assert (run.environment["device"], run.environment["resumed_on"]) == ("another", ["cpu"])
     run.verify()
@@ -290,7 +290,7 @@ def test_a_checkpoint_that_is_no_checkpoint_is_passed_over(tmp_path, monkeypatch
         train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
     go_on()
     files.write_tensors(tmp_path / "run" / "checkpoint.pt", {"step": 3})
-    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load \(ValueError\('it lacks config, meters"):
+    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load \(ValueError\('it lacks config, env"):
         assert train(tiny(), directory=tmp_path / "run").finished
 
 
