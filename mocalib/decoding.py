@@ -18,6 +18,8 @@ from mocalib.folders import Listing
 from mocalib.progress import bar
 
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # whatever a file's name says; others run programs
+LARGEST = Image.MAX_IMAGE_PIXELS  # 89 megapixels: some kilobytes can claim to be more than memory holds
 FORMAT = f"1, Pillow {PIL.__version__}"  # decoding and resizing vary with Pillow: part of the cache's key
 
 
@@ -82,7 +84,9 @@ def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
 def _header(read: Callable[[str], bytes], name: str) -> Header | str:
     try:
         content = read(name)
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > LARGEST:
+                return f"{image.width}x{image.height}: more than {LARGEST / 1e6:.0f} megapixels"
             if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
                 return f"mode {image.mode}: 32-bit pixels have no fixed range; convert it to 8 or 16 bits"
             return Header(image.mode, image.size, hashlib.blake2b(content, digest_size=16).digest())
@@ -130,7 +134,7 @@ def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, f
 
         def decode_one(place: int, array: np.ndarray = array, names: list[str] = names) -> str | None:
             try:
-                with Image.open(io.BytesIO(listing.files.read(names[place]))) as image:
+                with Image.open(io.BytesIO(listing.files.read(names[place])), formats=FORMATS) as image:
                     array[place] = pixels(image, side, crop, grey)
             except Exception as error:
                 return _reason(error)
@@ -140,7 +144,7 @@ def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, f
         array.flush()
         if listing.classes:
             labels = [listing.classes.index(name.split("/")[-2]) for name in names]
-            np.save(folder / f"{split}-labels.npy", np.array(labels, dtype=np.int64))
+            files.write_array(folder / f"{split}-labels.npy", np.array(labels, dtype=np.int64))
     return broken
 
 

@@ -1,7 +1,12 @@
-"""Image files below a folder or inside a zip: what lies there, and each file's split and class. No pixel is decoded."""
+"""Image files below a folder or inside a zip: what lies there, and each file's split and class. No pixel is decoded.
+
+Nothing is trusted: links that lead out of a folder, names that would, and files too large for an image are refused. A
+zip is read by name and never unpacked.
+"""
 
 import hashlib
 import os
+import stat
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +20,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", "
 SPLITS = ("train", "test")
 LIKE_SPLITS = (*SPLITS, "val", "valid", "validation", "training", "testing")
 HELD_OUT = 0.1  # of a folder without train/ and test/
+LARGEST = 500_000_000  # bytes of a file: a small zip can hold a file that no memory does
 
 
 class Files(NamedTuple):
@@ -50,8 +56,8 @@ class Listing(NamedTuple):
 def find(place: Path) -> Files:
     """Image files of a folder, nested or flat, or of a zip.
 
-    Raises ValueError for a link to a folder, which would be left out, for a link to nothing, and for a file that is no
-    zip.
+    Raises ValueError for a link to a folder, which would be left out, for a link to nothing or out of the folder, for a
+    file that is no zip, names in a zip that lead out of it, and files that are too large.
     """
     if place.is_dir():
         found = sorted(_walk(place))
@@ -59,6 +65,11 @@ def find(place: Path) -> Files:
     else:
         found, read = _zip(place)
         key = str(found)
+    if large := [(name, size) for name, size, _ in found if size > LARGEST]:
+        raise ValueError(
+            f"{large[0][0]} in {place} has {large[0][1] / 1e9:.2g} GB; no image needs more than {LARGEST / 1e9:g}: "
+            "remove it"
+        )
     return Files(place, [name for name, *_ in found], _digest(key), read)
 
 
@@ -76,6 +87,7 @@ def _is_image(name: str) -> bool:
 
 def _walk(root: Path) -> Iterable[tuple[str, int, int]]:
     """(relative path, bytes, time of change) of every image file that is not hidden; 60,000 take half a second."""
+    inside = root.resolve()
     for folder, folders, names in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(folder).relative_to(root).as_posix() + "/"
@@ -85,6 +97,8 @@ def _walk(root: Path) -> Iterable[tuple[str, int, int]]:
         for name in filter(_is_image, names):
             if not os.path.exists(f"{folder}/{name}"):
                 raise ValueError(f"{below}{name} in {root} is a link to nothing; remove it")
+            if os.path.islink(f"{folder}/{name}") and not Path(folder, name).resolve().is_relative_to(inside):
+                raise ValueError(f"{below}{name} in {root} is a link out of it; put the file itself there (cp -L)")
             found = os.stat(f"{folder}/{name}")
             yield below + name, found.st_size, found.st_mtime_ns
 
@@ -99,6 +113,7 @@ def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]
         archive, lock = zipfile.ZipFile(path), threading.Lock()  # one handle must not open two files at a time
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"{path} is no folder and no zip that can be read ({error}); unpack or replace it") from None
+    _refuse_hostile(path, archive.infolist())
     entries = {entry.filename.removeprefix("./").lstrip("/"): entry for entry in archive.infolist()}
     entries = {name: entry for name, entry in entries.items() if not _hidden(name) and _is_image(name)}
     top = _top(entries)
@@ -109,6 +124,19 @@ def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]
             return archive.read(entries[name])
 
     return sorted((name, entry.file_size, entry.CRC) for name, entry in entries.items()), read
+
+
+def _refuse_hostile(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Names that lead out of a zip, and links, have no place in a set of images."""
+    for entry in entries:
+        if ".." in entry.filename.replace("\\", "/").split("/"):
+            raise ValueError(
+                f"{entry.filename} in {path} leads out of it; a zip of images has no such names: remove it"
+            )
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise ValueError(
+                f"{entry.filename} in {path} is a link; pack the file itself (zip follows links by default)"
+            )
 
 
 def _hidden(name: str) -> bool:

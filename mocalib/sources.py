@@ -37,6 +37,11 @@ COUNTS = {  # training (of CelebA with its validation part) and test images
     "faces10k": (8_000, 2_000),
 }
 ELSEWHERE = "if a copy lies elsewhere on this disk, pass its folder as root"
+TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # of all that is not one's own
+    "cifar10": 50_000,
+    "digits": 10 * (500 - embedded.DIGITS_TEST),
+    "photos": embedded.PHOTOS["train"],
+}
 
 NAMED = {
     "cifar10": Named(
@@ -124,7 +129,7 @@ def _images(config: RunConfig, listing: folders.Listing) -> Source:
 
     def write(folder: Path) -> list[str]:
         if listing.files.place.name == CELEBA_ZIP and listing.official:
-            _check_md5(listing.files.place)
+            _check_md5(listing.files.place, "unpack it there and remove it")
         return decoding.decode(listing, size, crop, folder, config.skip_broken)
 
     return Source(key | ({"skip_broken": True} if config.skip_broken else {}), write)
@@ -151,6 +156,8 @@ def _celeba(config: RunConfig) -> Source:
     root = _root(config)
     archive, lists = root / CELEBA_ZIP, [(root / CELEBA_SPLIT).with_suffix(suffix) for suffix in (".txt", ".csv")]
     split = next(filter(Path.exists, lists), None)
+    if split and split.name == CELEBA_SPLIT:
+        _check_md5(split, f"save it as {lists[1].name}, as Kaggle's copy is named, for which no checksum is known")
     found = folders.find(archive if archive.exists() else root) if root.is_dir() else None
     if split is None or not found.names:
         lacks = [what for what, there in ((CELEBA_SPLIT, split), ("images", found and found.names)) if not there]
@@ -179,13 +186,13 @@ def _check_counts(dataset: str, place: Path, splits: list[list[str]]) -> None:
         )
 
 
-def _check_md5(path: Path) -> None:
+def _check_md5(path: Path, if_trusted: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != (expected := CELEBA_FILES[path.name][1]):
         raise ValueError(
             f"{path} is cut short or not the official file: its md5 is {found}, not {expected}. Get it anew (see "
-            f"data/README.md), or, if you trust it, unpack it there and remove it"
+            f"data/README.md), or, if you trust it, {if_trusted}"
         )
 
 

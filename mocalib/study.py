@@ -10,10 +10,8 @@ from mocalib import data, experiments, figures, paths, report, sweep
 from mocalib.config import OWN_SIZES, PRIOR, RunConfig, flat
 from mocalib.runs import Run
 from mocalib.scales import SCALES
-from mocalib.sources import COUNTS
+from mocalib.sources import TRAINING_IMAGES
 from mocalib.training import check_device
-
-PAPER_IMAGES = {"cifar10": 50_000, "celeba": COUNTS["celeba"][0], "celebahq": COUNTS["celebahq"][0]}  # for training
 
 
 class Study:
@@ -119,4 +117,4 @@ class Study:
 
 def _paper_data(config: RunConfig) -> tuple[int, tuple[int, int, int]]:
     side = config.size or OWN_SIZES[config.dataset]
-    return PAPER_IMAGES[config.dataset], (3, side, side)
+    return TRAINING_IMAGES[config.dataset], (3, side, side)
