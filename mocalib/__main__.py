@@ -1,10 +1,10 @@
-"""The package from the shell: train and score run directories, or all runs of an experiment; draw figures."""
+"""The package from the shell: train and score run directories, or all runs of an experiment; draw; measure; verify."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from mocalib import data, evaluation, experiments, paths, report, runs, sweep, throughput, training
+from mocalib import data, evaluation, experiments, forecast, integrity, paths, report, runs, sweep, throughput, training
 from mocalib.config import PRIOR, SAMPLERS, RunConfig
 
 
@@ -12,6 +12,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Train and score what is asked for and print the scores; return the process's exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.verify:
+            return _verify(list(map(Path, options.what)))
+        if not options.what:
+            raise ValueError("nothing is named: a run directory, an experiment, all, figures, throughput; see --help")
         if options.what == ["figures"]:
             _figures()
         elif options.what == ["throughput"]:
@@ -30,6 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
         print("mocalib: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
     return 0
+
+
+def _verify(directories: list[Path]) -> int:
+    """Say what is damaged, and how many things are not; 1 if something is."""
+    found = [wrong for _, wrong in integrity.verify(directories)]
+    damaged = [wrong for wrong in found if wrong]
+    print(*damaged, f"{len(found)} verified, {len(damaged)} damaged", sep="\n")
+    return 1 if damaged else 0
 
 
 def _figures() -> None:
@@ -62,11 +74,19 @@ def _experiments(options: argparse.Namespace) -> None:
         configs += experiments.everything(scale, seeds) if name == "all" else experiments.configs(name, scale, seeds)
     if not configs:
         raise ValueError(f"{', '.join(options.what)}: not run at {scale} scale")
-    settings = experiments.SCALES[scale]
+    configs = _part(list(dict.fromkeys(configs)), options.part)
+    settings, folder = experiments.SCALES[scale], options.runs or paths.RUNS / scale
+    if options.dry_run:
+        print(*(config.name for config in configs), forecast.forecast(configs, folder, options.device), sep="\n")
+        return
     finished = sweep.run(
         configs,
-        options.runs or paths.RUNS / scale,
+        folder,
+        engine=options.engine,
         jobs=options.jobs,
+        gpus=options.gpus,
+        retries=options.retries,
+        address=options.address,
         threads=options.threads or settings.threads,
         device=options.device,
         features=options.features or settings.features,
@@ -78,6 +98,14 @@ def _experiments(options: argparse.Namespace) -> None:
     )
     for run in finished:
         _print(run, run.scores)
+
+
+def _part(configs: list[RunConfig], part: str) -> list[RunConfig]:
+    """The i-th of n parts, "i/n"; each n-th run, so that neighbours, which cost alike, are shared out."""
+    i, _, n = part.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise ValueError(f"part = {part!r}: write i/n, for example 2/8, with i from 1 to n")
+    return configs[int(i) - 1 :: int(n)]
 
 
 def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> None:
@@ -115,10 +143,23 @@ def _parser() -> argparse.ArgumentParser:
         "`throughput` measures the engine beside Algorithm 1.",
     )
     others = f"an experiment ({', '.join(experiments.NAMES)}), or all of a scale, or figures, or throughput"
-    parser.add_argument("what", nargs="+", metavar="run-directory", help=f"or {others}")
+    parser.add_argument("what", nargs="*", metavar="run-directory", help=f"or {others}")
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
     parser.add_argument("--seeds", type=int, help="of an experiment: seeds 0 to N-1 (the scale's own)")
-    parser.add_argument("--jobs", type=int, default=1, help="of an experiment: runs at a time (1); 0: one a core")
+    parser.add_argument(
+        "--engine", default="local", choices=sweep.ENGINES, help="of an experiment: processes here, or a Ray cluster"
+    )
+    parser.add_argument("--jobs", type=int, help="runs at a time (local: 1, or 0 for one a core; ray: all that fit)")
+    parser.add_argument("--gpus", type=float, help="of a run: 1 on a GPU, or a part of it (0.5: two runs share one)")
+    parser.add_argument(
+        "--retries", type=int, default=sweep.RETRIES, help=f"of a run whose process or node dies ({sweep.RETRIES})"
+    )
+    parser.add_argument("--address", help="of a Ray cluster; by default RAY_ADDRESS, one that runs here, or a new one")
+    parser.add_argument("--part", default="1/1", metavar="i/n", help="the i-th of n parts, as of a SLURM array")
+    parser.add_argument("--dry-run", action="store_true", help="name the runs and what they will take; nothing is run")
+    parser.add_argument(
+        "--verify", action="store_true", help="read run directories, or all runs, caches and weights, for damage"
+    )
     parser.add_argument("--runs", type=Path, help="train in this folder, under the runs' own names")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument(

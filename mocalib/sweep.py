@@ -1,20 +1,22 @@
-"""Many runs: one after another in this process, or several at a time in processes of their own."""
+"""Many runs: one after another in this process, several in processes of their own, or on a Ray cluster."""
 
-import multiprocessing
 import os
-import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from mocalib import data, evaluation, paths
+from mocalib import checks, cluster, data, evaluation, forecast, paths, workers
 from mocalib.config import PRIOR, RunConfig
 from mocalib.progress import bar
 from mocalib.runs import Run
 from mocalib.training import train
+from mocalib.workers import Event
+
+ENGINES = ("local", "ray")
+RETRIES = 2  # of a run whose process died; one that ends with an error would do so again
 
 
 class SweepError(RuntimeError):
@@ -24,8 +26,12 @@ class SweepError(RuntimeError):
 def run(
     configs: list[RunConfig],
     runs: Path | str = paths.RUNS / "custom",
-    jobs: int = 1,
+    engine: str = "local",
+    jobs: int | None = None,
     threads: int | None = None,
+    gpus: float | None = None,
+    retries: int = RETRIES,
+    address: str | None = None,
     device: torch.device | str = "cpu",
     features: str | None = None,
     n: int = 10_000,
@@ -34,23 +40,35 @@ def run(
     compile: bool | None = None,
     sampler: str = PRIOR,
 ) -> list[Run]:
-    """Train and score every config, `jobs` at a time, and return the runs in the configs' order.
+    """Train and score every config and return the runs in the configs' order.
 
-    Equal configs are run once; what is finished and scored is not done again, what was interrupted resumes. With one
-    job everything happens in this process; else in `jobs` processes (0: one a core), each with `threads` (default: the
-    cores divided by the jobs), which end when this process does. `features`, `n`, `weights` and `sampler` are
-    `evaluate`'s, the rest is `train`'s. Raises SweepError, naming each run that failed and why, when all others have
-    ended.
+    Equal configs are run once; what is finished and scored is not done again, what was interrupted resumes; a run
+    whose process died is started again, `retries` times, and goes on from its checkpoint. `engine`:
+
+    - "local": `jobs` at a time (default 1: in this process; 0: one a core, or a GPU), each with `threads` (default: the
+      cores divided by the jobs), in processes that end when this one does; on "cuda" they take the GPUs in turn.
+    - "ray": on the cluster at `address` (default: the one that runs here or that RAY_ADDRESS names, else one is started
+      here), as many as it has room for, or `jobs`, each with `threads` CPUs (default 1).
+
+    `gpus` of a run (on "cuda" 1, or a fraction: 0.5 puts two on one). `features`, `n`, `weights` and `sampler` are
+    `evaluate`'s, the rest is `train`'s. Raises ValueError for what cannot be, and SweepError, naming each run that
+    failed, why, and the end of its log, when all others have ended.
     """
-    if jobs < 0:
-        raise ValueError(f"jobs = {jobs}: at least 1, or 0 for one a core")
-    cores = os.cpu_count() or 1
-    jobs = jobs or cores
-    if jobs > 1:
-        threads = threads or max(1, cores // jobs)
+    _check(engine, jobs, gpus, retries, address)
+    on_cuda, runs = str(device) == "cuda", Path(runs).resolve()
+    gpus = (1.0 if on_cuda else 0.0) if gpus is None else gpus
+    if engine == "local":
+        jobs = _places(jobs, gpus if on_cuda else 0.0)
+        threads = threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
+    elif not on_cuda and str(device) == "cpu":
+        threads = threads or 1
+    found = [Run(runs / config.name, config) for config in configs]
+    todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n, sampler)))
+    if not todo:
+        return found
     work = partial(
         run_one,
-        runs=Path(runs),
+        runs=runs,
         device=device,
         threads=threads,
         features=features,
@@ -60,35 +78,82 @@ def run(
         compile=compile,
         sampler=sampler,
     )
-    found = [Run(Path(runs) / config.name, config) for config in configs]
-    todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n, sampler)))
-    if failed := _all(work, todo, jobs):
-        raise SweepError(_told(failed, len(todo)))
+
+    def log(config: RunConfig) -> Path:
+        return runs / config.name / workers.LOG
+
+    if engine == "ray":
+        events = cluster.in_cluster(work, todo, log, jobs, retries, threads or 1, gpus, address)
+    elif min(jobs, len(todo)) == 1:
+        events = workers.in_this_process(work, todo)
+    else:
+        shared = _shared(jobs, gpus) if on_cuda else None
+        events = workers.in_processes(work, todo, log, jobs, retries, shared)
+    if failed := _followed(events, todo):
+        raise SweepError(_told(failed, len(todo), log))
     return found
 
 
-def _told(failed: dict[RunConfig, Exception], n: int) -> str:
+def _check(engine: str, jobs: int | None, gpus: float | None, retries: int, address: str | None) -> None:
+    checks.check("engine", engine, str, {"choices": ENGINES})
+    if jobs is not None and jobs < 0:
+        raise ValueError(f"jobs = {jobs}: at least 1, or 0 for as many as there is room for")
+    if gpus is not None and not 0 <= gpus <= 1:
+        raise ValueError(f"gpus = {gpus}: a run computes on one GPU or a part of it, from 0 to 1")
+    if retries < 0:
+        raise ValueError(f"retries = {retries}: at least 0")
+    if address and engine != "ray":
+        raise ValueError(f"address = {address!r} is of a Ray cluster, and engine = {engine!r}; use engine 'ray'")
+
+
+def _places(jobs: int | None, gpus: float) -> int:
+    """Runs at a time on this machine."""
+    if jobs is None:
+        return 1
+    room = int(torch.cuda.device_count() / gpus) if gpus else os.cpu_count()
+    return jobs or room or 1
+
+
+def _shared(jobs: int, gpus: float) -> list[str]:
+    """Which GPU each of `jobs` workers sees, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+    return [names[int(place * gpus) % len(names)] for place in range(jobs)]
+
+
+def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
+    """Show what is done, running and failed and when it will end, then what it cost; return what failed and why."""
+    failed, running, seconds, start = {}, set(), 0.0, time.time()
+    left = {config: forecast.weight(config) for config in todo}
+    whole = sum(left.values())
+    with bar("runs", len(todo), unit="run") as shown:
+        for config, ended, error, taken in events:
+            running ^= {config} & running if ended else {config}
+            if ended:
+                seconds += taken
+                del left[config]
+                if error is not None:
+                    failed[config] = error
+            done = 1 - sum(left.values()) / whole
+            end = time.strftime("%a %H:%M", time.localtime(start + (time.time() - start) / done)) if done else "?"
+            state = f"{len(running)} running, {len(failed)} failed, ends {end}"
+            cost = f"{len(failed)} failed, {seconds / 3600:.2g} device-hours"
+            shown.set_postfix_str(state if left else cost, refresh=False)
+            shown.update(int(ended))
+    return failed
+
+
+def _told(failed: dict[RunConfig, str], n: int, log: Callable[[RunConfig], Path]) -> str:
     """Which of n runs failed and why, each reason once: one missing dataset fails them all."""
     reasons = {}
     for config, error in failed.items():
-        reasons.setdefault(f"{type(error).__name__}: {error}", []).append(config.name)
+        reasons.setdefault(error, []).append(config)
     others = ", the others are finished" if len(failed) < n else ""
-    told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-    return f"{len(failed)} of {n} runs failed{others}. {told}"
-
-
-def _all(work: Callable[[RunConfig], Run], todo: list[RunConfig], jobs: int) -> dict[RunConfig, Exception]:
-    """Do all work, whatever fails, and return what failed and why."""
-    failed = {}
-    if not todo:
-        return failed
-    ended = _here(work, todo) if min(jobs, len(todo)) == 1 else _apart(work, todo, jobs)
-    with bar("runs", len(todo), unit="run") as shown:
-        for config, error in ended:
-            shown.update()
-            if error is not None:
-                failed[config] = error
-    return failed
+    told = [
+        f"{', '.join(config.name for config in configs)}: {reason}{workers.last_lines(log(configs[0]))}"
+        for reason, configs in reasons.items()
+    ]
+    return f"{len(failed)} of {n} runs failed{others}. " + "\n".join(told)
 
 
 def run_one(
@@ -127,42 +192,3 @@ def _evaluations(run: Run, sampler: str) -> list[tuple[int, str]]:
     """Epochs to score, each with what its samples are drawn from; the prior always, since all else comes with it."""
     prior = [(epoch, PRIOR) for epoch in run.epochs]
     return prior if sampler == PRIOR else [*prior, (run.epochs[-1], sampler)]
-
-
-Ended = Iterator[tuple[RunConfig, Exception | None]]
-
-
-def _here(work: Callable[[RunConfig], Run], configs: list[RunConfig]) -> Ended:
-    for config in configs:
-        try:
-            work(config)
-        except Exception as error:  # of one run: the others are wanted all the same
-            yield config, error
-        else:
-            yield config, None
-
-
-def _apart(work: Callable[[RunConfig], Run], configs: list[RunConfig], jobs: int) -> Ended:
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # a forked child of a process with threads can hang
-    pool = ProcessPoolExecutor(min(jobs, len(configs)), mp_context=context, initializer=_end_with_parent)
-    try:
-        futures = {pool.submit(work, config): config for config in configs}
-        for future in as_completed(futures):
-            yield futures[future], future.exception()
-    except BaseException:  # an interrupt, or the caller's end: what runs now is resumed by the next start
-        for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Leave no orphan that trains on: pool workers do not notice by themselves that their parent was killed."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -26,8 +26,11 @@ def test_torch_is_locked_at_the_versions_that_results_were_made_with():
 def test_every_dependency_is_locked_within_its_bound():
     from packaging.requirements import Requirement
 
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
-    for requirement in map(Requirement, wanted):
+    extras = PROJECT["optional-dependencies"]
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["test"], *extras["ray"]]):
+        if requirement.name == PROJECT["name"]:
+            assert requirement.extras == {"ray"}
+            continue
         assert requirement.specifier.contains(LOCK[requirement.name]), requirement
 
 

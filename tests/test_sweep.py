@@ -74,7 +74,7 @@ def test_a_reason_that_all_share_is_told_once(tmp_path):
 
 
 def test_jobs_below_0_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="jobs = -1: at least 1, or 0 for one a core"):
+    with pytest.raises(ValueError, match="jobs = -1: at least 1, or 0 for as many as there is room for"):
         sweep.run([tiny()], tmp_path, jobs=-1)
 
 
