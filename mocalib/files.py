@@ -37,8 +37,11 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(error.errno, way_out) from None
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write atomically; readers see the old file or the new one. Raises OSError with the path and the way out."""
+def write(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """Write atomically; readers see the old file or the new one. Raises OSError with the path and the way out.
+
+    The old file takes the name `keep`, if given, once the new one is whole.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with writing(path):
         try:
@@ -46,6 +49,8 @@ def write(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                path.replace(keep)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -73,12 +78,12 @@ def write_json(path: Path, value: Any) -> None:
     write(path, json_bytes(value))
 
 
-def write_tensors(path: Path, value: Any) -> None:
+def write_tensors(path: Path, value: Any, keep: Path | None = None) -> None:
     """Write tensors and plain Python values, and their digest after them; `torch.load` does not mind it."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     buffer.write(MARK + hashlib.sha256(buffer.getbuffer()).digest())
-    write(path, buffer.getbuffer())
+    write(path, buffer.getbuffer(), keep)
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
@@ -97,18 +102,19 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a .npy file in a folder that nobody reads yet. Raises OSError with the path and the way out."""
-    with writing(path):
-        np.save(path, array)
+    """Write a .npy file in a folder that nobody reads yet. Raises OSError as `create_array`."""
+    file = create_array(path, array.shape, array.dtype)
+    file[...] = array
+    file.flush()
 
 
-def create_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A new uint8 .npy file to write into, its space on the disk reserved: writing to a full one kills the process.
+def create_array(path: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
+    """A new .npy file to write into, its space on the disk reserved: writing to a full one kills the process.
 
     Raises OSError with the size and the way out if there is not enough space.
     """
     with writing(path):
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on every system
         with path.open("r+b") as file:
             try:

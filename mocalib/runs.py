@@ -123,11 +123,9 @@ class Run:
 
     def save_checkpoint(self, state: dict) -> None:
         """Keep two: the one before stays as previous.pt. Config, environment and logs go with the state."""
-        current = self.directory / "checkpoint.pt"
-        if current.exists():
-            current.replace(self.directory / "previous.pt")
+        current, previous = (self.directory / name for name in CHECKPOINTS)
         about = {"config": self.config.to_dict(), "environment": self.environment, "logs": self.logs}
-        files.write_tensors(current, state | about)
+        files.write_tensors(current, state | about, keep=previous)
 
     def restore(self, device: torch.device, expected: dict[str, Tensor]) -> dict | None:
         """The latest checkpoint that loads, with the logs as they were at its step; None if there is none yet.

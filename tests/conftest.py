@@ -1,6 +1,7 @@
 """Shared by all tests: no network, no display, and a scratch place for runs, caches and figures."""
 
-import socket
+import os
+import runpy
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,25 +13,12 @@ from PIL import Image
 
 from mocalib import MoCA, RunConfig, data, paths
 
+OFFLINE = Path(__file__).parent / "offline"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # in this process, as in all that tests start
+
 mpl.use("Agg")
 torch.set_num_threads(1)  # tiny nets gain nothing from two, and lose much where cores are shared
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch):
-    """Only sockets of this machine: a test that reaches for a download fails."""
-    connect = socket.socket.connect
-
-    def local(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise OSError(f"tests have no network: {address}")
-        return connect(self, address)
-
-    def no_names(host, *_, **__):
-        raise OSError(f"tests have no network: {host}")
-
-    monkeypatch.setattr(socket.socket, "connect", local)
-    monkeypatch.setattr(socket, "getaddrinfo", no_names)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,275 @@
+"""Files that were cut short, or in which one byte is another: found by whoever reads them, never a wrong number."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny
+
+from mocalib import RunConfig, __main__, data, evaluate, features, files, load, paths, records, train
+from mocalib.runs import Run, RunMismatch, open_run
+
+PLACES = 30
+RECORDS = ("config.json", "environment.json", "metrics.jsonl", "scores.json")
+DECODED = paths.CACHE  # of all tests, before one is given a place of its own
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """Cut at 30 places, and with one byte changed at 30; the last byte and the first are among them."""
+    generator = np.random.default_rng(0)
+    for place in np.linspace(0, len(content) - 1, PLACES).astype(int).tolist():
+        yield content[:place]
+        yield content[:place] + bytes([content[place] ^ int(generator.integers(1, 256))]) + content[place + 1 :]
+
+
+def told(function: Callable, *arguments: Any) -> tuple[str, Any]:
+    """What a call says was wrong, "" if nothing, and what it returned."""
+    try:
+        return "", function(*arguments)
+    except (ValueError, TypeError) as error:
+        return str(error), None
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> Run:
+    run = train(tiny(epochs=1), tmp_path_factory.mktemp("scored"), threads=1)
+    evaluate(run, n=100)
+    return run
+
+
+@pytest.fixture
+def copy(scored, tmp_path) -> Path:
+    return Path(shutil.copytree(scored.directory, tmp_path / "run"))
+
+
+def answers(directory: Path) -> dict:
+    """All that anyone reads of a finished run."""
+    run = open_run(directory)
+    row = records.frame([run]).to_json()
+    return {"config": run.config, "metrics": run.metrics, "scores": run.scores, "about": run.environment, "row": row}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_damaged_record_of_a_finished_run_is_named_by_whoever_reads_it(copy, name):
+    content = (copy / name).read_bytes()
+    for damaged in damages(content):
+        (copy / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{name} is damaged \(it is not what manifest.json sealed\); restore it"):
+            answers(copy)
+        with pytest.raises(ValueError, match=name):
+            open_run(copy).verify()
+
+
+def test_a_damaged_manifest_is_named_or_harmless(copy):
+    """It has no digest: what it says of others, and of the run's end, is compared with them."""
+    content, whole = (copy / "manifest.json").read_bytes(), answers(copy)
+    refused = 0
+    for damaged in damages(content):
+        (copy / "manifest.json").write_bytes(damaged)
+        wrong, _ = told(lambda: open_run(copy).verify())
+        reading, found = told(answers, copy)
+        assert reading or found == whole
+        assert all(str(copy) in error for error in (wrong, reading) if error)
+        refused += bool(wrong)
+    assert refused >= PLACES + PLACES // 2
+    for field, other in (("step", 9), ("epoch", 2)):
+        (copy / "manifest.json").write_text(json.dumps(json.loads(content) | {field: other}))
+        with pytest.raises(ValueError, match="step and epoch are not those of metrics.jsonl's last line"):
+            answers(copy)
+
+
+def test_damaged_weights_are_named(copy):
+    content = (copy / "weights.pt").read_bytes()
+    whole = load(copy).objective.state_dict()
+    for damaged in damages(content):
+        (copy / "weights.pt").write_bytes(damaged)
+        wrong, found = told(load, copy)
+        if found:  # a byte of the mark that announces the digest
+            assert all(torch.equal(value, whole[name]) for name, value in found.objective.state_dict().items())
+        else:
+            assert "weights.pt does not load" in wrong
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch) -> Run:
+    """A run that died in its second epoch, with checkpoints of two steps and logs beyond them."""
+    config, batch = tiny(epochs=2), data.ResidentImages.batch
+
+    def dying(self, step):
+        if step == 12:
+            raise Stopped
+        return batch(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.ResidentImages, "batch", dying)
+        with pytest.raises(Stopped):
+            train(config, directory=tmp_path / "begun", threads=1, checkpoint_seconds=0)
+    return Run(tmp_path / "begun", config)
+
+
+def restored(run: Run) -> dict:
+    expected = files.read_tensors(run.directory / "previous.pt")["objective"]
+    return Run(run.directory, run.config).restore(torch.device("cpu"), expected)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun):
+    content = (begun.directory / "checkpoint.pt").read_bytes()
+    last = restored(begun)
+    for damaged in damages(content):
+        (begun.directory / "checkpoint.pt").write_bytes(damaged)
+        try:
+            with pytest.warns(UserWarning, match="checkpoint.pt does not load"):
+                assert restored(begun)["step"] == last["step"] - 1
+        except pytest.fail.Exception:  # nothing was warned of: a byte of the mark that announces the digest
+            found = restored(begun)
+            assert found["step"] == last["step"]
+            assert all(torch.equal(found["objective"][name], last["objective"][name]) for name in last["objective"])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not load")
+def test_two_damaged_checkpoints_are_refused_with_the_way_out(begun):
+    for path in begun.directory.glob("*.pt"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(RunMismatch, match=r"checkpoint.pt and previous.pt do not load; remove them to train from the"):
+        train(begun.config, directory=begun.directory)
+
+
+def test_damaged_logs_of_a_run_that_resumes_are_written_anew(begun):
+    """From the checkpoint, whatever the disk has made of them."""
+    for name in ("metrics.jsonl", "timing.jsonl"):
+        restored(begun)
+        content = (begun.directory / name).read_bytes()
+        assert content
+        for damaged in damages(content):
+            (begun.directory / name).write_bytes(damaged)
+            restored(begun)
+            assert (begun.directory / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json"])
+def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, name):
+    expected = files.read_tensors(begun.directory / "checkpoint.pt")["objective"]
+
+    def resumed() -> tuple[RunConfig, dict]:
+        run = Run(begun.directory, begun.config)
+        run.restore(torch.device("cpu"), expected)
+        return run.config, run.environment
+
+    content, whole, refused = (begun.directory / name).read_bytes(), resumed(), 0
+    for damaged in damages(content):
+        (begun.directory / name).write_bytes(damaged)
+        wrong, found = told(resumed)
+        assert name in wrong or found == whole
+        refused += bool(wrong)
+    assert refused > PLACES
+
+
+# --------------------------------------------------------------------------------------------------- decoded images
+
+
+@pytest.fixture
+def cache(digits, scratch) -> Path:
+    [whole] = [path for path in DECODED.glob("digits-*/cache.json") if digits.fingerprint in path.read_text()]
+    return Path(shutil.copytree(whole.parent, paths.CACHE / whole.parent.name))
+
+
+@pytest.mark.parametrize("name", ["train.npy", "test-labels.npy"])
+def test_a_cache_that_was_cut_short_is_refused_at_the_next_start(cache, name):
+    content = (cache / name).read_bytes()
+    for place in np.linspace(0, len(content) - 1, PLACES).astype(int).tolist():
+        (cache / name).write_bytes(content[:place])
+        with pytest.raises(ValueError, match=rf"images in .*digits-\w+ are damaged \({name}.*\); remove it, to decode"):
+            data.load(RunConfig())
+
+
+@pytest.mark.parametrize("name", ["train.npy", "cache.json"])
+def test_a_cache_with_another_header_is_refused_or_harmless(cache, digits, name):
+    """The .npy header's first bytes, and all of what it is compared with."""
+    content = (cache / name).read_bytes()
+    length, refused = min(len(content), 100), 0
+    for damaged in damages(content[:length]):
+        (cache / name).write_bytes(damaged + content[length:])
+        wrong, found = told(data.load, RunConfig())
+        if found:
+            assert torch.equal(found.train.images, digits.train.images)
+            assert (found.fingerprint, found.left_out) == (digits.fingerprint, [])
+        else:
+            assert f"{cache} are damaged" in wrong
+        refused += bool(wrong)
+    assert refused > PLACES
+
+
+def test_a_changed_pixel_is_found_by_verifying(cache, capsys):
+    assert __main__.main(["--verify"]) == 0
+    content = bytearray((cache / "train.npy").read_bytes())
+    for place in np.linspace(200, len(content) - 1, PLACES).astype(int).tolist():
+        content[place] ^= 4
+        (cache / "train.npy").write_bytes(content)
+        with pytest.raises(ValueError, match="are damaged .its fingerprint is"):
+            data.verify(cache)
+        content[place] ^= 4
+    (cache / "train.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert __main__.main(["--verify"]) == 1
+    assert f"the decoded images in {cache} are damaged (its fingerprint is" in capsys.readouterr().out
+
+
+def test_damaged_features_of_real_images_are_taken_anew(scratch, digits):
+    extractor = features.build("classifier", digits, "digits")
+    whole = features.cached_features(extractor, digits.test.images[:50], "f" * 64, "test")
+    [path] = (paths.CACHE / "features").glob("*.pt")
+    content = path.read_bytes()
+    for damaged in list(damages(content))[::6]:
+        path.write_bytes(damaged)
+        assert torch.equal(features.cached_features(extractor, digits.test.images[:50], "f" * 64, "test"), whole)
+
+
+def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys):
+    assert __main__.main(["--verify", str(copy), str(begun.directory)]) == 0
+    for path in (copy / "weights.pt", begun.directory / "previous.pt"):
+        content = bytearray(path.read_bytes())
+        content[1000] ^= 1
+        path.write_bytes(content)
+    (copy / "samples.png").unlink()
+    assert __main__.main(["--verify", str(copy), str(begun.directory)]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "2 verified, 2 damaged"
+    assert any("not as its manifest says: samples.png" in line for line in printed)
+    assert any("previous.pt is damaged: it is not what its digest says" in line for line in printed)
+
+
+def test_weights_with_a_digest_are_read_by_torch_itself(copy):
+    ours, torchs = files.read_tensors(copy / "weights.pt"), torch.load(copy / "weights.pt", weights_only=True)
+    assert all(torch.equal(ours["objective"][name], torchs["objective"][name]) for name in ours["objective"])
+
+
+def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, monkeypatch):
+    """The manifest goes first; until the rows follow, it takes the old ones, too."""
+    run, before = open_run(copy), open_run(copy).scores
+    write = files.write
+
+    def dying(path, *rest):
+        if path.name == "scores.json":
+            raise Stopped
+        write(path, *rest)
+
+    monkeypatch.setattr(files, "write", dying)
+    with pytest.raises(Stopped):
+        evaluate(run, n=50)
+    monkeypatch.setattr(files, "write", write)
+    assert open_run(copy).scores == before
+    open_run(copy).verify()
+    evaluate(open_run(copy), n=50)
+    assert len(open_run(copy).scores) > len(before)
+    assert "replacing" not in open_run(copy).manifest
+    open_run(copy).verify()

@@ -1,0 +1,87 @@
+"""What tests do to processes of their own: kill them at a chosen moment, or take the disk from them.
+
+Processes are forked from a server that has imported everything, so that each costs milliseconds; nothing here but
+mocalib is imported, since each of them imports this.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mocalib import figures, sweep, train, training  # noqa: F401  (imported once, by the server)
+from mocalib.config import RunConfig
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["mocalib.sweep", "mocalib.figures"])
+
+
+def in_a_process(function: Callable, *arguments: Any, seconds: float | None = None) -> tuple[int, str]:
+    """Exit code (negative: the signal) and what went wrong, of a process; killed after some seconds, if given."""
+    ours, theirs = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_reported, args=(theirs, function, arguments))
+    process.start()
+    theirs.close()
+    if seconds is not None:
+        process.join(seconds)
+        process.kill()
+    try:
+        error = ours.recv()
+    except EOFError:  # killed
+        error = ""
+    process.join()
+    return process.exitcode, error
+
+
+def _reported(pipe, function: Callable, arguments: tuple) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        function(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(f"{type(error).__name__}: {error}")
+        os._exit(1)
+    pipe.send("")
+
+
+def train_here(config: RunConfig, directory: Path, checkpoint_seconds: float = 0.0) -> None:
+    """One thread, a checkpoint a step."""
+    train(config, directory=directory, threads=1, checkpoint_seconds=checkpoint_seconds)
+
+
+def die_at(boundary: int, function: Callable, *arguments: Any) -> None:
+    """Kill this process at the n-th moment at which a file is about to be flushed, or to take another's name."""
+    left = [boundary]
+
+    def dying(real: Callable) -> Callable:
+        def counted(*given: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*given)
+
+        return counted
+
+    os.fsync, Path.replace = dying(os.fsync), dying(Path.replace)
+    function(*arguments)
+
+
+def with_files_below(limit: int, function: Callable, *arguments: Any) -> None:
+    """The disk takes no more than so many bytes of a file: the system's own error, as of a full one."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    function(*arguments)
+
+
+def die_on(seed: int, config: RunConfig) -> None:
+    """Work that kills its process for one seed, and fails for the next one."""
+    print(f"working on seed {config.seed}", flush=True)
+    if config.seed == seed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.seed == seed + 1:
+        raise ValueError(f"seed {config.seed} is impossible")
+    time.sleep(0.1)
