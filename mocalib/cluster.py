@@ -6,6 +6,7 @@ whose locks hold across nodes (NFS 4; Lustre mounted with `flock`), so that a ru
 
 import contextlib
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from mocalib import paths
 from mocalib.config import RunConfig
 from mocalib.workers import Event, Work, attempt
 
+ANSWERS = 10.0  # seconds within which a cluster answers
 LOOK = 1.0  # seconds between two looks at which runs have started
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray takes 127.0.0.1 for this machine's public address
 MOVED = ("MOCALIB_DATA", "MOCALIB_RUNS", "MOCALIB_FIGURES")
@@ -68,9 +70,10 @@ def _changed(log: Path) -> int:
 def _answer(ray: ModuleType, reference: object) -> tuple[str | None, float]:
     try:
         return ray.get(reference)
+    except ray.exceptions.RayTaskError as failed:  # before or after the work, whose own errors are answers
+        return str(failed).splitlines()[-1], 0.0
     except ray.exceptions.RayError as lost:  # as often as was allowed; what it took is not known
-        reason = next(filter(None, str(lost).splitlines()), "")
-        return f"{type(lost).__name__}: {reason}", 0.0
+        return f"{type(lost).__name__}: {str(lost).splitlines()[0]}", 0.0
 
 
 @contextlib.contextmanager
@@ -93,7 +96,7 @@ def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[
         _join(ray, address, how)
     except ConnectionError:
         if address not in (None, "local"):
-            raise ConnectionError(f"no Ray cluster answers at {address}; start one with `ray start --head`") from None
+            raise
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address=LOOPBACK, **how)
     try:
         yield ray
@@ -102,6 +105,15 @@ def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[
 
 
 def _join(ray: ModuleType, address: str | None, how: dict) -> None:
+    """Connect to a cluster that is there; ConnectionError if none is."""
     if address == "local":
         raise ConnectionError
+    host, _, port = (address or "").rpartition(":")
+    if port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWERS).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`"
+            ) from None
     ray.init(address=address or "auto", **how)

@@ -85,3 +85,9 @@ def die_on(seed: int, config: RunConfig) -> None:
     if config.seed == seed + 1:
         raise ValueError(f"seed {config.seed} is impossible")
     time.sleep(0.1)
+
+
+def say_place(config: RunConfig) -> None:
+    """Work that says which GPU it was given, and what reached it of the environment."""
+    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], os.environ["MOCALIB_RUNS"], flush=True)
+    time.sleep(1.0)

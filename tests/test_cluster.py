@@ -1,0 +1,117 @@
+"""A Ray cluster of two nodes on the loopback: workers and nodes may die, runs are neither lost nor done twice."""
+
+import os
+import re
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import victims
+from conftest import tiny
+
+from mocalib import sweep, train, workers
+from mocalib.cluster import in_cluster
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and files that it leaves to the collector
+NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes of two CPUs; the second has two GPUs, so to speak."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args=NODE)
+    found.second = found.add_node(**NODE, num_gpus=2)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def begun(folder: Path) -> dict[Path, int]:
+    """Runs with two checkpoints that are not finished, and the process that each is in."""
+    found = {path.parent for path in folder.glob("*/previous.pt")}
+    pids = {path: int(re.findall(r"process (\d+)", (path / workers.LOG).read_text())[-1]) for path in found}
+    return {path: pid for path, pid in pids.items() if not (path / "manifest.json").exists()}
+
+
+def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_one(cluster, tmp_path):
+    configs = [tiny(epochs=6, seed=seed) for seed in range(8)]
+    lost = {}
+
+    def inject():
+        wait_for(lambda: len(begun(tmp_path / "ray")) >= 3)
+        lost["worker"] = next(iter(begun(tmp_path / "ray").values()))
+        os.kill(lost["worker"], signal.SIGKILL)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        lost["node"] = True
+
+    thread = threading.Thread(target=inject)
+    thread.start()
+    how = {"threads": 1, "n": 100, "checkpoint_seconds": 0}
+    found = sweep.run(configs, tmp_path / "ray", engine="ray", address=cluster.address, **how)
+    thread.join()
+    assert lost["node"]
+    starts = [len(re.findall(r"--- .* process", (run.directory / workers.LOG).read_text())) for run in found]
+    assert max(starts) > 1  # some were started again
+    for run, here in zip(found, sweep.run(configs, tmp_path / "here", **how), strict=True):
+        run.verify()
+        for name in ("config.json", "metrics.jsonl", "scores.json", "samples.png"):
+            assert (run.directory / name).read_bytes() == (here.directory / name).read_bytes()
+        assert (run.directory / workers.LOG).read_text().count("| 0/48 ") <= 2  # resumed, not begun anew
+
+
+def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("MOCALIB_RUNS", str(tmp_path / "moved"))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}")  # the victims' module
+
+    def log(config):
+        return tmp_path / str(config.seed) / workers.LOG
+
+    configs = [tiny(seed=seed) for seed in range(4)]
+    how = {"jobs": None, "retries": 1, "cpus": 1, "address": cluster.address}
+    events = list(in_cluster(victims.say_place, configs, log, gpus=0.5, **how))
+    assert [event.error for event in events if event.ended] == [None] * 4
+    told = [re.search(r"GPU (\d) (.*)", log(config).read_text()) for config in configs]
+    assert {match[1] for match in told} <= {"0", "1"}
+    assert {match[2] for match in told} == {str(tmp_path / "moved")}
+    events = list(in_cluster(partial(victims.die_on, 1), configs, log, gpus=0, **how))
+    errors = {event.config.seed: event.error for event in events if event.ended}
+    assert errors[0] is errors[3] is None
+    assert errors[1].startswith("WorkerCrashedError: The worker died unexpectedly")
+    assert errors[2] == "ValueError: seed 2 is impossible"
+    assert log(configs[1]).read_text().count("working on seed 1") == 2
+    started = [event.config.seed for event in events if not event.ended]
+    assert sorted(started) == [0, 1, 2, 3]
+
+
+def test_without_a_cluster_one_is_started_here_and_ends_with_the_sweep(tmp_path):
+    [run] = sweep.run([tiny(epochs=1)], tmp_path / "ray", engine="ray", address="local", jobs=1, threads=1, n=100)
+    assert run.scores
+    assert not ray.is_initialized()
+    alone = train(tiny(epochs=1), tmp_path / "here", threads=1)
+    assert run.metrics == alone.metrics
+
+
+def test_where_no_cluster_answers_is_said(tmp_path):
+    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
+        sweep.run([tiny()], tmp_path, engine="ray", address="127.0.0.2:1")
+    assert not (tmp_path / tiny().name).exists()
+
+
+def test_without_ray_its_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ValueError, match=r"engine = 'ray' needs Ray; pip install -e '.\[ray\]', or use engine 'local'"):
+        sweep.run([tiny()], tmp_path, engine="ray")
