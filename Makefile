@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format strip notebooks laptop figures lab browser clean
+.PHONY: help demo test soak lint format strip notebooks laptop paper figures lab browser clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,12 +22,15 @@ demo: $(STAMP)  ## train, sample and score MoCA on digits (about 2 minutes on 2 
 	@echo "the figures:"
 	@ls figures/demo/*.png
 
+# Two tests at a time, each on one thread: two on the same core would wait for each other.
 test: $(STAMP) lint  ## lint, unit tests, then every notebook (within 15 minutes on 2 cores, environment included)
-	$(PY) -m pytest -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
 	$(MAKE) --no-print-directory notebooks
 
-soak: $(STAMP)  ## tests that are too long for every commit (some minutes)
+MINUTES ?= 30
+soak: $(STAMP)  ## tests that are too long for every commit, then half an hour of random faults (MINUTES=30)
 	$(PY) -m pytest -q -m soak
+	$(PY) tests/soak.py --minutes $(MINUTES)
 
 lint: $(STAMP)  ## ruff on modules, tests and notebooks
 	$(PY) -m ruff check -q .
@@ -49,18 +52,35 @@ strip: $(STAMP)  ## remove outputs and what running leaves in notebooks, as they
 # Runs and figures go to a folder of their own: in the checkout a finished run would be skipped, and nothing tested.
 notebooks: $(STAMP)  ## run every notebook at its default scale with nbval
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" $(PY) -m pytest -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+	MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" OMP_NUM_THREADS=1 \
+	PYTHONPATH="$(CURDIR)/tests/offline:$$PYTHONPATH" \
+	$(PY) -m pytest -q -p no:python -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
 # The studies of the paper, in the order in which the report may follow; finished runs are skipped, so it resumes.
 STUDIES ?= 02_main_results 03_celeba_hq 04_latent_dimension 05_input_size 06_momentum 07_temperature 08_queue_size \
   09_latent_uniformity 12_convergence 11_report
 
+define DRAW
+	@mkdir -p figures/executed/$(1)
+	@for name in $(STUDIES); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/$(1)/$$name.ipynb \
+	  -k python3 -p scale $(1) --no-progress-bar --log-level ERROR || exit 1; done
+	@echo "executed notebooks: figures/executed/$(1)/"
+	@$(PY) -c 'from mocalib import paths; print(f"figures: {paths.FIGURES}/$(1)   records: {paths.RUNS}/$(1)")'
+endef
+
 laptop: $(STAMP)  ## the whole paper in small: every notebook at laptop scale, two runs at a time on two cores (STUDIES="06_momentum": a part)
-	@mkdir -p figures/executed/laptop
-	@for name in $(STUDIES); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/laptop/$$name.ipynb \
-	  -k python3 -p scale laptop --no-progress-bar --log-level ERROR || exit 1; done
-	@echo "executed notebooks: figures/executed/laptop/"
-	@$(PY) -c 'from mocalib import paths; print(f"figures: {paths.FIGURES}/laptop   records: {paths.RUNS}/laptop")'
+	$(call DRAW,laptop)
+
+# All runs first, on whatever the engine has; the notebooks then only read.
+SCALE ?= paper
+ENGINE ?= local
+DEVICE ?= cuda
+SWEEP ?=
+GRID = --scale $(SCALE) --engine $(ENGINE) --device $(DEVICE) $(SWEEP)
+paper: $(STAMP)  ## every run as published, then its notebooks; ENGINE=ray: on a cluster (also SCALE=workstation, DEVICE=cpu, SWEEP="--jobs 4")
+	$(PY) -m mocalib table1 rivals_cifar10 rivals_celeba --sampler gmm10 $(GRID)
+	$(PY) -m mocalib all $(GRID)
+	$(call DRAW,$(SCALE))
 
 figures: $(STAMP)  ## draw figures/laptop/ and README's results from committed records; nothing is trained
 	$(PY) -m mocalib figures

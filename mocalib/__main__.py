@@ -68,10 +68,9 @@ def _experiments(options: argparse.Namespace) -> None:
     if options.epoch is not None:
         raise ValueError("--epoch is for run directories: experiments score every epoch that they keep")
     scale = options.scale
-    seeds = experiments.SCALES[scale].seeds if options.seeds is None else options.seeds
     configs = []
     for name in options.what:
-        configs += experiments.everything(scale, seeds) if name == "all" else experiments.configs(name, scale, seeds)
+        configs += _listed(name, scale, options.seeds)
     if not configs:
         raise ValueError(f"{', '.join(options.what)}: not run at {scale} scale")
     configs = _part(list(dict.fromkeys(configs)), options.part)
@@ -98,6 +97,14 @@ def _experiments(options: argparse.Namespace) -> None:
     )
     for run in finished:
         _print(run, run.scores)
+
+
+def _listed(name: str, scale: str, seeds: int | None) -> list[RunConfig]:
+    """Runs of an experiment, or of all: of as many seeds as are asked for, else of those that the notebooks show."""
+    own = experiments.SCALES[scale].seeds
+    if name == "all":
+        return experiments.everything(scale, own if seeds is None else seeds)
+    return experiments.listed(scale, own)[name] if seeds is None else experiments.configs(name, scale, seeds)
 
 
 def _part(configs: list[RunConfig], part: str) -> list[RunConfig]:

@@ -62,10 +62,7 @@ def run(
         threads = threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
     elif not on_cuda and str(device) == "cpu":
         threads = threads or 1
-    found = [Run(runs / config.name, config) for config in configs]
-    todo = list(dict.fromkeys(run.config for run in found if not _done(run, features, n, sampler)))
-    if not todo:
-        return found
+    todo, refused = _todo(configs, runs, features, n, sampler)
     work = partial(
         run_one,
         runs=runs,
@@ -89,9 +86,10 @@ def run(
     else:
         shared = _shared(jobs, gpus) if on_cuda else None
         events = workers.in_processes(work, todo, log, jobs, retries, shared)
-    if failed := _followed(events, todo):
-        raise SweepError(_told(failed, len(todo), log))
-    return found
+    refused |= _followed(events, todo) if todo else {}
+    if refused:
+        raise SweepError(_told(refused, len(dict.fromkeys(configs)), log))
+    return [Run(runs / config.name, config) for config in configs]
 
 
 def _check(engine: str, jobs: int | None, gpus: float | None, retries: int, address: str | None) -> None:
@@ -119,6 +117,20 @@ def _shared(jobs: int, gpus: float) -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
     return [names[int(place * gpus) % len(names)] for place in range(jobs)]
+
+
+def _todo(
+    configs: list[RunConfig], runs: Path, features: str | None, n: int, sampler: str
+) -> tuple[list[RunConfig], dict[RunConfig, str]]:
+    """Each config once that is not finished and scored, and those whose directory is damaged or another's, and why."""
+    todo, refused = [], {}
+    for config in dict.fromkeys(configs):
+        try:
+            if not _done(Run(runs / config.name, config), features, n, sampler):
+                todo.append(config)
+        except (ValueError, OSError) as error:
+            refused[config] = f"{type(error).__name__}: {error}"
+    return todo, refused
 
 
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:

@@ -140,7 +140,7 @@ def _serve(pipe: multiprocessing.connection.Connection, gpu: str | None) -> None
     while True:
         try:
             work, config, log = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the parent has ended
             return
         pipe.send(attempt(work, config, log))
 

@@ -9,9 +9,11 @@ import time
 import psutil
 import pytest
 from conftest import tiny
+from tqdm import tqdm
 
-from mocalib import sweep
+from mocalib import sweep, workers
 from mocalib.runs import Run
+from mocalib.workers import in_processes
 
 
 def test_runs_come_in_the_configs_order_and_equal_configs_are_run_once(tmp_path, monkeypatch):
@@ -119,3 +121,86 @@ def test_a_mixture_comes_beside_what_belongs_to_a_run(tmp_path):
     [again] = sweep.run([config], tmp_path, n=200, sampler="gmm10")
     assert again.scores == before
     assert (run.directory / "samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "visible", "shown"),
+    [
+        (4, 1.0, None, ["0", "1", "0", "1"]),  # more than there are take turns
+        (4, 0.5, None, ["0", "0", "1", "1"]),
+        (2, 1.0, "5,GPU-7f", ["5", "GPU-7f"]),
+        (3, 0.0, None, ["0", "0", "0"]),
+    ],
+)
+def test_gpus_are_shared_out(monkeypatch, jobs, gpus, visible, shown):
+    monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert sweep._shared(jobs, gpus) == shown
+    assert sweep._places(0, 0.5) == 4
+
+
+def say_gpu(config) -> None:
+    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    time.sleep(0.5)
+
+
+def test_each_worker_sees_its_own_gpu(tmp_path):
+    configs = [tiny(seed=seed) for seed in range(4)]
+    events = in_processes(say_gpu, configs, lambda config: tmp_path / f"{config.seed}.txt", 2, 0, ["3", "5"])
+    assert [event.error for event in events if event.ended] == [None] * 4
+    seen = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines() if line.startswith("GPU")]
+    assert set(seen) == {"GPU 3", "GPU 5"}
+
+
+def test_a_sweep_shows_what_is_done_running_and_failed_when_it_will_end_and_what_it_cost(monkeypatch, capsys):
+    """By a clock of our own: four equal runs of a minute each, two at a time."""
+    now, configs = [0.0], [tiny(seed=seed) for seed in range(4)]
+    monkeypatch.setattr(sweep.time, "time", lambda: now[0])
+    monkeypatch.setattr(sweep.time, "localtime", time.gmtime)
+    seen = []
+
+    def events():
+        yield workers.Event(configs[0], ended=False)
+        yield workers.Event(configs[1], ended=False)
+        now[0] = 60.0
+        yield workers.Event(configs[0], True, None, 60.0)
+        yield workers.Event(configs[2], ended=False)
+        yield workers.Event(configs[1], True, "ValueError: no", 60.0)
+        yield workers.Event(configs[3], ended=False)
+        now[0] = 120.0
+        yield workers.Event(configs[2], True, None, 60.0)
+        yield workers.Event(configs[3], True, None, 60.0)
+
+    monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: seen.append(text))
+    assert sweep._followed(events(), configs) == {configs[1]: "ValueError: no"}
+    assert seen[0] == "1 running, 0 failed, ends ?"
+    assert seen[2] == "1 running, 0 failed, ends Thu 00:04"
+    assert seen[4] == "1 running, 1 failed, ends Thu 00:02"
+    assert seen[-1] == "1 failed, 0.067 device-hours"
+    assert "4/4" in capsys.readouterr().out
+
+
+def test_a_damaged_directory_hides_no_other_run(tmp_path):
+    configs = [tiny(epochs=1, seed=seed) for seed in range(2)]
+    sweep.run(configs[:1], tmp_path, n=100)
+    path = tmp_path / configs[0].name / "scores.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(sweep.SweepError, match=r"1 of 2 runs failed, the others are.*scores.json is damaged"):
+        sweep.run(configs, tmp_path, n=100)
+    assert Run(tmp_path / configs[1].name, configs[1]).scores
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "slurm"}, "engine = 'slurm' is not one of"),
+        ({"gpus": 1.5}, "gpus = 1.5: a run computes on one GPU or a part of it, from 0 to 1"),
+        ({"retries": -1}, "retries = -1: at least 0"),
+        ({"address": "x:1"}, "address = 'x:1' is of a Ray cluster, and engine = 'local'; use engine 'ray'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.run([tiny()], tmp_path, **settings)

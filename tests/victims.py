@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ FORKS.set_forkserver_preload(["mocalib.sweep", "mocalib.figures"])
 def in_a_process(function: Callable, *arguments: Any, seconds: float | None = None) -> tuple[int, str]:
     """Exit code (negative: the signal) and what went wrong, of a process; killed after some seconds, if given."""
     ours, theirs = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=_reported, args=(theirs, function, arguments))
+    process = FORKS.Process(target=reported, args=(theirs, function, arguments))
     process.start()
     theirs.close()
     if seconds is not None:
@@ -38,12 +37,11 @@ def in_a_process(function: Callable, *arguments: Any, seconds: float | None = No
     return process.exitcode, error
 
 
-def _reported(pipe, function: Callable, arguments: tuple) -> None:
+def reported(pipe, function: Callable, arguments: tuple) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
         function(*arguments)
     except Exception as error:
-        traceback.print_exc()
         pipe.send(f"{type(error).__name__}: {error}")
         os._exit(1)
     pipe.send("")

@@ -1,0 +1,270 @@
+"""Random faults into a grid of runs, for as long as asked: nothing may be lost, and no number may be wrong.
+
+A sweep of six methods runs again and again, here or on a Ray cluster of two nodes, while workers, sweeps and nodes are
+killed, disks are full, other sweeps share the grid, and files are cut or changed. What a sweep then complains of is
+mended as its message says, and it is started again. In the end every record and weight must equal that of the same run
+to which nothing happened, bit for bit.
+
+    python tests/soak.py --minutes 30 [--seed 0] [--record data/soak/laptop-cpu.json]
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+SCRATCH = Path(os.environ.get("MOCALIB_SOAK") or tempfile.mkdtemp(prefix="mocalib-soak-"))  # given to its processes
+TESTS = Path(__file__).resolve().parent
+os.environ |= {
+    "MOCALIB_SOAK": str(SCRATCH),
+    "MOCALIB_DATA": str(SCRATCH / "data"),
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+
+import torch
+import victims
+
+from mocalib import MoCA, RunConfig, environment, files, integrity, paths, sweep
+from mocalib.methods import VAE, WAEGAN, TwoStageVAE
+from mocalib.runs import open_run
+from mocalib.workers import LOG
+
+NET = {"limit": 512, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 3}
+QUEUE = MoCA(temperature=0.1, momentum=0.9, queue_size=100, weight=1.0)
+GRID = [
+    RunConfig(**NET, objective=QUEUE),
+    RunConfig(**NET, objective=QUEUE, seed=1, keep_epochs=(0, 2)),
+    RunConfig(**NET | {"model": "hq", "blocks": 2}, objective=QUEUE),
+    RunConfig(**NET, objective=VAE("learned")),
+    RunConfig(**NET, objective=WAEGAN(pretraining=0.2)),
+    RunConfig(**NET, objective=TwoStageVAE(first_stage=0.5, second_width=16)),
+]
+NAMES = ("config.json", "metrics.jsonl", "scores.json", "samples.png", "latents.npz")
+STARTS = 30  # of one grid, after which its unfinished runs are lost
+WAYS_OUT = {  # what a message says that should be removed -> how it is found there
+    "run": r"or remove (\S+) to make it again",
+    "checkpoints": r"(\S+): checkpoint.pt and previous.pt do not load",
+    "images": r"images in (\S+) are damaged",
+    "config": r"(\S+)/config.json: ",
+    "other": r"(\S+) was made by another config",
+    "how": r"(\S+)/\w+.pt and environment.json differ",
+    "weights": r"(\S+)/[\w-]+.pt(?: does not load|:? is damaged|: )",
+}
+
+
+def sweep_here(folder: Path, engine: str, address: str | None) -> None:
+    how = {"threads": 1, "n": 100, "checkpoint_seconds": 0.0, "jobs": 2}
+    sweep.run(GRID, folder, engine=engine, address=address, **how)
+
+
+class Soak:
+    """One grid at a time, and what happened to it."""
+
+    def __init__(self, seed: int, whole: Path) -> None:
+        self.moments, self.whole = random.Random(seed), whole
+        self.faults, self.answers = Counter(), Counter()
+        self.finished = self.lost = self.wrong = 0
+        self.unexplained: list[str] = []
+
+    def grid(self, folder: Path, engine: str, end: float) -> None:
+        """Sweep a grid until it is finished, with faults until the time is up, and compare it."""
+        cluster = _cluster() if engine == "ray" else None
+        try:
+            for start in range(STARTS):
+                quiet = time.monotonic() > end or start > STARTS // 2
+                if self._start(folder, engine, cluster, quiet) and self._verified(folder):
+                    break
+        finally:
+            if cluster:
+                cluster.shutdown()
+        for config in GRID:
+            self._compare(folder / config.name)
+
+    def _start(self, folder: Path, engine: str, cluster: object, quiet: bool) -> bool:
+        """One start of the sweep, and what befalls it; whether all runs are finished then."""
+        how = (folder, engine, cluster.address if cluster else None)
+        ours, theirs = victims.FORKS.Pipe(duplex=False)
+        limited = not quiet and self.moments.random() < 0.15
+        work = (victims.with_files_below, (30_000, sweep_here, *how)) if limited else (sweep_here, how)
+        self.faults["disk full"] += limited
+        process = victims.FORKS.Process(target=victims.reported, args=(theirs, *work))
+        process.start()
+        theirs.close()
+        while not quiet and not limited and process.is_alive():
+            process.join(self.moments.uniform(0.5, 6.0))
+            if process.is_alive():
+                getattr(self, self.moments.choice(self._kinds(engine)))(folder, process, cluster)
+        try:
+            told = ours.recv()
+        except EOFError:
+            told = "killed"
+        process.join()
+        if told and told != "killed":
+            self._mend(told)
+        elif told and self.moments.random() < 0.7:
+            self._damage(folder)
+        return not told
+
+    def _kinds(self, engine: str) -> list[str]:
+        return ["_kill_worker", "_kill_sweep", "_second_sweep", *(["_lose_node"] if engine == "ray" else [])]
+
+    def _kill_worker(self, folder: Path, process: object, cluster: object) -> None:
+        running = [path.parent for path in folder.glob("*/checkpoint.pt")]
+        if running:
+            pids = re.findall(r"process (\d+)", (self.moments.choice(running) / LOG).read_text(errors="replace"))
+            if pids and _is_ours(int(pids[-1])):
+                os.kill(int(pids[-1]), signal.SIGKILL)
+                self.faults["worker killed"] += 1
+
+    def _kill_sweep(self, folder: Path, process: object, cluster: object) -> None:
+        process.kill()
+        process.join()
+        self.faults["sweep killed"] += 1
+        time.sleep(1.0)
+
+    def _second_sweep(self, folder: Path, process: object, cluster: object) -> None:
+        second = victims.FORKS.Process(target=victims.reported, args=(_Nobody(), sweep_here, (folder, "local", None)))
+        second.start()
+        self.faults["second sweep"] += 1
+        second.join(self.moments.uniform(2.0, 20.0))
+        second.kill()
+        second.join()
+
+    def _lose_node(self, folder: Path, process: object, cluster: object) -> None:
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        self.faults["node lost"] += 1
+        cluster.second = cluster.add_node(**NODE)
+
+    def _damage(self, folder: Path) -> None:
+        """Cut a file, or change one byte of it, while no sweep runs."""
+        time.sleep(1.0)
+        spared = (".lock", LOG, "timing.jsonl")
+        names = [path for path in folder.rglob("*") if path.is_file() and path.name not in spared]
+        images = list(paths.CACHE.glob("*/train.npy"))
+        if not names:
+            return
+        path = self.moments.choice(names if self.moments.random() < 0.9 else images or names)
+        content = bytearray(path.read_bytes())
+        if not content:
+            return
+        place = self.moments.randrange(len(content))
+        if path in images or self.moments.random() < 0.5:
+            path.write_bytes(content[:place])
+            self.faults[f"{path.name} cut"] += 1
+        else:
+            content[place] ^= self.moments.randrange(1, 256)
+            path.write_bytes(content)
+            self.faults[f"{path.name} changed"] += 1
+
+    def _mend(self, told: str) -> None:
+        """Remove what the message says; what explains itself with space on the disk or another start needs nothing."""
+        found = False
+        for way, pattern in WAYS_OUT.items():
+            for place in re.findall(pattern, told):
+                found = True
+                self.answers[way] += 1
+                shutil.rmtree(place, ignore_errors=True)
+        if "cannot be written; free some space" in told:
+            found = True
+            self.answers["space"] += 1
+        if not found:
+            self.answers["other"] += 1
+            self.unexplained.append(told[:2_000])
+
+    def _verified(self, folder: Path) -> bool:
+        """Whether verifying finds nothing; what it finds is removed, and made again."""
+        damaged = [path for path, wrong in integrity.verify([folder / config.name for config in GRID]) if wrong]
+        for path in damaged:
+            self.answers["verify"] += 1
+            shutil.rmtree(path)
+        return not damaged
+
+    def _compare(self, directory: Path) -> None:
+        if not (directory / "manifest.json").exists() or not (directory / "scores.json").exists():
+            self.lost += 1
+            return
+        self.finished += 1
+        whole = self.whole / directory.name
+        same = all((directory / name).read_bytes() == (whole / name).read_bytes() for name in NAMES)
+        for path in whole.glob("*.pt"):
+            one, other = (files.read_tensors(found)["objective"] for found in (path, directory / path.name))
+            same &= all(torch.equal(one[name], other[name]) for name in one)
+        open_run(directory).verify()
+        self.wrong += not same
+
+
+class _Nobody:
+    """A pipe's end that nobody reads."""
+
+    def send(self, told: str) -> None: ...
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process is there and is a worker of this package: numbers are given again."""
+    try:
+        return b"multiprocessing" in (text := Path(f"/proc/{pid}/cmdline").read_bytes()) or text.startswith(b"ray::")
+    except OSError:
+        return False
+
+
+NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
+
+
+def _cluster() -> object:
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args=NODE)
+    found.second = found.add_node(**NODE)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, help="write the result to this file")
+    options = parser.parse_args()
+    code, _ = victims.in_a_process(sweep_here, SCRATCH / "whole", "local", None)
+    assert code == 0, "the grid does not finish by itself"
+    soak, start = Soak(options.seed, SCRATCH / "whole"), time.monotonic()
+    end = start + 60 * options.minutes
+    for count in range(10**6):
+        if time.monotonic() > end:
+            break
+        engine = "ray" if count % 4 == 3 else "local"
+        soak.grid(SCRATCH / f"grid-{count}", engine, end)
+        print(f"{(time.monotonic() - start) / 60:5.1f} min: {engine}, {sum(soak.faults.values())} faults so far, "
+              f"{soak.finished} runs finished, {soak.lost} lost, {soak.wrong} wrong", flush=True)  # fmt: skip
+        shutil.rmtree(SCRATCH / f"grid-{count}", ignore_errors=True)
+    record = {
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "seed": options.seed,
+        "faults": dict(sorted(soak.faults.items())),
+        "faults_injected": sum(soak.faults.values()),
+        "runs_finished": soak.finished,
+        "runs_lost": soak.lost,
+        "wrong_results": soak.wrong,
+        "answers": dict(sorted(soak.answers.items())),
+        "unexplained": soak.unexplained,
+        "environment": environment.describe(torch.device("cpu")) | {"processor": environment.processor()},
+    }
+    print(files.json_bytes(record).decode())
+    if options.record:
+        files.write_json(options.record, record)
+    print(f"faults injected: {record['faults_injected']}, runs finished: {soak.finished}, runs lost: {soak.lost}, "
+          f"wrong results: {soak.wrong}")  # fmt: skip
+    shutil.rmtree(SCRATCH, ignore_errors=True)
+    return 1 if soak.lost or soak.wrong or soak.unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Folders and zips that mean harm: refused, named, and nothing written outside; tests themselves reach no network."""
+
+import io
+import os
+import socket
+import stat
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from conftest import picture
+from PIL import Image
+
+from mocalib import RunConfig, data, folders, paths
+
+GOOD = [f"{split}/{i}.png" for split in ("train", "test") for i in range(3)]
+
+
+def load(root: Path):
+    return data.load(RunConfig(dataset="folder", root=str(root), size=16))
+
+
+@pytest.fixture
+def images(scratch) -> Path:
+    for i, name in enumerate(GOOD):
+        picture(scratch / "images" / name, size=(16, 16), seed=i)
+    return scratch / "images"
+
+
+@pytest.fixture
+def everything_else(scratch, images):
+    """Nothing may change but the cache's folder."""
+    picture(scratch / "secret.png", size=(16, 16), seed=99)
+    before = sorted(scratch.rglob("*"))
+    yield scratch
+    assert [path for path in sorted(scratch.rglob("*")) if "cache" not in path.parts] == before
+    assert not list(paths.CACHE.glob("*/*.npy"))
+
+
+def refused(root: Path, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(root)
+
+
+def test_the_folder_as_it_is_can_be_read(images):
+    assert len(load(images).train.images) == 3
+
+
+def test_a_link_out_of_the_folder_is_refused(images, everything_else):
+    link = images / "train" / "link.png"
+    link.symlink_to(everything_else / "secret.png")
+    try:
+        refused(images, r"^train/link.png in .*images is a link out of it; put the file itself there")
+    finally:
+        link.unlink()
+
+
+def test_a_folder_that_is_itself_a_link_can_be_read(images, scratch):
+    (scratch / "elsewhere").symlink_to(images)
+    (images / "test" / "twin.png").symlink_to(images / "test" / "0.png")  # inside
+    assert len(load(scratch / "elsewhere").test.images) == 4
+
+
+def zipped(images: Path, name: str, content: bytes, kind: int = stat.S_IFREG) -> Path:
+    """The images in a zip, with one more entry."""
+    path = images.parent / "hostile.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for good in GOOD:
+            archive.write(images / good, good)
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = (kind | 0o644) << 16
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(entry, content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "train/../../evil.png", "train\\..\\..\\evil.png", "../notes.txt"])
+def test_names_that_lead_out_of_a_zip_are_refused(images, name):
+    before = set(images.parent.parent.rglob("*"))
+    path = zipped(images, name, (images / GOOD[0]).read_bytes())
+    refused(path, r"evil.png in .*hostile.zip leads out of it|notes.txt in .*hostile.zip leads out of it")
+    assert {found for found in images.parent.parent.rglob("*") if found.is_file()} - before == {path}
+
+
+def test_a_link_in_a_zip_is_refused(images):
+    refused(zipped(images, "train/link.png", b"/etc/passwd", stat.S_IFLNK), r"^train/link.png in .*zip is a link; pack")
+
+
+def test_a_zip_of_few_bytes_that_unpacks_to_many_is_refused_before_it_is_read(images, monkeypatch):
+    monkeypatch.setattr(folders, "LARGEST", 10**6)
+    path = zipped(images, "train/bomb.png", bytes(2 * 10**6))
+    assert path.stat().st_size < 20_000
+    refused(path, r"^train/bomb.png in .*hostile.zip has 0.002 GB; no image needs more than 0.001: remove it")
+
+
+def test_a_file_larger_than_any_image_is_refused_before_it_is_read(images):
+    with (images / "train" / "sparse.png").open("wb") as file:
+        file.truncate(folders.LARGEST + 1)
+    refused(images, r"^train/sparse.png in .*images has 0.5 GB")
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A file of some hundred bytes that claims to be as large."""
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (10_000, 9_000)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # a user sees a refusal beside it
+def test_huge_dimensions_are_refused_without_decoding(images, everything_else, width, height):
+    bad = images / "train" / "huge.png"
+    bad.write_bytes(png_of(width, height))
+    try:
+        refused(images, r"(?s)1 files in .*images cannot be read.*train/huge.png \(.*(decompression bomb|megapixels)")
+    finally:
+        bad.unlink()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"MZ\x90\x00 a program", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n", b"<svg/>", b""],
+    ids=["program", "postscript", "svg", "empty"],
+)
+def test_what_is_no_image_whatever_its_name_is_refused(images, everything_else, content):
+    """PostScript above all: Pillow would have a program run it."""
+    bad = images / "train" / "wrong.png"
+    bad.write_bytes(content)
+    try:
+        refused(
+            images, r"(?s)1 files in .*images cannot be read.*train/wrong.png \(no image, or none that Pillow knows"
+        )
+    finally:
+        bad.unlink()
+
+
+def test_an_image_of_another_format_than_its_name_says_is_read(images):
+    Image.open(images / GOOD[0]).save(images / "train" / "0.jpg", "PNG")
+    (images / GOOD[0]).unlink()
+    assert len(load(images).train.images) == 3
+
+
+REACH = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
+
+
+def test_no_test_and_no_process_of_a_test_reaches_a_network():
+    with pytest.raises(OSError, match="tests have no network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=5)
+    with pytest.raises(OSError, match="tests have no network"):
+        socket.gethostbyname("example.org")
+    done = subprocess.run([sys.executable, "-c", REACH], capture_output=True, text=True)
+    assert "tests have no network: 192.0.2.1" in done.stderr
+    assert "tests/offline" in (paths.ROOT / "Makefile").read_text()  # notebooks run without this conftest
+    assert str(Path("tests", "offline")) in os.environ["PYTHONPATH"]
