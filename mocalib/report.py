@@ -221,11 +221,28 @@ def readme_rivals(scale: str = "laptop") -> str:
     return f"{begin}\n\n{tables.markdown(both)}\n{end}"
 
 
+def readme_soak() -> str:
+    """README's sentence on the committed result of random faults, with its marks."""
+    record = json.loads(paths.SOAK.read_text())
+    kinds = ", ".join(f"{kind} {count}" for kind, count in record["faults"].items())
+    about, (begin, end) = record["environment"], marks("soak")
+    return (
+        f"{begin}\n\n{record['minutes']:.0f} minutes on an {about['processor'].split(' (')[0]}, seed {record['seed']}: "
+        f"**{record['faults_injected']} faults injected, {record['runs_finished']} runs finished, {record['runs_lost']} "
+        f"lost, {record['wrong_results']} wrong results.** The faults: {kinds}.\n\n{end}"
+    )
+
+
 def update_readme() -> None:
-    """Put the laptop scale's results and all speeds between README's marks; ValueError if a mark is missing."""
+    """Put what is committed (results, speeds, faults) between README's marks; ValueError if a mark is missing."""
     path = paths.ROOT / "README.md"
     text = path.read_text()
-    sections = {"results": readme_results, "rivals": readme_rivals, "performance": readme_performance}
+    sections = {
+        "results": readme_results,
+        "rivals": readme_rivals,
+        "performance": readme_performance,
+        "soak": readme_soak,
+    }
     for section, written in sections.items():
         begin, end = marks(section)
         if text.count(begin) != 1 or text.count(end) != 1:

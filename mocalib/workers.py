@@ -137,12 +137,10 @@ def _serve(pipe: multiprocessing.connection.Connection, gpu: str | None) -> None
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all; the parent decides
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):  # the parent has ended
+        while True:
             work, config, log = pipe.recv()
-        except (EOFError, OSError):  # the parent has ended
-            return
-        pipe.send(attempt(work, config, log))
+            pipe.send(attempt(work, config, log))
 
 
 def _end_with_parent() -> None:

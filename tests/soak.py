@@ -3,9 +3,10 @@
 A sweep of six methods runs again and again, here or on a Ray cluster of two nodes, while workers, sweeps and nodes are
 killed, disks are full, other sweeps share the grid, and files are cut or changed. What a sweep then complains of is
 mended as its message says, and it is started again. In the end every record and weight must equal that of the same run
-to which nothing happened, bit for bit.
+to which nothing happened, bit for bit. Spared are logs, which no number comes from, and single pixels of decoded
+images, which are only found by `python -m mocalib --verify`.
 
-    python tests/soak.py --minutes 30 [--seed 0] [--record data/soak/laptop-cpu.json]
+    python tests/soak.py --minutes 30 [--seed 0] [--record data/soak.json]
 """
 
 import argparse
@@ -38,7 +39,7 @@ from mocalib.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.runs import open_run
 from mocalib.workers import LOG
 
-NET = {"limit": 512, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 3}
+NET = {"limit": 512, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 6}
 QUEUE = MoCA(temperature=0.1, momentum=0.9, queue_size=100, weight=1.0)
 GRID = [
     RunConfig(**NET, objective=QUEUE),
@@ -100,7 +101,7 @@ class Soak:
         process.start()
         theirs.close()
         while not quiet and not limited and process.is_alive():
-            process.join(self.moments.uniform(0.5, 6.0))
+            process.join(self.moments.uniform(0.3, 5.0))
             if process.is_alive():
                 getattr(self, self.moments.choice(self._kinds(engine)))(folder, process, cluster)
         try:
@@ -110,32 +111,35 @@ class Soak:
         process.join()
         if told and told != "killed":
             self._mend(told)
-        elif told and self.moments.random() < 0.7:
-            self._damage(folder)
+        elif told:
+            time.sleep(1.0)  # its workers see that it is gone
+            for _ in range(self.moments.randrange(4)):
+                self._damage(folder)
         return not told
 
     def _kinds(self, engine: str) -> list[str]:
-        return ["_kill_worker", "_kill_sweep", "_second_sweep", *(["_lose_node"] if engine == "ray" else [])]
+        often = 3 * ["_kill_worker"] + 2 * ["_kill_sweep"]
+        return [*often, "_second_sweep", *(["_lose_node"] if engine == "ray" else [])]
 
     def _kill_worker(self, folder: Path, process: object, cluster: object) -> None:
-        running = [path.parent for path in folder.glob("*/checkpoint.pt")]
-        if running:
-            pids = re.findall(r"process (\d+)", (self.moments.choice(running) / LOG).read_text(errors="replace"))
-            if pids and _is_ours(int(pids[-1])):
-                os.kill(int(pids[-1]), signal.SIGKILL)
-                self.faults["worker killed"] += 1
+        told = [
+            re.findall(r", process (\d+)$", path.read_text(errors="replace"), re.M) for path in folder.glob(f"*/{LOG}")
+        ]
+        alive = sorted({int(pids[-1]) for pids in told if pids and _is_ours(int(pids[-1]))})
+        if alive:
+            os.kill(self.moments.choice(alive), signal.SIGKILL)
+            self.faults["worker killed"] += 1
 
     def _kill_sweep(self, folder: Path, process: object, cluster: object) -> None:
         process.kill()
         process.join()
         self.faults["sweep killed"] += 1
-        time.sleep(1.0)
 
     def _second_sweep(self, folder: Path, process: object, cluster: object) -> None:
         second = victims.FORKS.Process(target=victims.reported, args=(_Nobody(), sweep_here, (folder, "local", None)))
         second.start()
         self.faults["second sweep"] += 1
-        second.join(self.moments.uniform(2.0, 20.0))
+        second.join(self.moments.uniform(2.0, 12.0))
         second.kill()
         second.join()
 
@@ -146,7 +150,6 @@ class Soak:
 
     def _damage(self, folder: Path) -> None:
         """Cut a file, or change one byte of it, while no sweep runs."""
-        time.sleep(1.0)
         spared = (".lock", LOG, "timing.jsonl")
         names = [path for path in folder.rglob("*") if path.is_file() and path.name not in spared]
         images = list(paths.CACHE.glob("*/train.npy"))
