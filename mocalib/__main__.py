@@ -12,16 +12,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Train and score what is asked for and print the scores; return the process's exit code."""
     options = _parser().parse_args(arguments)
     try:
-        if options.verify:
-            return _verify(list(map(Path, options.what)))
-        if not options.what:
+        if not options.what and not options.verify:
             raise ValueError("nothing is named: a run directory, an experiment, all, figures, throughput; see --help")
-        if options.what == ["figures"]:
+        _refuse_others(options, kind := _kind(options))
+        if kind == "--verify":
+            return _verify(list(map(Path, options.what)))
+        if kind == "figures":
             _figures()
-        elif options.what == ["throughput"]:
-            _refuse_others(options)
+        elif kind == "throughput":
             print(throughput.run(options.scale, options.device, options.runs, options.threads))
-        elif all(name in (*experiments.NAMES, "all") for name in options.what):
+        elif kind == "experiments":
             _experiments(options)
         else:
             for directory in map(Path, options.what):
@@ -38,9 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _verify(directories: list[Path]) -> int:
     """Say what is damaged, and how many things are not; 1 if something is."""
-    found = [wrong for _, wrong in integrity.verify(directories)]
-    damaged = [wrong for wrong in found if wrong]
-    print(*damaged, f"{len(found)} verified, {len(damaged)} damaged", sep="\n")
+    read = damaged = 0
+    for _, wrong in integrity.verify(directories):
+        read, damaged = read + 1, damaged + bool(wrong)
+        if wrong:
+            print(wrong, flush=True)
+    print(f"{read} read whole, {damaged} damaged")
     return 1 if damaged else 0
 
 
@@ -54,19 +57,39 @@ def _figures() -> None:
     report.update_readme()
 
 
-def _refuse_others(options: argparse.Namespace) -> None:
-    """Throughput takes scale, device, runs and threads; what else is given would be ignored."""
-    defaults = _parser().parse_args(options.what)
-    taken = {"what", "scale", "device", "runs", "threads"}
-    given = {name for name, value in vars(options).items() if value != getattr(defaults, name)} - taken
-    if given:
-        raise ValueError(f"throughput takes --scale, --device, --runs and --threads, not {', '.join(sorted(given))}")
+_HOW = {"device", "threads", "compile", "checkpoint_seconds", "features", "weights", "sampler", "n", "runs"}
+TAKES = {  # what is asked for -> options that mean something to it
+    "--verify": set(),
+    "figures": set(),
+    "throughput": {"scale", "device", "threads", "runs"},
+    "run directories": _HOW | {"epoch"},
+    "experiments": _HOW | {"scale", "seeds", "engine", "jobs", "gpus", "retries", "address", "part", "dry_run"},
+}
+
+
+def _kind(options: argparse.Namespace) -> str:
+    """Which of `TAKES` is asked for."""
+    if options.verify:
+        return "--verify"
+    if options.what in (["figures"], ["throughput"]):
+        return options.what[0]
+    return "experiments" if all(name in (*experiments.NAMES, "all") for name in options.what) else "run directories"
+
+
+def _refuse_others(options: argparse.Namespace, kind: str) -> None:
+    """What is given and means nothing to what is asked for would be ignored."""
+    given = {name for name, value in vars(options).items() if value != _parser().get_default(name)}
+    if wrong := sorted(given - TAKES[kind] - {"what", "verify"}):
+        takes = ", ".join(_option(name) for name in sorted(TAKES[kind])) or "no options"
+        raise ValueError(f"{kind}: {', '.join(map(_option, wrong))} would be ignored; it takes {takes}")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _experiments(options: argparse.Namespace) -> None:
     """Train and score every run of the named experiments, several at a time if asked."""
-    if options.epoch is not None:
-        raise ValueError("--epoch is for run directories: experiments score every epoch that they keep")
     scale = options.scale
     configs = []
     for name in options.what:

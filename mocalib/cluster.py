@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 from mocalib import paths
 from mocalib.config import RunConfig
@@ -20,7 +21,6 @@ from mocalib.workers import Event, Work, attempt
 ANSWERS = 10.0  # seconds within which a cluster answers
 LOOK = 1.0  # seconds between two looks at which runs have started
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray takes 127.0.0.1 for this machine's public address
-MOVED = ("MOCALIB_DATA", "MOCALIB_RUNS", "MOCALIB_FIGURES")
 
 
 def in_cluster(
@@ -37,10 +37,12 @@ def in_cluster(
 
     A task whose worker or node dies is started again elsewhere, `retries` times. `address`: a cluster to join; by
     default the one of RAY_ADDRESS or on this machine, else one is started here, as it is by "local". Raises ValueError
-    where Ray is not installed, ConnectionError where no cluster answers.
+    where Ray is not installed, or the cluster started here has no room for a run, ConnectionError where none answers.
     """
-    with _connected(address, cpus * jobs if jobs else None, retries) as ray:
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(attempt)
+    with _connected(address, cpus * jobs if jobs else None, retries) as (ray, ours):
+        _check_room(ray, cpus, gpus, ours)
+        how = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries, "runtime_env": {"env_vars": _shared()}}
+        task = ray.remote(**how)(attempt)
         waiting, pending, unseen = deque(configs), {}, {}
         try:
             while waiting or pending:
@@ -71,49 +73,74 @@ def _answer(ray: ModuleType, reference: object) -> tuple[str | None, float]:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as failed:  # before or after the work, whose own errors are answers
-        return str(failed).splitlines()[-1], 0.0
+        return f"{failed}".strip().rpartition("\n")[2], 0.0
     except ray.exceptions.RayError as lost:  # as often as was allowed; what it took is not known
-        return f"{type(lost).__name__}: {str(lost).splitlines()[0]}", 0.0
+        return f"{type(lost).__name__}: {lost}".partition("\n")[0], 0.0
+
+
+def _shared() -> dict[str, str]:
+    """What workers on any node must know: where runs, data and code lie."""
+    before = os.environ.get("PYTHONPATH")
+    return {
+        "MOCALIB_DATA": str(paths.DATA),
+        "MOCALIB_RUNS": str(paths.RUNS),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(paths.ROOT), before))),
+    }
+
+
+def _check_room(ray: ModuleType, cpus: int, gpus: float, ours: bool) -> None:
+    """Say that no node could take a run, which Ray would wait for in silence: another cluster may grow one."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return
+    has = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    told = f"a run wants {cpus} CPUs and {gpus:g} GPUs, and the nodes have {has}; change threads, gpus or device"
+    if ours:
+        raise ValueError(told)
+    print(f"{told}, or wait until the cluster has such a node", flush=True)
 
 
 @contextlib.contextmanager
-def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[ModuleType]:
-    """Ray, connected to a cluster; one that was started here ends with this."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_task_oom_retries", str(retries))  # without end by default
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("engine = 'ray' needs Ray; pip install -e '.[ray]', or use engine 'local'") from None
-    if ray.is_initialized():  # the caller's own
-        yield ray
-        return
-    here = {name: os.environ[name] for name in MOVED if name in os.environ}
-    before = os.environ.get("PYTHONPATH")
-    code = {"PYTHONPATH": os.pathsep.join(filter(None, (str(paths.ROOT), before)))}  # workers run this checkout
-    how = {"log_to_driver": False, "logging_level": "error", "runtime_env": {"env_vars": here | code}}
-    try:
-        _join(ray, address, how)
-    except ConnectionError:
-        if address not in (None, "local"):
-            raise
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address=LOOPBACK, **how)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _join(ray: ModuleType, address: str | None, how: dict) -> None:
-    """Connect to a cluster that is there; ConnectionError if none is."""
-    if address == "local":
-        raise ConnectionError
-    host, _, port = (address or "").rpartition(":")
-    if port.isdecimal() and "/" not in host:  # Ray itself would try for minutes
+def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[tuple[ModuleType, bool]]:
+    """Ray, connected to a cluster, and whether it was started here; then it ends with this."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(retries)}  # without end by default
+    with patch.dict(os.environ, settings | os.environ):
         try:
-            socket.create_connection((host, int(port)), timeout=ANSWERS).close()
+            import ray
+        except ImportError:
+            raise ValueError("engine = 'ray' needs Ray; pip install -e '.[ray]', or use engine 'local'") from None
+        if ray.is_initialized():
+            if address:
+                raise ValueError(f"address = {address!r}: Ray is connected already; leave it out, or ray.shutdown()")
+            yield ray, False
+            return
+        try:
+            yield ray, _connect(ray, address or os.environ.get("RAY_ADDRESS"), cpus)
+        finally:
+            ray.shutdown()
+
+
+def _connect(ray: ModuleType, address: str | None, cpus: int | None) -> bool:
+    """Join the cluster at an address, else the one of this machine, else start one; whether it was started."""
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    if address not in (None, "local"):
+        _check_answers(address)
+        ray.init(address=address, **quiet)
+        return False
+    if address is None:
+        with contextlib.suppress(ConnectionError):
+            ray.init(address="auto", **quiet)
+            return False
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+    return True
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConnectionError if nobody listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
         except OSError as error:
-            raise ConnectionError(
-                f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`"
-            ) from None
-    ray.init(address=address or "auto", **how)
+            way_out = "start one with `ray start --head`, or leave address and RAY_ADDRESS out"
+            raise ConnectionError(f"no Ray cluster answers at {address} ({error}); {way_out}") from None

@@ -1,5 +1,6 @@
 """How a run is computed: what its record says of the machine and the code."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -22,6 +23,11 @@ def describe(device: torch.device) -> dict:
         "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", "mocalib")),
         "device": name,
     }
+
+
+def cores() -> int:
+    """CPU cores that this process may use: on a cluster fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import torch
 import torch.nn.functional as F
 import torch_fidelity
@@ -200,8 +201,9 @@ def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
     if committed.exists():
         return committed, committed_digest(committed)
     path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
-    if not path.exists():
-        train_classifier(dataset, path)
+    with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):  # of several processes one trains it
+        if not path.exists():
+            train_classifier(dataset, path)
     return path, files.sha256(path)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def write(path: Path, content: bytes, keep: Path | None = None) -> None:
 
     The old file takes the name `keep`, if given, once the new one is whole.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # nodes may share process numbers
     with writing(path):
         try:
             with partial.open("wb") as file:

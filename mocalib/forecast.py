@@ -92,12 +92,12 @@ class Forecast:
     new: int = 0
     operations: float = 0.0
     hours: float | None = 0.0  # of training on one device; None where no such device was measured
-    kept: int = 0  # bytes of weights and records once all is finished
+    kept: int = 0  # bytes of weights and records once they are finished
     working: int = 0  # bytes of checkpoints of one run while it trains, at most
 
     def __str__(self) -> str:
         runs = self.finished + self.begun + self.new
-        hours = "not known: no such device was measured" if self.hours is None else f"{self.hours:.3g}"
+        hours = "not known: no such device was measured" if self.hours is None else f"{self.hours:,.3g}"
         return (
             f"runs          {runs}: {self.finished} finished, {self.begun} begun, {self.new} new\n"
             f"operations    {self.operations:.3g}\n"
@@ -108,8 +108,8 @@ class Forecast:
 
 
 def forecast(configs: list[RunConfig], runs: Path, device: str) -> Forecast:
-    """What the runs of `configs` that are not finished in `runs` will take on a kind of device, "cpu" or "cuda"."""
-    found = Forecast()
+    """What the runs of `configs` that are not finished in `runs` will take on a device, "cpu" or "cuda"."""
+    found, kind = Forecast(), torch.device(device).type
     for config in dict.fromkeys(configs):
         run = Run(runs / config.name, config)
         if run.finished:
@@ -119,7 +119,7 @@ def forecast(configs: list[RunConfig], runs: Path, device: str) -> Forecast:
         taken = needs(config)
         total = steps(config) * taken.operations
         found.operations += total
-        fast = speed(config, device)
+        fast = speed(config, kind)
         found.hours = None if fast is None or found.hours is None else found.hours + total / fast / 3600
         kept = 1 + sum(epoch < config.epochs for epoch in config.keep_epochs)
         found.kept += kept * taken.weights + RECORD

@@ -1,5 +1,6 @@
 """Whether what lies on the disk is what was written: decoded images, features, weights, checkpoints and records."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from mocalib.runs import open_run
 def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | None]]:
     """Read each thing whole; its path, and what is wrong with it, or None.
 
-    Run directories, or, where none are given, all of this project: runs, decoded images and extractors' files.
+    Run directories, or, where none are given, all in its usual place: runs, decoded images, extractors' files.
     """
     if directories:
         return ((directory, _wrong(_run, directory)) for directory in directories)
@@ -25,8 +26,9 @@ def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | 
 
 
 def _configs() -> list[Path]:
-    """The config of every run in a folder of runs, committed ones included."""
-    return sorted({path for root in (paths.RECORDS, paths.RUNS) for path in root.glob("*/*/config.json")})
+    """Config or manifest of every run in a folder of runs, committed ones included."""
+    found = (path for root in (paths.RECORDS, paths.RUNS) for path in root.glob("*/*/*.json"))
+    return sorted({path.parent / "config.json" for path in found if path.name in ("config.json", "manifest.json")})
 
 
 def _run(directory: Path) -> None:
@@ -34,7 +36,8 @@ def _run(directory: Path) -> None:
     if open_run(directory).finished:
         seals.verify(directory)
     for path in sorted(directory.glob("*.pt")):
-        files.read_tensors(path)
+        with contextlib.suppress(FileNotFoundError):  # it trains: a checkpoint has gone since
+            files.read_tensors(path)
 
 
 def _wrong(check: Callable[[Path], object], path: Path) -> str | None:

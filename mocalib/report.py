@@ -225,12 +225,13 @@ def readme_soak() -> str:
     """README's sentence on the committed result of random faults, with its marks."""
     record = json.loads(paths.SOAK.read_text())
     kinds = ", ".join(f"{kind} {count}" for kind, count in record["faults"].items())
-    about, (begin, end) = record["environment"], marks("soak")
-    return (
-        f"{begin}\n\n{record['minutes']:.0f} minutes on an {about['processor'].split(' (')[0]}, seed {record['seed']}: "
-        f"**{record['faults_injected']} faults injected, {record['runs_finished']} runs finished, {record['runs_lost']} "
-        f"lost, {record['wrong_results']} wrong results.** The faults: {kinds}.\n\n{end}"
+    about, (begin, end) = record["environment"]["processor"].split(" (")[0], marks("soak")
+    counted = (
+        f"{record['faults_injected']} faults injected, {record['runs_finished']} runs finished, "
+        f"{record['runs_lost']} lost, {record['wrong_results']} wrong results"
     )
+    told = f"{record['minutes']:.0f} minutes on an {about}: **{counted}.** The faults: {kinds}."
+    return f"{begin}\n\n{told}\n\n{end}"
 
 
 def update_readme() -> None:

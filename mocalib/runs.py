@@ -28,7 +28,9 @@ class Run:
 
     def __init__(self, directory: Path | str, config: RunConfig) -> None:
         self.directory, self.config = Path(directory), config
-        self.logs: dict[str, list[dict]] = {name: [] for name in LOGS}  # what this process writes, to seal it
+        # What this process writes, to seal it whatever the disk makes of it.
+        self.started: dict = {}  # environment
+        self.logs: dict[str, list[dict]] = {name: [] for name in LOGS}
         if (self.directory / "config.json").exists():
             self._refuse_other(
                 self.directory,
@@ -103,15 +105,17 @@ class Run:
 
     def start(self, device: torch.device, how: dict, data: dict, parameters: int) -> None:
         """Write config and environment before step 0; refuse other data, and keep what a checkpoint was made with."""
-        here = environment.describe(device) | how | {"data": data, "parameters": parameters}
+        self.started = here = environment.describe(device) | how | {"data": data, "parameters": parameters}
         if recorded := self.environment:
             if recorded["data"] != data:
                 raise RunMismatch(f"{self.directory} was trained on other data: {recorded['data']}, now {data}")
             if not self.begun:  # nothing was computed as it says
                 files.write_json(self.directory / "environment.json", here)
-            elif here["device"] not in (used := [recorded["device"], *recorded.get("resumed_on", [])]):
-                here = recorded | {"resumed_on": [*used[1:], here["device"]]}
-                files.write_json(self.directory / "environment.json", here)
+                return
+            self.started = recorded
+            if here["device"] not in (used := [recorded["device"], *recorded.get("resumed_on", [])]):
+                self.started = recorded | {"resumed_on": [*used[1:], here["device"]]}
+                files.write_json(self.directory / "environment.json", self.started)
             return
         files.write_json(self.directory / "config.json", self.config.to_dict())
         files.write_json(self.directory / "environment.json", here)
@@ -124,7 +128,7 @@ class Run:
     def save_checkpoint(self, state: dict) -> None:
         """Keep two: the one before stays as previous.pt. Config, environment and logs go with the state."""
         current, previous = (self.directory / name for name in CHECKPOINTS)
-        about = {"config": self.config.to_dict(), "environment": self.environment, "logs": self.logs}
+        about = {"config": self.config.to_dict(), "environment": self.started, "logs": self.logs}
         files.write_tensors(current, state | about, keep=previous)
 
     def restore(self, device: torch.device, expected: dict[str, Tensor]) -> dict | None:
@@ -152,7 +156,7 @@ class Run:
             raise RunMismatch(f"{self.directory}: {names} do not load; remove them to train from the start")
         if state:
             self._refuse_other(path, made_by, "Restore config.json, or use another directory")
-            if _computed(state["environment"]) != _computed(self.environment):
+            if _computed(state["environment"]) != _computed(self.started or self.environment):
                 raise RunMismatch(f"{path} and environment.json differ in how they were computed; restore the latter")
         self.logs = state["logs"] if state else {name: [] for name in LOGS}
         for name, lines in self.logs.items():
@@ -161,7 +165,7 @@ class Run:
 
     def save_weights(self, name: str, objective: objectives.Objective, step: int, epoch: int) -> None:
         """Write the method's whole state (nets, key encoder, queue) with its image shape."""
-        shape = list(self.environment["data"]["image_shape"])
+        shape = list(self.started["data"]["image_shape"])
         state = {"objective": objective.state_dict(), "step": step, "epoch": epoch, "image_shape": shape}
         files.write_tensors(self.directory / name, state)
 
@@ -173,7 +177,7 @@ class Run:
         self.save_weights("weights.pt", objective, step, epoch)
         texts = (
             files.json_bytes(self.config.to_dict()),
-            files.json_bytes(self.environment),
+            files.json_bytes(self.started),
             _text(self.logs["metrics.jsonl"]).encode(),
         )
         digests = {}

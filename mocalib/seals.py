@@ -15,12 +15,16 @@ def read(directory: Path, name: str) -> str | None:
 
     Raises ValueError if it is not what the manifest sealed; before there is a manifest, nothing is sealed.
     """
-    path = directory / name
-    if not path.exists():
+    path, seen = directory / name, None
+    while path.exists():
+        content, sealed = path.read_bytes(), _manifest(directory)
+        if not sealed or (found := hashlib.sha256(content).hexdigest()) in _digests(sealed, name):
+            break
+        if seen == (found, sealed):
+            raise damaged(path, "it is not what manifest.json sealed")
+        seen = found, sealed  # another process may have written both in between: look again
+    else:
         return None
-    content, sealed = path.read_bytes(), _manifest(directory)
-    if sealed and hashlib.sha256(content).hexdigest() not in _digests(sealed, name):
-        raise damaged(path, "it is not what manifest.json sealed")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -65,14 +69,16 @@ def verify(directory: Path) -> None:
     sealed = _manifest(directory)
     if not sealed:
         raise ValueError(f"{directory} has no manifest: the run is not finished")
-    wrong = [
-        name
-        for name in sealed["files"]
-        if not (directory / name).exists() or files.sha256(directory / name) not in _digests(sealed, name)
-    ]
+    wrong = [name for name in sealed["files"] if not _is_sealed(directory / name, sealed)]
     if wrong:
         raise ValueError(f"{directory}: not as its manifest says: {', '.join(wrong)}")
     manifest(directory)
+
+
+def _is_sealed(path: Path, sealed: dict) -> bool:
+    if not path.exists():  # announced by a scoring that was killed before it wrote it
+        return REPLACING in sealed and path.name not in sealed[REPLACING]
+    return files.sha256(path) in _digests(sealed, path.name)
 
 
 def damaged(path: Path, reason: object) -> ValueError:
@@ -92,8 +98,9 @@ def _manifest(directory: Path) -> dict:
         found = json.loads(path.read_bytes())
     except ValueError as error:  # no JSON, or no UTF-8
         raise damaged(path, error) from None
-    if not {"step", "epoch", "files"} <= found.keys() <= {"step", "epoch", "files", REPLACING}:
-        raise damaged(path, f"its fields are {', '.join(found)}")
-    if lacks := [name for name in SEALED if name not in found["files"]]:
-        raise damaged(path, f"it lacks {', '.join(lacks)}")
+    fields = {"step", "epoch", "files"}
+    if not isinstance(found, dict) or not fields <= found.keys() <= {*fields, REPLACING}:
+        raise damaged(path, "it has other fields than a manifest")
+    if not isinstance(found["files"], dict) or not set(SEALED) <= found["files"].keys():
+        raise damaged(path, "it lacks the config, environment or metrics")
     return found

@@ -1,18 +1,19 @@
 """Many runs: one after another in this process, several in processes of their own, or on a Ray cluster."""
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from mocalib import checks, cluster, data, evaluation, forecast, paths, workers
+from mocalib import checks, cluster, data, environment, evaluation, forecast, paths, workers
 from mocalib.config import PRIOR, RunConfig
 from mocalib.progress import bar
 from mocalib.runs import Run
-from mocalib.training import train
+from mocalib.training import check_device, train
 from mocalib.workers import Event
 
 ENGINES = ("local", "ray")
@@ -42,25 +43,26 @@ def run(
 ) -> list[Run]:
     """Train and score every config and return the runs in the configs' order.
 
-    Equal configs are run once; what is finished and scored is not done again, what was interrupted resumes; a run
-    whose process died is started again, `retries` times, and goes on from its checkpoint. `engine`:
+    Equal configs are run once; what is finished and scored is not done again, what was interrupted resumes. `engine`:
 
-    - "local": `jobs` at a time (default 1: in this process; 0: one a core, or a GPU), each with `threads` (default: the
-      cores divided by the jobs), in processes that end when this one does; on "cuda" they take the GPUs in turn.
-    - "ray": on the cluster at `address` (default: the one that runs here or that RAY_ADDRESS names, else one is started
+    - "local": `jobs` at a time, each with `threads` (default: the cores divided by the jobs). One on a CPU (the
+      default) is done in this process; all else in processes that end when this one does, on "cuda" each with a GPU of
+      its own as far as there are any. 0: one a core, or as many as the GPUs take.
+    - "ray": on the cluster at `address` (default: the one that RAY_ADDRESS names or that runs here, else one is started
       here), as many as it has room for, or `jobs`, each with `threads` CPUs (default 1).
 
-    `gpus` of a run (on "cuda" 1, or a fraction: 0.5 puts two on one). `features`, `n`, `weights` and `sampler` are
-    `evaluate`'s, the rest is `train`'s. Raises ValueError for what cannot be, and SweepError, naming each run that
-    failed, why, and the end of its log, when all others have ended.
+    A run whose process or node died is started again, `retries` times, and goes on from its checkpoint. `gpus`: of a
+    run on "cuda" (default 1; .5 puts two on one). `features`, `n`, `weights` and `sampler` are `evaluate`'s, the rest
+    is `train`'s. Raises ValueError for what cannot be, and SweepError, naming each run that failed, why, and the end
+    of its log, when all others have ended.
     """
-    _check(engine, jobs, gpus, retries, address)
-    on_cuda, runs = str(device) == "cuda", Path(runs).resolve()
-    gpus = (1.0 if on_cuda else 0.0) if gpus is None else gpus
+    on_cuda = _check(configs, engine, jobs, gpus, retries, address, device)
+    gpus, runs = (gpus or 1.0) if on_cuda else 0.0, Path(runs).resolve()
+    weights = Path(weights).resolve() if weights else None
     if engine == "local":
-        jobs = _places(jobs, gpus if on_cuda else 0.0)
-        threads = threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
-    elif not on_cuda and str(device) == "cpu":
+        jobs = _places(jobs, gpus)
+        threads = threads or (max(1, environment.cores() // jobs) if jobs > 1 else None)
+    else:
         threads = threads or 1
     todo, refused = _todo(configs, runs, features, n, sampler)
     work = partial(
@@ -80,43 +82,60 @@ def run(
         return runs / config.name / workers.LOG
 
     if engine == "ray":
-        events = cluster.in_cluster(work, todo, log, jobs, retries, threads or 1, gpus, address)
-    elif min(jobs, len(todo)) == 1:
+        events = cluster.in_cluster(work, todo, log, jobs, retries, threads, gpus, address)
+    elif jobs == 1 and not on_cuda:
         events = workers.in_this_process(work, todo)
     else:
-        shared = _shared(jobs, gpus) if on_cuda else None
-        events = workers.in_processes(work, todo, log, jobs, retries, shared)
-    refused |= _followed(events, todo) if todo else {}
-    if refused:
-        raise SweepError(_told(refused, len(dict.fromkeys(configs)), log))
+        events = workers.in_processes(work, todo, log, jobs, retries, _shared(jobs, gpus) if on_cuda else None)
+    with contextlib.closing(events):  # whatever happens, it ends its processes
+        failed = _followed(events, todo) if todo else {}
+    if refused or failed:
+        logs = {} if engine == "local" and jobs == 1 and not on_cuda else {config: log(config) for config in failed}
+        raise SweepError(_told(refused | failed, len(dict.fromkeys(configs)), logs))
     return [Run(runs / config.name, config) for config in configs]
 
 
-def _check(engine: str, jobs: int | None, gpus: float | None, retries: int, address: str | None) -> None:
+def _check(
+    configs: list[RunConfig],
+    engine: str,
+    jobs: int | None,
+    gpus: float | None,
+    retries: int,
+    address: str | None,
+    device: torch.device | str,
+) -> bool:
+    """Raise ValueError for what cannot be; whether runs take GPUs as they are assigned, which "cuda:1" does not."""
     checks.check("engine", engine, str, {"choices": ENGINES})
     if jobs is not None and jobs < 0:
         raise ValueError(f"jobs = {jobs}: at least 1, or 0 for as many as there is room for")
-    if gpus is not None and not 0 <= gpus <= 1:
-        raise ValueError(f"gpus = {gpus}: a run computes on one GPU or a part of it, from 0 to 1")
     if retries < 0:
         raise ValueError(f"retries = {retries}: at least 0")
     if address and engine != "ray":
         raise ValueError(f"address = {address!r} is of a Ray cluster, and engine = {engine!r}; use engine 'ray'")
+    if engine == "local":
+        check_device(device)
+    elif relative := [config.root for config in configs if config.root and not Path(config.root).is_absolute()]:
+        raise ValueError(f"root = {relative[0]!r}: nodes of a cluster start elsewhere; pass an absolute path")
+    kind = torch.device(device)
+    if kind.index is not None and (engine == "ray" or jobs not in (None, 1)):
+        raise ValueError(f"device = {str(device)!r} is one GPU; pass 'cuda', of which each run is given its own")
+    if gpus is not None and (kind.type != "cuda" or not 0 < gpus <= 1):
+        raise ValueError(f"gpus = {gpus}: of a run on 'cuda', 1 or a part of it; device = {str(device)!r}")
+    return kind.type == "cuda" and kind.index is None
 
 
 def _places(jobs: int | None, gpus: float) -> int:
     """Runs at a time on this machine."""
     if jobs is None:
         return 1
-    room = int(torch.cuda.device_count() / gpus) if gpus else os.cpu_count()
-    return jobs or room or 1
+    return jobs or (torch.cuda.device_count() * int(1 / gpus) if gpus else environment.cores())
 
 
 def _shared(jobs: int, gpus: float) -> list[str]:
     """Which GPU each of `jobs` workers sees, by the names that CUDA_VISIBLE_DEVICES has for them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
-    return [names[int(place * gpus) % len(names)] for place in range(jobs)]
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",")[:count] if given else [str(i) for i in range(count)]
+    return [names[place // int(1 / gpus) % count] for place in range(jobs)]
 
 
 def _todo(
@@ -128,7 +147,7 @@ def _todo(
         try:
             if not _done(Run(runs / config.name, config), features, n, sampler):
                 todo.append(config)
-        except (ValueError, OSError) as error:
+        except Exception as error:  # of one directory: the others are wanted all the same
             refused[config] = f"{type(error).__name__}: {error}"
     return todo, refused
 
@@ -140,8 +159,9 @@ def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig,
     whole = sum(left.values())
     with bar("runs", len(todo), unit="run") as shown:
         for config, ended, error, taken in events:
-            running ^= {config} & running if ended else {config}
+            running.add(config)
             if ended:
+                running.remove(config)
                 seconds += taken
                 del left[config]
                 if error is not None:
@@ -155,14 +175,15 @@ def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig,
     return failed
 
 
-def _told(failed: dict[RunConfig, str], n: int, log: Callable[[RunConfig], Path]) -> str:
+def _told(failed: dict[RunConfig, str], n: int, logs: dict[RunConfig, Path]) -> str:
     """Which of n runs failed and why, each reason once: one missing dataset fails them all."""
     reasons = {}
     for config, error in failed.items():
         reasons.setdefault(error, []).append(config)
     others = ", the others are finished" if len(failed) < n else ""
     told = [
-        f"{', '.join(config.name for config in configs)}: {reason}{workers.last_lines(log(configs[0]))}"
+        f"{', '.join(config.name for config in configs)}: {reason}"
+        + (workers.last_lines(logs[configs[0]]) if configs[0] in logs else "")
         for reason, configs in reasons.items()
     ]
     return f"{len(failed)} of {n} runs failed{others}. " + "\n".join(told)

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +99,8 @@ def _fit(
     if start == 0 and 0 in config.keep_epochs:
         run.save_weights(epoch_file(0), objective, 0, 0)
     clock = _Clock(seconds, start)
-    step, epoch, rate = start - 1, (start - 1) // images.steps_per_epoch, 0.0
+    step, epoch = start - 1, (start - 1) // images.steps_per_epoch
+    rate = learning_rate(config, max(epoch, 0))  # of the last step, if a start finds none left
     objective.train()
     with bar(config.name, steps, initial=start, unit="step") as shown:
         for step in range(start, steps):
@@ -220,8 +220,9 @@ def _describe(dataset: data.Dataset) -> dict:
 
 def check_threads(threads: int | None) -> None:
     """Raise ValueError for threads that this machine does not have."""
-    if threads is not None and not 1 <= threads <= (os.cpu_count() or 1):
-        raise ValueError(f"threads = {threads}: at least 1, and at most the {os.cpu_count()} cores of this machine")
+    most = environment.cores()
+    if threads is not None and not 1 <= threads <= most:
+        raise ValueError(f"threads = {threads}: at least 1, and at most the {most} cores that this process may use")
 
 
 def check_device(name: torch.device | str) -> torch.device:

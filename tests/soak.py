@@ -96,7 +96,6 @@ class Soak:
         ours, theirs = victims.FORKS.Pipe(duplex=False)
         limited = not quiet and self.moments.random() < 0.15
         work = (victims.with_files_below, (30_000, sweep_here, *how)) if limited else (sweep_here, how)
-        self.faults["disk full"] += limited
         process = victims.FORKS.Process(target=victims.reported, args=(theirs, *work))
         process.start()
         theirs.close()
@@ -173,12 +172,15 @@ class Soak:
         found = False
         for way, pattern in WAYS_OUT.items():
             for place in re.findall(pattern, told):
+                if not Path(place).is_relative_to(SCRATCH):
+                    continue
                 found = True
                 self.answers[way] += 1
                 shutil.rmtree(place, ignore_errors=True)
         if "cannot be written; free some space" in told:
             found = True
             self.answers["space"] += 1
+            self.faults["disk full"] += 1
         if not found:
             self.answers["other"] += 1
             self.unexplained.append(told[:2_000])
@@ -247,6 +249,9 @@ def main() -> int:
         soak.grid(SCRATCH / f"grid-{count}", engine, end)
         print(f"{(time.monotonic() - start) / 60:5.1f} min: {engine}, {sum(soak.faults.values())} faults so far, "
               f"{soak.finished} runs finished, {soak.lost} lost, {soak.wrong} wrong", flush=True)  # fmt: skip
+        if soak.wrong or soak.lost:
+            print(f"to be looked at: {SCRATCH / f'grid-{count}'}")
+            break
         shutil.rmtree(SCRATCH / f"grid-{count}", ignore_errors=True)
     record = {
         "minutes": round((time.monotonic() - start) / 60, 1),
@@ -265,8 +270,10 @@ def main() -> int:
         files.write_json(options.record, record)
     print(f"faults injected: {record['faults_injected']}, runs finished: {soak.finished}, runs lost: {soak.lost}, "
           f"wrong results: {soak.wrong}")  # fmt: skip
+    if soak.lost or soak.wrong or soak.unexplained:
+        return 1
     shutil.rmtree(SCRATCH, ignore_errors=True)
-    return 1 if soak.lost or soak.wrong or soak.unexplained else 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,12 +12,27 @@ import pytest
 import victims
 from conftest import tiny
 
-from mocalib import sweep, train, workers
-from mocalib.cluster import in_cluster
+from mocalib import paths, sweep, train, workers
+from mocalib.cluster import _check_room, in_cluster
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and files that it leaves to the collector
 NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
+
+
+def test_a_run_that_no_node_has_room_for_is_refused_here_and_said_elsewhere(capsys):
+    class OneNode:
+        def nodes(self):
+            dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+            return [{"Alive": True, "Resources": {"CPU": 2.0}}, dead]
+
+    told = "a run wants 4 CPUs and 1 GPUs, and the nodes have 2 CPUs and 0 GPUs; change threads, gpus or device"
+    with pytest.raises(ValueError, match=told):
+        _check_room(OneNode(), 4, 1.0, ours=True)
+    _check_room(OneNode(), 4, 1.0, ours=False)
+    assert f"{told}, or wait until the cluster has such a node" in capsys.readouterr().out
+    _check_room(OneNode(), 2, 0.0, ours=True)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture
@@ -40,10 +55,15 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
+def starts(directory: Path) -> list[str]:
+    """The processes that a run was in."""
+    return re.findall(r", process (\d+)$", (directory / workers.LOG).read_text(), re.M)
+
+
 def begun(folder: Path) -> dict[Path, int]:
     """Runs with two checkpoints that are not finished, and the process that each is in."""
     found = {path.parent for path in folder.glob("*/previous.pt")}
-    pids = {path: int(re.findall(r"process (\d+)", (path / workers.LOG).read_text())[-1]) for path in found}
+    pids = {path: int(starts(path)[-1]) for path in found}
     return {path: pid for path, pid in pids.items() if not (path / "manifest.json").exists()}
 
 
@@ -53,8 +73,10 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
 
     def inject():
         wait_for(lambda: len(begun(tmp_path / "ray")) >= 3)
-        lost["worker"] = next(iter(begun(tmp_path / "ray").values()))
-        os.kill(lost["worker"], signal.SIGKILL)
+        lost["begun"] = begun(tmp_path / "ray")
+        lost["run"], pid = next(iter(lost["begun"].items()))
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: len(starts(lost["run"])) > 1)
         cluster.remove_node(cluster.second, allow_graceful=False)
         lost["node"] = True
 
@@ -64,17 +86,16 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
     found = sweep.run(configs, tmp_path / "ray", engine="ray", address=cluster.address, **how)
     thread.join()
     assert lost["node"]
-    starts = [len(re.findall(r"--- .* process", (run.directory / workers.LOG).read_text())) for run in found]
-    assert max(starts) > 1  # some were started again
+    for directory in lost["begun"]:  # resumed, not begun anew
+        assert (directory / workers.LOG).read_text().count("| 0/48 ") == 1
     for run, here in zip(found, sweep.run(configs, tmp_path / "here", **how), strict=True):
         run.verify()
         for name in ("config.json", "metrics.jsonl", "scores.json", "samples.png"):
             assert (run.directory / name).read_bytes() == (here.directory / name).read_bytes()
-        assert (run.directory / workers.LOG).read_text().count("| 0/48 ") <= 2  # resumed, not begun anew
 
 
 def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_path, monkeypatch):
-    monkeypatch.setenv("MOCALIB_RUNS", str(tmp_path / "moved"))
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "moved")
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}")  # the victims' module
 
     def log(config):
@@ -85,7 +106,7 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     events = list(in_cluster(victims.say_place, configs, log, gpus=0.5, **how))
     assert [event.error for event in events if event.ended] == [None] * 4
     told = [re.search(r"GPU (\d) (.*)", log(config).read_text()) for config in configs]
-    assert {match[1] for match in told} <= {"0", "1"}
+    assert sorted(match[1] for match in told) == ["0", "0", "1", "1"]  # two share one
     assert {match[2] for match in told} == {str(tmp_path / "moved")}
     events = list(in_cluster(partial(victims.die_on, 1), configs, log, gpus=0, **how))
     errors = {event.config.seed: event.error for event in events if event.ended}
@@ -103,6 +124,13 @@ def test_without_a_cluster_one_is_started_here_and_ends_with_the_sweep(tmp_path)
     assert not ray.is_initialized()
     alone = train(tiny(epochs=1), tmp_path / "here", threads=1)
     assert run.metrics == alone.metrics
+
+
+def test_a_cluster_named_by_the_environment_that_does_not_answer_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:1")
+    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
+        sweep.run([tiny()], tmp_path, engine="ray")
+    assert not ray.is_initialized()
 
 
 def test_where_no_cluster_answers_is_said(tmp_path):

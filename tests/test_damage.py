@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import RunConfig, __main__, data, evaluate, features, files, load, paths, records, train
+from mocalib import RunConfig, __main__, data, evaluate, features, files, load, paths, records, seals, train
 from mocalib.runs import Run, RunMismatch, open_run
 
 PLACES = 30
@@ -243,7 +243,7 @@ def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys)
     (copy / "samples.png").unlink()
     assert __main__.main(["--verify", str(copy), str(begun.directory)]) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == "2 verified, 2 damaged"
+    assert printed[-1] == "2 read whole, 2 damaged"
     assert any("not as its manifest says: samples.png" in line for line in printed)
     assert any("previous.pt is damaged: it is not what its digest says" in line for line in printed)
 
@@ -253,8 +253,11 @@ def test_weights_with_a_digest_are_read_by_torch_itself(copy):
     assert all(torch.equal(ours["objective"][name], torchs["objective"][name]) for name in ours["objective"])
 
 
-def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, monkeypatch):
-    """The manifest goes first; until the rows follow, it takes the old ones, too."""
+@pytest.mark.parametrize("rows", ["scored before", "never scored"])
+def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, tmp_path, monkeypatch, rows):
+    """The manifest goes first; until the rows follow, it takes the old ones, too, or none."""
+    if rows == "never scored":
+        copy = train(tiny(epochs=1), tmp_path / "new", threads=1).directory
     run, before = open_run(copy), open_run(copy).scores
     write = files.write
 
@@ -273,3 +276,43 @@ def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, m
     assert len(open_run(copy).scores) > len(before)
     assert "replacing" not in open_run(copy).manifest
     open_run(copy).verify()
+
+
+def test_a_record_that_is_replaced_while_it_is_read_is_not_called_damaged(copy, monkeypatch):
+    """Another process ends its scoring between the rows and the manifest that a reader takes."""
+    read, scored = seals._manifest, []
+
+    def late(directory):
+        if not scored:
+            scored.append(directory)
+            evaluate(open_run(copy), n=50)
+        return read(directory)
+
+    before = len(json.loads((copy / "scores.json").read_text()))
+    monkeypatch.setattr(seals, "_manifest", late)
+    assert len(json.loads(seals.read(copy, "scores.json"))) > before
+
+
+def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
+    """Not what the disk made of its records meanwhile."""
+    whole = train(tiny(epochs=1), tmp_path / "whole", threads=1)
+    append = Run.append
+
+    def spoiling(self, name, line):
+        append(self, name, line)
+        for record in ("metrics.jsonl", "environment.json", "config.json"):
+            path = self.directory / record
+            path.write_text(path.read_text().replace("1", "2"))
+
+    monkeypatch.setattr(Run, "append", spoiling)
+    run = train(tiny(epochs=1), tmp_path / "spoiled", threads=1)
+    run.verify()
+    for name in ("metrics.jsonl", "environment.json", "config.json"):
+        assert (run.directory / name).read_bytes() == (whole.directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"step": 1, "epoch": 1, "files": 7}', '{"step": 1}'])
+def test_a_manifest_that_is_none_is_named(copy, text):
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        answers(copy)

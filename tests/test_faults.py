@@ -101,6 +101,20 @@ def test_a_run_killed_at_every_boundary_of_its_writes_resumes(tmp_path, whole):
         assert_equal(tmp_path / str(boundary), whole)
 
 
+def test_a_run_killed_after_its_last_checkpoint_has_the_last_lines_own_rate(tmp_path, monkeypatch):
+    """Where the steps are no multiple of the lines, the last line is still to be written."""
+    config = tiny(epochs=5, limit=320, decay_every=2)  # 50 steps, a line each third
+    whole = train(config, tmp_path / "whole", threads=1)
+    finish_run = Run.finish
+    monkeypatch.setattr(Run, "finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config, tmp_path / "killed", threads=1, checkpoint_seconds=0)
+    monkeypatch.setattr(Run, "finish", finish_run)
+    resumed = train(config, tmp_path / "killed", threads=1)
+    assert resumed.metrics[-1]["learning_rate"] == config.learning_rate / 4
+    assert (resumed.directory / "metrics.jsonl").read_bytes() == (whole.directory / "metrics.jsonl").read_bytes()
+
+
 @pytest.fixture
 def last_checkpoint(tmp_path) -> Path:
     """A run that died with checkpoints of two steps."""

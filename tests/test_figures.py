@@ -104,7 +104,7 @@ def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
             with Image.open(path) as new, Image.open(committed) as old:
                 assert new.info["Description"] == old.info["Description"]
                 assert np.abs(np.asarray(new, dtype=int) - np.asarray(old, dtype=int)).mean() < 1
-    for section in (report.readme_results(), report.readme_rivals()):
+    for section in (report.readme_results(), report.readme_rivals(), report.readme_soak()):
         assert section in (paths.ROOT / "README.md").read_text()
 
 

@@ -167,10 +167,28 @@ def test_nothing_named_is_answered(capsys):
     assert "nothing is named: a run directory, an experiment, all" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["figures", "--dry-run"], "figures: --dry-run would be ignored; it takes no options"),
+        (["throughput", "--seeds", "2"], "throughput: --seeds would be ignored; it takes --device, --runs, --scale"),
+        (["some/run", "--dry-run", "--jobs", "2"], "run directories: --dry-run, --jobs would be ignored; it takes"),
+        (["--verify", "--runs", "elsewhere"], "--verify: --runs would be ignored; it takes no options"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(arguments, message, capsys):
+    assert __main__.main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_settings_of_one_engine_are_not_ignored_by_the_other(tmp_path, capsys):
     for arguments, message in (
         (["--address", "10.0.0.1:6379"], "address = '10.0.0.1:6379' is of a Ray cluster"),
-        (["--gpus", "2"], "gpus = 2.0: a run computes on one GPU or a part of it"),
+        (["--gpus", ".5"], "gpus = 0.5: of a run on 'cuda', 1 or a part of it; device = 'cpu'"),
+        (
+            ["--epoch", "3"],
+            "experiments: --epoch would be ignored; it takes --address, --checkpoint-seconds",
+        ),
         (["--retries", "-1"], "retries = -1: at least 0"),
     ):
         assert __main__.main(["table3", "--scale", "smoke", "--runs", str(tmp_path), *arguments]) == 1

@@ -9,7 +9,7 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import Stopped, assert_same, stop_at_step, weights
 
-from mocalib import data, evaluate, objectives, train
+from mocalib import data, evaluate, objectives, sweep, train
 from mocalib.algorithm1 import algorithm1
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -84,3 +84,9 @@ def test_images_that_do_not_fit_are_copied_batch_by_batch_in_the_same_order(tmp_
 def test_another_gpu_than_the_first_trains(tmp_path):
     run = train(EXACT, runs=tmp_path, device="cuda:1")
     assert run.metrics[-1]["reconstruction"] < run.metrics[0]["reconstruction"]
+
+
+def test_two_runs_share_a_gpu_in_a_sweep(tmp_path):
+    configs = [tiny(seed=seed, epochs=1) for seed in range(2)]
+    found = sweep.run(configs, tmp_path, jobs=2, gpus=0.5, device="cuda", n=100)
+    assert all(run.finished and run.scores for run in found)

@@ -1,6 +1,7 @@
 """Many runs: each once, in order, failures named, here and in processes of their own."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,8 +129,8 @@ def test_a_mixture_comes_beside_what_belongs_to_a_run(tmp_path):
     [
         (4, 1.0, None, ["0", "1", "0", "1"]),  # more than there are take turns
         (4, 0.5, None, ["0", "0", "1", "1"]),
-        (2, 1.0, "5,GPU-7f", ["5", "GPU-7f"]),
-        (3, 0.0, None, ["0", "0", "0"]),
+        (6, 0.3, None, ["0", "0", "0", "1", "1", "1"]),
+        (2, 1.0, "5,GPU-7f,9", ["5", "GPU-7f"]),
     ],
 )
 def test_gpus_are_shared_out(monkeypatch, jobs, gpus, visible, shown):
@@ -138,7 +139,20 @@ def test_gpus_are_shared_out(monkeypatch, jobs, gpus, visible, shown):
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert sweep._shared(jobs, gpus) == shown
-    assert sweep._places(0, 0.5) == 4
+    assert (sweep._places(0, 0.5), sweep._places(0, 0.6), sweep._places(0, 1.0)) == (4, 2, 2)
+    assert (sweep._places(None, 1.0), sweep._places(3, 0.5)) == (1, 3)
+
+
+def test_on_a_gpu_every_run_has_a_process_of_its_own(tmp_path, monkeypatch):
+    """What a failed kernel leaves of a process is of no use to the next run."""
+    monkeypatch.setattr(sweep, "check_device", lambda device: device)
+    monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = []
+    monkeypatch.setattr(workers, "in_processes", lambda *arguments: given.append(arguments[3:]) or (_ for _ in ()))
+    sweep.run([tiny(seed=seed) for seed in range(2)], tmp_path, device="cuda", jobs=0, gpus=0.5)
+    sweep.run([tiny()], tmp_path, device="cuda")
+    assert given == [(4, 2, ["0", "0", "1", "1"]), (1, 2, ["0"])]
 
 
 def say_gpu(config) -> None:
@@ -196,7 +210,14 @@ def test_a_damaged_directory_hides_no_other_run(tmp_path):
     ("settings", "message"),
     [
         ({"engine": "slurm"}, "engine = 'slurm' is not one of"),
-        ({"gpus": 1.5}, "gpus = 1.5: a run computes on one GPU or a part of it, from 0 to 1"),
+        ({"gpus": 0.5}, "gpus = 0.5: of a run on 'cuda', 1 or a part of it; device = 'cpu'"),
+        ({"gpus": 1.5, "device": "cuda", "engine": "ray"}, "gpus = 1.5: of a run on 'cuda', 1 or a part of it"),
+        ({"gpus": 0, "device": "cuda", "engine": "ray"}, "gpus = 0: of a run on 'cuda'"),
+        (
+            {"device": "cuda:1", "engine": "ray"},
+            "device = 'cuda:1' is one GPU; pass 'cuda', of which each run is given",
+        ),
+        ({"device": "cuda", "jobs": 2}, "this machine has no CUDA device"),
         ({"retries": -1}, "retries = -1: at least 0"),
         ({"address": "x:1"}, "address = 'x:1' is of a Ray cluster, and engine = 'local'; use engine 'ray'"),
     ],
@@ -204,3 +225,50 @@ def test_a_damaged_directory_hides_no_other_run(tmp_path):
 def test_settings_that_cannot_be_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         sweep.run([tiny()], tmp_path, **settings)
+
+
+def test_on_a_cluster_a_relative_root_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="root = 'images': nodes of a cluster start elsewhere; pass an absolute path"):
+        sweep.run([tiny(dataset="folder", root="images")], tmp_path, engine="ray")
+
+
+def fail_once(config) -> None:
+    print("in", os.getpid(), flush=True)
+    if config.seed == 0:
+        raise RuntimeError("as a GPU does that is lost to its process")
+
+
+def test_after_an_error_the_next_run_has_a_new_process(tmp_path):
+    configs = [tiny(seed=seed) for seed in range(3)]
+    events = list(in_processes(fail_once, configs, lambda config: tmp_path / f"{config.seed}.txt", 1, 0))
+    errors = [event.error for event in events if event.ended]
+    assert errors == ["RuntimeError: as a GPU does that is lost to its process", None, None]
+    first, second, third = ((tmp_path / f"{seed}.txt").read_text().split("in ")[1].split()[0] for seed in range(3))
+    assert first != second == third
+
+
+UNGUARDED = """
+from mocalib import RunConfig, sweep
+sweep.run([RunConfig(seed=seed, epochs=1, width=4, limit=256) for seed in (0, 1)], {folder!r}, jobs=2, retries=0)
+"""
+
+
+def test_a_script_that_its_workers_cannot_import_is_told_so(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED.format(folder=str(tmp_path / "runs")))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert re.search(
+        r"RuntimeError: a worker ended with exit code 1 before it could take a run, 1 times in a row; what it printed "
+        r"says why. A script that sweeps must do so below `if __name__ == .__main__.:`",
+        done.stderr,
+    )
+
+
+def test_a_run_that_is_started_again_counts_as_running_once(capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: shown.append(text.split(",")[0]))
+    config = tiny()
+    events = [workers.Event(config, False), workers.Event(config, False), workers.Event(config, True)]
+    sweep._followed(iter(events), [config])
+    assert shown[:2] == ["1 running", "1 running"]
