@@ -64,6 +64,7 @@ def run(
         threads = threads or (max(1, environment.cores() // jobs) if jobs > 1 else None)
     else:
         threads = threads or 1
+    here = engine == "local" and jobs == 1 and not on_cuda
     todo, refused = _todo(configs, runs, features, n, sampler)
     work = partial(
         run_one,
@@ -83,14 +84,14 @@ def run(
 
     if engine == "ray":
         events = cluster.in_cluster(work, todo, log, jobs, retries, threads, gpus, address)
-    elif jobs == 1 and not on_cuda:
+    elif here:
         events = workers.in_this_process(work, todo)
     else:
         events = workers.in_processes(work, todo, log, jobs, retries, _shared(jobs, gpus) if on_cuda else None)
     with contextlib.closing(events):  # whatever happens, it ends its processes
         failed = _followed(events, todo) if todo else {}
     if refused or failed:
-        logs = {} if engine == "local" and jobs == 1 and not on_cuda else {config: log(config) for config in failed}
+        logs = {} if here else {config: log(config) for config in failed}
         raise SweepError(_told(refused | failed, len(dict.fromkeys(configs)), logs))
     return [Run(runs / config.name, config) for config in configs]
 

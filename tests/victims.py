@@ -53,13 +53,15 @@ def train_here(config: RunConfig, directory: Path, checkpoint_seconds: float = 0
 
 
 def die_at(boundary: int, function: Callable, *arguments: Any) -> None:
-    """Kill this process at the n-th moment at which a file is about to be flushed, or to take another's name."""
-    left = [boundary]
+    """Kill this process at the n-th moment at which a file is half written, or about to take another's name."""
+    left, flush = [boundary], os.fsync
 
     def dying(real: Callable) -> Callable:
         def counted(*given: Any) -> Any:
             left[0] -= 1
             if left[0] < 0:
+                if real is flush:
+                    os.ftruncate(given[0], os.fstat(given[0]).st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*given)
 
