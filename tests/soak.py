@@ -101,7 +101,7 @@ class Soak:
         theirs.close()
         while not quiet and not limited and process.is_alive():
             process.join(self.moments.uniform(0.3, 5.0))
-            if process.is_alive():
+            if process.is_alive() and self._alive(folder):  # else nothing is at stake yet
                 getattr(self, self.moments.choice(self._kinds(engine)))(folder, process, cluster)
         try:
             told = ours.recv()
@@ -120,14 +120,15 @@ class Soak:
         often = 3 * ["_kill_worker"] + 2 * ["_kill_sweep"]
         return [*often, "_second_sweep", *(["_lose_node"] if engine == "ray" else [])]
 
+    def _alive(self, folder: Path) -> list[int]:
+        """The processes that runs are in now, by the last starts in their logs."""
+        logs = [path.read_text(errors="replace") for path in folder.glob(f"*/{LOG}")]
+        last = [int(starts[-1]) for log in logs if (starts := re.findall(r", process (\d+)$", log, re.MULTILINE))]
+        return sorted({pid for pid in last if _is_ours(pid)})
+
     def _kill_worker(self, folder: Path, process: object, cluster: object) -> None:
-        told = [
-            re.findall(r", process (\d+)$", path.read_text(errors="replace"), re.M) for path in folder.glob(f"*/{LOG}")
-        ]
-        alive = sorted({int(pids[-1]) for pids in told if pids and _is_ours(int(pids[-1]))})
-        if alive:
-            os.kill(self.moments.choice(alive), signal.SIGKILL)
-            self.faults["worker killed"] += 1
+        os.kill(self.moments.choice(self._alive(folder) or [process.pid]), signal.SIGKILL)
+        self.faults["worker killed"] += 1
 
     def _kill_sweep(self, folder: Path, process: object, cluster: object) -> None:
         process.kill()
