@@ -43,6 +43,8 @@ def _verify(directories: list[Path]) -> int:
         read, damaged = read + 1, damaged + bool(wrong)
         if wrong:
             print(wrong, flush=True)
+    if damaged:
+        print("restore what is named, or remove it, and start again")
     print(f"{read} read whole, {damaged} damaged")
     return 1 if damaged else 0
 
@@ -96,8 +98,13 @@ def _experiments(options: argparse.Namespace) -> None:
         configs += _listed(name, scale, options.seeds)
     if not configs:
         raise ValueError(f"{', '.join(options.what)}: not run at {scale} scale")
-    configs = _part(list(dict.fromkeys(configs)), options.part)
+    configs = _part(whole := list(dict.fromkeys(configs)), options.part)
+    if not configs:
+        print(f"no run is in part {options.part} of {len(whole)}")
+        return
     settings, folder = experiments.SCALES[scale], options.runs or paths.RUNS / scale
+    asked = (options.engine, options.jobs, options.gpus, options.retries, options.address, options.device)
+    sweep.check(configs, *asked)
     if options.dry_run:
         print(*(config.name for config in configs), forecast.forecast(configs, folder, options.device), sep="\n")
         return

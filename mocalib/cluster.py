@@ -16,10 +16,9 @@ from unittest.mock import patch
 
 from mocalib import paths
 from mocalib.config import RunConfig
-from mocalib.workers import Event, Work, attempt
+from mocalib.workers import LOOK, Event, Work, attempt
 
 ANSWERS = 10.0  # seconds within which a cluster answers
-LOOK = 1.0  # seconds between two looks at which runs have started
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray takes 127.0.0.1 for this machine's public address
 
 
@@ -54,6 +53,8 @@ def in_cluster(
                 for config in [config for config, before in unseen.items() if _changed(log(config)) != before]:
                     del unseen[config]
                     yield Event(config, ended=False)
+                if not ended:
+                    yield Event()
                 for reference in ended:
                     config = pending.pop(reference)
                     if unseen.pop(config, None) is not None:

@@ -2,10 +2,11 @@
 
 N images, B batch, C H W image. Decoded arrays lie in `data/cache/<name>-<key>/` and are memory-mapped, so the second
 start is instant and data may be larger than memory. Each start compares their headers and sizes with cache.json, which
-has a digest of its own; `verify` reads them whole.
+has a digest of its own, and reads whole what is small; `verify` reads all.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import mmap
@@ -24,6 +25,7 @@ from mocalib import files, paths, sources
 from mocalib.config import RunConfig
 
 LAYOUT = 2  # of a cache's folder; another one is decoded anew
+READ_WHOLE = 500_000_000  # bytes of a dataset that are compared with its fingerprint once a process: below a second
 
 
 class Split(NamedTuple):
@@ -143,6 +145,8 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
     about = _about(folder)
     for name, expected in about["arrays"].items():
         _check(folder / name, expected)
+    if sum(expected["bytes"] for expected in about["arrays"].values()) <= READ_WHOLE:
+        _verify_once(folder, tuple((folder / name).stat().st_mtime_ns for name in about["arrays"]))
     splits = [Split(_open(folder / f"{s}.npy"), _labels(folder / f"{s}-labels.npy")) for s in ("train", "test")]
     return Dataset(*splits, about["fingerprint"], about["left_out"])
 
@@ -156,8 +160,17 @@ def verify(folder: Path) -> None:
         raise _damaged(folder, f"its fingerprint is {found[:12]}..., not {about['fingerprint'][:12]}...")
 
 
+@functools.cache
+def _verify_once(folder: Path, changed: tuple[int, ...]) -> None:
+    """`verify`, unless this process has done so since the arrays were last changed."""
+    verify(folder)
+
+
 def _damaged(folder: Path, reason: object) -> ValueError:
-    return ValueError(f"the decoded images in {folder} are damaged ({reason}); remove it, to decode them again")
+    made = f"{paths.CACHE / 'features'}, whose files may be of them"
+    return ValueError(
+        f"the decoded images in {folder} are damaged ({reason}); remove it, to decode them again, and {made}"
+    )
 
 
 def _about(folder: Path) -> dict:

@@ -99,7 +99,10 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
         content, digest = content[:end], content[end + len(MARK) :]
         if hashlib.sha256(content).digest() != digest:
             raise ValueError(f"{path} is damaged: it is not what its digest says")
-    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    try:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError and more
+        raise ValueError(f"{path} is cut short or no file of tensors ({repr(error)[:200]})") from None
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -100,6 +100,8 @@ def _walk(root: Path) -> Iterable[tuple[str, int, int]]:
             if os.path.islink(f"{folder}/{name}") and not Path(folder, name).resolve().is_relative_to(inside):
                 raise ValueError(f"{below}{name} in {root} is a link out of it; put the file itself there (cp -L)")
             found = os.stat(f"{folder}/{name}")
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"{below}{name} in {root} is no plain file, and reading it may never end; remove it")
             yield below + name, found.st_size, found.st_mtime_ns
 
 

@@ -97,11 +97,12 @@ class Forecast:
 
     def __str__(self) -> str:
         runs = self.finished + self.begun + self.new
-        hours = "not known: no such device was measured" if self.hours is None else f"{self.hours:,.3g}"
+        measure = "not known until `python -m mocalib throughput --scale workstation --device cuda` has measured one"
+        hours = measure if self.hours is None else f"{self.hours:,.3g} of training; start-up and scoring come on top"
         return (
             f"runs          {runs}: {self.finished} finished, {self.begun} begun, {self.new} new\n"
             f"operations    {self.operations:.3g}\n"
-            f"device-hours  {hours} (training alone; from data/throughput)\n"
+            f"device-hours  {hours}\n"
             f"disk          {self.kept / 1e9:.3g} GB of weights and records in the end; "
             f"while it trains, each run has up to {self.working / 1e9:.3g} GB of checkpoints"
         )

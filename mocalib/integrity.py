@@ -12,10 +12,11 @@ from mocalib.runs import open_run
 def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | None]]:
     """Read each thing whole; its path, and what is wrong with it, or None.
 
-    Run directories, or, where none are given, all in its usual place: runs, decoded images, extractors' files.
+    Run directories, or folders of them; where none are given, all in its usual place: runs, decoded images, extractors'
+    files. Raises FileNotFoundError for a directory without runs.
     """
     if directories:
-        return ((directory, _wrong(_run, directory)) for directory in directories)
+        return ((run, _wrong(_run, run)) for directory in directories for run in _runs(directory))
     checks = itertools.chain(
         ((data.verify, path.parent) for path in sorted(paths.CACHE.glob("*/cache.json"))),
         ((files.read_tensors, path) for path in sorted((paths.CACHE / "features").glob("*.pt"))),
@@ -31,10 +32,20 @@ def _configs() -> list[Path]:
     return sorted({path.parent / "config.json" for path in found if path.name in ("config.json", "manifest.json")})
 
 
+def _runs(directory: Path) -> list[Path]:
+    if (directory / "config.json").exists() or (directory / "manifest.json").exists():
+        return [directory]
+    if not (found := sorted(path.parent for path in directory.glob("*/config.json"))):
+        raise FileNotFoundError(f"{directory} is no run directory and no folder of them")
+    return found
+
+
 def _run(directory: Path) -> None:
     """A finished run's records, all weights and checkpoints that it has."""
     if open_run(directory).finished:
         seals.verify(directory)
+    elif (directory / "scores.json").exists():
+        raise ValueError(f"{directory} has scores and no manifest.json; restore it, or start the run again")
     for path in sorted(directory.glob("*.pt")):
         with contextlib.suppress(FileNotFoundError):  # it trains: a checkpoint has gone since
             files.read_tensors(path)

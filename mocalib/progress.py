@@ -1,5 +1,6 @@
 """A progress bar that is kind to stored notebooks and log files."""
 
+import os
 import sys
 
 from tqdm import tqdm
@@ -11,7 +12,7 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqd
     Every refresh of a bar is stored in an executed notebook as an output of its own, so away from a terminal
     refreshes are rare; what lasts less than 30 s prints its first and last state only.
     """
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
     return tqdm(
         desc=description,
         total=total,

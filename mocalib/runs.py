@@ -175,6 +175,7 @@ class Run:
         What is sealed is what this process knows, not what lies on the disk by now.
         """
         self.save_weights("weights.pt", objective, step, epoch)
+        (self.directory / "scores.json").unlink(missing_ok=True)  # of a run whose manifest was lost
         texts = (
             files.json_bytes(self.config.to_dict()),
             files.json_bytes(self.started),

@@ -24,6 +24,8 @@ def read(directory: Path, name: str) -> str | None:
             raise damaged(path, "it is not what manifest.json sealed")
         seen = found, sealed  # another process may have written both in between: look again
     else:
+        if _is_missing(path, _manifest(directory)):
+            raise damaged(path, "it is missing")
         return None
     try:
         return content.decode()
@@ -71,14 +73,21 @@ def verify(directory: Path) -> None:
         raise ValueError(f"{directory} has no manifest: the run is not finished")
     wrong = [name for name in sealed["files"] if not _is_sealed(directory / name, sealed)]
     if wrong:
-        raise ValueError(f"{directory}: not as its manifest says: {', '.join(wrong)}")
+        way_out = f"restore them, or remove {directory} to make it again"
+        raise ValueError(f"{directory}: not as its manifest says: {', '.join(wrong)}; {way_out}")
     manifest(directory)
 
 
 def _is_sealed(path: Path, sealed: dict) -> bool:
-    if not path.exists():  # announced by a scoring that was killed before it wrote it
-        return REPLACING in sealed and path.name not in sealed[REPLACING]
+    if not path.exists():
+        return not _is_missing(path, sealed)
     return files.sha256(path) in _digests(sealed, path.name)
+
+
+def _is_missing(path: Path, sealed: dict) -> bool:
+    """Whether a file that is not there should be: a scoring that was killed may have announced it only."""
+    announced = REPLACING in sealed and path.name not in sealed[REPLACING]
+    return path.name in sealed.get("files", {}) and not announced
 
 
 def damaged(path: Path, reason: object) -> ValueError:

@@ -1,7 +1,9 @@
 """Many runs: one after another in this process, several in processes of their own, or on a Ray cluster."""
 
 import contextlib
+import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -56,7 +58,9 @@ def run(
     is `train`'s. Raises ValueError for what cannot be, and SweepError, naming each run that failed, why, and the end
     of its log, when all others have ended.
     """
-    on_cuda = _check(configs, engine, jobs, gpus, retries, address, device)
+    on_cuda = check(configs, engine, jobs, gpus, retries, address, device)
+    if engine == "local":
+        check_device(device)
     gpus, runs = (gpus or 1.0) if on_cuda else 0.0, Path(runs).resolve()
     weights = Path(weights).resolve() if weights else None
     if engine == "local":
@@ -96,7 +100,7 @@ def run(
     return [Run(runs / config.name, config) for config in configs]
 
 
-def _check(
+def check(
     configs: list[RunConfig],
     engine: str,
     jobs: int | None,
@@ -105,19 +109,22 @@ def _check(
     address: str | None,
     device: torch.device | str,
 ) -> bool:
-    """Raise ValueError for what cannot be; whether runs take GPUs as they are assigned, which "cuda:1" does not."""
+    """Raise ValueError for what `run` would refuse on any machine; whether runs take GPUs as they are assigned."""
     checks.check("engine", engine, str, {"choices": ENGINES})
     if jobs is not None and jobs < 0:
         raise ValueError(f"jobs = {jobs}: at least 1, or 0 for as many as there is room for")
     if retries < 0:
         raise ValueError(f"retries = {retries}: at least 0")
-    if address and engine != "ray":
+    if address is not None and (engine != "ray" or not address):
         raise ValueError(f"address = {address!r} is of a Ray cluster, and engine = {engine!r}; use engine 'ray'")
-    if engine == "local":
-        check_device(device)
-    elif relative := [config.root for config in configs if config.root and not Path(config.root).is_absolute()]:
+    if engine == "ray" and (
+        relative := [config.root for config in configs if config.root and not Path(config.root).is_absolute()]
+    ):
         raise ValueError(f"root = {relative[0]!r}: nodes of a cluster start elsewhere; pass an absolute path")
-    kind = torch.device(device)
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device = {str(device)!r} is not a device to train on; use 'cpu' or 'cuda'") from None
     if kind.index is not None and (engine == "ray" or jobs not in (None, 1)):
         raise ValueError(f"device = {str(device)!r} is one GPU; pass 'cuda', of which each run is given its own")
     if gpus is not None and (kind.type != "cuda" or not 0 < gpus <= 1):
@@ -158,21 +165,26 @@ def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig,
     failed, running, seconds, start = {}, set(), 0.0, time.time()
     left = {config: forecast.weight(config) for config in todo}
     whole = sum(left.values())
+    every, last = (1.0 if sys.stdout.isatty() else 60.0), -math.inf  # seconds between two looks of the bar
     with bar("runs", len(todo), unit="run") as shown:
         for config, ended, error, taken in events:
-            running.add(config)
             if ended:
-                running.remove(config)
+                running.discard(config)
                 seconds += taken
                 del left[config]
                 if error is not None:
                     failed[config] = error
+            elif config is not None:
+                running.add(config)
             done = 1 - sum(left.values()) / whole
             end = time.strftime("%a %H:%M", time.localtime(start + (time.time() - start) / done)) if done else "?"
             state = f"{len(running)} running, {len(failed)} failed, ends {end}"
             cost = f"{len(failed)} failed, {seconds / 3600:.2g} device-hours"
             shown.set_postfix_str(state if left else cost, refresh=False)
             shown.update(int(ended))
+            if time.monotonic() - last >= every:
+                shown.refresh()
+                last = time.monotonic()
     return failed
 
 

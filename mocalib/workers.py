@@ -28,14 +28,15 @@ Work = Callable[[RunConfig], object]
 LOG = "log.txt"  # in a run's directory: what its workers printed; no record
 LAST_LINES = 15  # of a log, in a report
 READY = "ready"  # a worker's first word
+LOOK = 1.0  # seconds after which it is said that there is nothing new
 PATIENCE = 30.0  # seconds that a worker may take to end by itself
 
 
 class Event(NamedTuple):
-    """A run that was started, or that ended after so many seconds of a device, well or with an error."""
+    """A run that was started, or that ended after so many seconds of a device; without a run: nothing new."""
 
-    config: RunConfig
-    ended: bool
+    config: RunConfig | None = None
+    ended: bool = False
     error: str | None = None
     seconds: float = 0.0
 
@@ -74,7 +75,10 @@ def in_processes(
                 else:
                     workers.remove(worker)
                     worker.end()
-            for worker in _heard_of(workers):
+            heard = _heard_of(workers)
+            if not heard:
+                yield Event()
+            for worker in heard:
                 config, told = worker.config, worker.hear()
                 if told == READY:
                     unborn = 0
@@ -114,9 +118,9 @@ def _check_born(unborn: int, retries: int, how: str) -> None:
 
 
 def _heard_of(workers: list["_Worker"]) -> list["_Worker"]:
-    """Those that said something or died; waits for the first."""
+    """Those that said something or died; waits a little for the first."""
     handles = {handle: worker for worker in workers for handle in (worker.pipe, worker.process.sentinel)}
-    return list(dict.fromkeys(handles[handle] for handle in wait(list(handles)))) if handles else []
+    return list(dict.fromkeys(handles[handle] for handle in wait(list(handles), LOOK))) if handles else []
 
 
 class _Worker:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import RunConfig, __main__, data, evaluate, features, files, load, paths, records, seals, train
+from mocalib import RunConfig, __main__, data, evaluate, features, files, integrity, load, paths, records, seals, train
 from mocalib.runs import Run, RunMismatch, open_run
 
 PLACES = 30
@@ -243,7 +243,7 @@ def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys)
     (copy / "samples.png").unlink()
     assert __main__.main(["--verify", str(copy), str(begun.directory)]) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == "2 read whole, 2 damaged"
+    assert printed[-2:] == ["restore what is named, or remove it, and start again", "2 read whole, 2 damaged"]
     assert any("not as its manifest says: samples.png" in line for line in printed)
     assert any("previous.pt is damaged: it is not what its digest says" in line for line in printed)
 
@@ -316,3 +316,51 @@ def test_a_manifest_that_is_none_is_named(copy, text):
     (copy / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match="manifest.json is damaged"):
         answers(copy)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "scores.json", "config.json"])
+def test_a_record_that_is_missing_is_not_an_empty_one(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(it is missing\); restore it, or remove"):
+        answers(copy)
+    with pytest.raises(ValueError, match=rf"not as its manifest says: {name}; restore them, or remove .* to make it"):
+        open_run(copy).verify() if name != "config.json" else seals.verify(copy)
+
+
+def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(copy):
+    """Scores that nothing seals are not taken for its own."""
+    before = open_run(copy).scores
+    (copy / "manifest.json").unlink()
+    (copy / "scores.json").write_text((copy / "scores.json").read_text().replace("1", "7"))
+    [(_, wrong)] = integrity.verify([copy])
+    assert "has scores and no manifest.json; restore it, or start the run again" in wrong
+    run = train(open_run(copy).config, directory=copy, threads=1)
+    assert run.scores == []
+    evaluate(run, n=100)
+    assert run.scores == before
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"text"])
+def test_weights_that_are_none_are_named_with_what_is_wrong(copy, content):
+    (copy / "weights.pt").write_bytes(content)
+    [(_, wrong)] = integrity.verify([copy])
+    assert f"{copy / 'weights.pt'} is cut short or no file of tensors (" in wrong
+
+
+def test_a_folder_of_runs_is_verified_run_by_run_and_what_is_none_is_no_damage(copy, tmp_path):
+    assert [path for path, _ in integrity.verify([tmp_path])] == [copy]
+    with pytest.raises(FileNotFoundError, match="nowhere is no run directory and no folder of them"):
+        list(integrity.verify([tmp_path / "nowhere"]))
+
+
+def test_a_changed_pixel_of_a_small_set_is_found_at_the_next_start(cache, monkeypatch):
+    data.load(RunConfig())
+    content = bytearray((cache / "test.npy").read_bytes())
+    content[5_000] ^= 1
+    (cache / "test.npy").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"are damaged \(its fingerprint is .*; remove it, .* and .*features, whose files"
+    ):
+        data.load(RunConfig())
+    monkeypatch.setattr(data, "READ_WHOLE", 1_000)
+    data.load(RunConfig())  # of a large one, by verifying alone

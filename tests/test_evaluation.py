@@ -187,7 +187,7 @@ def test_an_evaluation_blesses_no_damaged_record(run, tmp_path):
     (copy.directory / "metrics.jsonl").write_text("".join(lines[1:]))
     with pytest.raises(ValueError, match="metrics.jsonl is damaged"):
         evaluate(copy, n=300)
-    with pytest.raises(ValueError, match="not as its manifest says: metrics.jsonl$"):
+    with pytest.raises(ValueError, match="not as its manifest says: metrics.jsonl; restore them"):
         copy.verify()
     assert not (copy.directory / "scores.json").exists()
 

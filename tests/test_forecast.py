@@ -153,6 +153,11 @@ def test_parts_that_are_none_are_refused(part, capsys):
     assert f"part = {part!r}: write i/n, for example 2/8, with i from 1 to n" in capsys.readouterr().err
 
 
+def test_a_part_without_a_run_says_so(capsys):
+    assert __main__.main(["table3", "--scale", "smoke", "--part", "40/40"]) == 0
+    assert capsys.readouterr().out == "no run is in part 40/40 of 2\n"
+
+
 def test_experiments_are_of_the_seeds_that_notebooks_show(capsys):
     def shown(*arguments: str) -> set[str]:
         assert __main__.main([*arguments, "--scale", "laptop", "--dry-run"]) == 0
@@ -190,6 +195,7 @@ def test_settings_of_one_engine_are_not_ignored_by_the_other(tmp_path, capsys):
             "experiments: --epoch would be ignored; it takes --address, --checkpoint-seconds",
         ),
         (["--retries", "-1"], "retries = -1: at least 0"),
+        (["--jobs", "-1", "--dry-run"], "jobs = -1: at least 1"),
     ):
         assert __main__.main(["table3", "--scale", "smoke", "--runs", str(tmp_path), *arguments]) == 1
         assert message in capsys.readouterr().err

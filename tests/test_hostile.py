@@ -64,6 +64,15 @@ def test_a_folder_that_is_itself_a_link_can_be_read(images, scratch):
     assert len(load(scratch / "elsewhere").test.images) == 4
 
 
+def test_what_is_no_plain_file_is_refused_before_it_is_read(images, everything_else):
+    """Reading a pipe would wait for ever."""
+    os.mkfifo(images / "train" / "pipe.png")
+    try:
+        refused(images, r"^train/pipe.png in .*images is no plain file, and reading it may never end; remove it")
+    finally:
+        (images / "train" / "pipe.png").unlink()
+
+
 def zipped(images: Path, name: str, content: bytes, kind: int = stat.S_IFREG) -> Path:
     """The images in a zip, with one more entry."""
     path = images.parent / "hostile.zip"

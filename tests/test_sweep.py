@@ -219,6 +219,8 @@ def test_a_damaged_directory_hides_no_other_run(tmp_path):
         ),
         ({"device": "cuda", "jobs": 2}, "this machine has no CUDA device"),
         ({"retries": -1}, "retries = -1: at least 0"),
+        ({"address": "", "engine": "ray"}, "address = '' is of a Ray cluster"),
+        ({"device": "gpu", "engine": "ray"}, "device = 'gpu' is not a device to train on; use 'cpu' or 'cuda'"),
         ({"address": "x:1"}, "address = 'x:1' is of a Ray cluster, and engine = 'local'; use engine 'ray'"),
     ],
 )
@@ -272,3 +274,14 @@ def test_a_run_that_is_started_again_counts_as_running_once(capsys, monkeypatch)
     events = [workers.Event(config, False), workers.Event(config, False), workers.Event(config, True)]
     sweep._followed(iter(events), [config])
     assert shown[:2] == ["1 running", "1 running"]
+
+
+def test_a_sweep_shows_itself_before_the_first_run_has_ended_and_while_nothing_happens(capsys, monkeypatch):
+    now = iter(range(0, 1000, 40))
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(now))
+    config = tiny()
+    events = [workers.Event(config), *[workers.Event()] * 4, workers.Event(config, True, None, 1.0)]
+    sweep._followed(iter(events), [config])
+    shown = capsys.readouterr().out
+    assert "0/1" in shown.split("1 running, 0 failed, ends ?")[0]
+    assert 2 <= shown.count("1 running, 0 failed, ends ?") < 5
