@@ -84,7 +84,7 @@ def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
 def _header(read: Callable[[str], bytes], name: str) -> Header | str:
     try:
         content = read(name)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _opened(content) as image:
             if image.width * image.height > LARGEST:
                 return f"{image.width}x{image.height}: more than {LARGEST / 1e6:.0f} megapixels"
             if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
@@ -92,6 +92,10 @@ def _header(read: Callable[[str], bytes], name: str) -> Header | str:
             return Header(image.mode, image.size, hashlib.blake2b(content, digest_size=16).digest())
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for a broken file
         return _reason(error)
+
+
+def _opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def _reason(error: Exception) -> str:
@@ -134,7 +138,7 @@ def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, f
 
         def decode_one(place: int, array: np.ndarray = array, names: list[str] = names) -> str | None:
             try:
-                with Image.open(io.BytesIO(listing.files.read(names[place])), formats=FORMATS) as image:
+                with _opened(listing.files.read(names[place])) as image:
                     array[place] = pixels(image, side, crop, grey)
             except Exception as error:
                 return _reason(error)
