@@ -228,7 +228,8 @@ def readme_soak() -> str:
     about, (begin, end) = record["environment"]["processor"].split(" (")[0], marks("soak")
     counted = (
         f"{record['faults_injected']} faults injected, {record['runs_finished']} runs finished, "
-        f"{record['runs_lost']} lost, {record['wrong_results']} wrong results"
+        f"{record['runs_lost']} lost, {record['wrong_results']} wrong results, "
+        f"{record['messages_without_a_way_out']} messages without a way out"
     )
     told = f"{record['minutes']:.0f} minutes on an {about}: **{counted}.** The faults: {kinds}."
     return f"{begin}\n\n{told}\n\n{end}"

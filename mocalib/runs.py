@@ -108,7 +108,10 @@ class Run:
         self.started = here = environment.describe(device) | how | {"data": data, "parameters": parameters}
         if recorded := self.environment:
             if recorded["data"] != data:
-                raise RunMismatch(f"{self.directory} was trained on other data: {recorded['data']}, now {data}")
+                way_out = f"Bring those back, or remove {self.directory} to train on these"
+                raise RunMismatch(
+                    f"{self.directory} was begun on other data: {recorded['data']}, now {data}. {way_out}"
+                )
             if not self.begun:  # nothing was computed as it says
                 files.write_json(self.directory / "environment.json", here)
                 return

@@ -57,6 +57,7 @@ WAYS_OUT = {  # what a message says that should be removed -> how it is found th
     "images": r"images in (\S+) are damaged",
     "config": r"(\S+)/config.json: ",
     "other": r"(\S+) was made by another config",
+    "data": r"or remove (\S+) to train on these",
     "how": r"(\S+)/\w+.pt and environment.json differ",
     "weights": r"(\S+)/[\w-]+.pt(?: does not load|:? is damaged|: )",
 }
@@ -263,10 +264,10 @@ def main() -> int:
         "runs_lost": soak.lost,
         "wrong_results": soak.wrong,
         "answers": dict(sorted(soak.answers.items())),
-        "unexplained": soak.unexplained,
+        "messages_without_a_way_out": len(soak.unexplained),
         "environment": environment.describe(torch.device("cpu")) | {"processor": environment.processor()},
     }
-    print(files.json_bytes(record).decode())
+    print(files.json_bytes(record).decode(), *soak.unexplained, sep="\n")
     if options.record:
         files.write_json(options.record, record)
     print(f"faults injected: {record['faults_injected']}, runs finished: {soak.finished}, runs lost: {soak.lost}, "

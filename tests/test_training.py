@@ -360,7 +360,7 @@ def test_other_data_are_refused_on_resume(tmp_path, monkeypatch):
     go_on()
     real = data.load(tiny())
     monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="other"))
-    with pytest.raises(RunMismatch, match="was trained on other data"):
+    with pytest.raises(RunMismatch, match="was begun on other data.*Bring those back, or remove .* to train on these"):
         train(tiny(), runs=tmp_path)
 
 
