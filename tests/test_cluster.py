@@ -114,7 +114,7 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     assert errors[1].startswith("WorkerCrashedError: The worker died unexpectedly")
     assert errors[2] == "ValueError: seed 2 is impossible"
     assert log(configs[1]).read_text().count("working on seed 1") == 2
-    started = [event.config.seed for event in events if not event.ended]
+    started = [event.config.seed for event in events if event.config and not event.ended]
     assert sorted(started) == [0, 1, 2, 3]
 
 

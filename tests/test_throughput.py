@@ -178,7 +178,10 @@ def test_committed_records_are_not_overwritten(monkeypatch, scratch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--n", "5", "--no-compile"], "takes --scale, --device, --runs and --threads, not compile, n"),
+        (
+            ["--n", "5", "--no-compile"],
+            "throughput: --compile, --n would be ignored; it takes --device, --runs, --scale",
+        ),
         (["--threads", "100000"], "threads = 100000: at least 1, and at most"),
         (["--device", "cuda:99"], "device = 'cuda:99': this machine has"),
     ],
