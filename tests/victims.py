@@ -89,5 +89,8 @@ def die_on(seed: int, config: RunConfig) -> None:
 
 def say_place(config: RunConfig) -> None:
     """Work that says which GPU it was given, and what reached it of the environment."""
-    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], os.environ["MOCALIB_RUNS"], flush=True)
+    import ray
+
+    part = ray.get_runtime_context().get_assigned_resources()["GPU"]
+    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], "of", part, os.environ["MOCALIB_RUNS"], flush=True)
     time.sleep(1.0)
