@@ -80,7 +80,8 @@ def _kind(options: argparse.Namespace) -> str:
 
 def _refuse_others(options: argparse.Namespace, kind: str) -> None:
     """What is given and means nothing to what is asked for would be ignored."""
-    given = {name for name, value in vars(options).items() if value != _parser().get_default(name)}
+    defaults = _parser()
+    given = {name for name, value in vars(options).items() if value != defaults.get_default(name)}
     if wrong := sorted(given - TAKES[kind] - {"what", "verify"}):
         takes = ", ".join(_option(name) for name in sorted(TAKES[kind])) or "no options"
         raise ValueError(f"{kind}: {', '.join(map(_option, wrong))} would be ignored; it takes {takes}")

@@ -86,16 +86,16 @@ def run(
     def log(config: RunConfig) -> Path:
         return runs / config.name / workers.LOG
 
-    if not todo:
-        events = (event for event in ())  # nothing is started for what is done
-    elif engine == "ray":
-        events = cluster.in_cluster(work, todo, log, jobs, retries, threads, gpus, address)
-    elif here:
-        events = workers.in_this_process(work, todo)
-    else:
-        events = workers.in_processes(work, todo, log, jobs, retries, _shared(jobs, gpus) if on_cuda else None)
-    with contextlib.closing(events):  # whatever happens, it ends its processes
-        failed = _followed(events, todo)
+    failed = {}
+    if todo:  # nothing is started for what is done
+        if engine == "ray":
+            events = cluster.in_cluster(work, todo, log, jobs, retries, threads, gpus, address)
+        elif here:
+            events = workers.in_this_process(work, todo)
+        else:
+            events = workers.in_processes(work, todo, log, jobs, retries, _shared(jobs, gpus) if on_cuda else None)
+        with contextlib.closing(events):  # whatever happens, it ends its processes
+            failed = _followed(events, todo)
     if refused or failed:
         logs = {} if here else {config: log(config) for config in failed}
         raise SweepError(_told(refused | failed, len(dict.fromkeys(configs)), logs))
@@ -165,8 +165,6 @@ def _todo(
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
     """Show what is done, running and failed and when it will end, then what it cost; return what failed and why."""
     failed, running, seconds, start = {}, set(), 0.0, time.time()
-    if not todo:
-        return failed
     left = {config: forecast.weight(config) for config in todo}
     whole = sum(left.values())
     every, last = (1.0 if sys.stdout.isatty() else 60.0), -math.inf  # seconds between two looks of the bar
