@@ -1,36 +1,35 @@
-"""Feature extractors for torch-fidelity: Inception, and a small classifier trained on a dataset's own labels.
+"""Feature extractors for torch-fidelity: Inception, CIFAR-10's classifier, and one of a dataset's own labels.
 
 Only Inception's distance may be called FID. N images, C H W image, D features.
 """
 
-import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
 import torch
-import torch.nn.functional as F
 import torch_fidelity
 from torch import Tensor, nn
 from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
 
-from mocalib import files, paths
+from mocalib import classifiers, files, paths
+from mocalib.classifiers import BATCH
+from mocalib.config import FEATURES
 from mocalib.data import Dataset
-from mocalib.progress import bar
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits
 INCEPTION_SHA256 = "6726825d"
-NAMES = ("inception", "classifier")
-BATCH = 250
-WIDTHS = (24, 40, 56, 64)  # of the classifier: 61,000 weights, 245 kB
-TRAINING = {"steps": 3_000, "batch_size": 128, "learning_rate": 3.0e-3, "seed": 0}
+OWN = {
+    "cifar10": "cifar10",
+    "cifar10-jpeg": "cifar10",
+}  # datasets whose own classifier has a name: it serves others, too
 
 
 class Extractor(NamedTuple):
     """A torch-fidelity extractor with the layer it is read at and the sha256 of its weights file."""
 
-    name: str  # "inception" or "classifier"
+    name: str  # one of FEATURES
     digest: str
     layer: str
     module: nn.Module
@@ -61,17 +60,18 @@ class _RGB(torch.utils.data.Dataset):
 def build(
     name: str, dataset: Dataset, dataset_name: str, weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
-    """Return the extractor "inception" or "classifier" on a device.
+    """Return an extractor on a device: "inception", "cifar10" (for any images), or a dataset's own "classifier".
 
     `weights` is a file of Inception's weights (default: the one in torch's hub folder, else torch-fidelity's
-    download). The classifier's are committed for digits, else trained once on the training labels. Raises as `check`.
+    download). A classifier's are committed for CIFAR-10 and digits, else trained once on the training labels. Raises as
+    `check`.
     """
     check(name, dataset, weights)
     if name == "inception":
         path, digest = inception_weights(weights)
         registered, layer = "inception-v3-compat", "2048"
     else:
-        path, digest = classifier_weights(dataset, dataset_name)
+        path, digest = committed("cifar10") if name == "cifar10" else classifier_weights(dataset, dataset_name)
         registered, layer = f"mocalib-classifier-{digest[:16]}", "features"  # a name a file: the registry keeps names
         if registered not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
             torch_fidelity.register_feature_extractor(registered, ClassifierFeatures)
@@ -93,16 +93,23 @@ def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> Non
     """
     if weights and name != "inception":
         raise ValueError(f"{weights} are weights for features 'inception', but features = {name!r}")
-    if name in NAMES and len(dataset.test.images) < 2:
+    if name in FEATURES and len(dataset.test.images) < 2:
         raise ValueError(f"features {name!r}: one test image has no covariance; use features 'none'")
     if name == "inception":
         inception_weights(weights)
     elif name == "classifier" and dataset.train.labels is None:
         raise ValueError(
-            "features 'classifier' need class labels, and this dataset has none; use features 'inception' or 'none'"
+            "features 'classifier' need class labels, and this dataset has none; "
+            "use features 'inception', 'cifar10' or 'none'"
         )
-    elif name not in ("", "none", *NAMES):
-        raise ValueError(f"features = {name!r} is not one of {', '.join(map(repr, NAMES))}, 'none'")
+    elif name not in ("", "none", *FEATURES):
+        raise ValueError(f"features = {name!r} is not one of {', '.join(map(repr, FEATURES))}, 'none'")
+
+
+def meant(name: str | None, dataset_name: str, classes: bool) -> str:
+    """The extractor that a name means; by default a dataset's own classifier, where it has classes."""
+    name = name or ("classifier" if classes else "none")
+    return OWN.get(dataset_name, name) if name == "classifier" else name
 
 
 def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
@@ -132,48 +139,13 @@ def _inception_help(placed: Path) -> str:
     )
 
 
-class Classifier(nn.Module):
-    """A small CNN: four 3x3 convolutions with BatchNorm, mean of 64 ReLU maps, one linear layer to the classes."""
-
-    def __init__(self, channels: int, size: int, classes: int) -> None:
-        super().__init__()
-        self.channels, self.size = channels, size
-        layers, before = [], channels
-        for width, stride in zip(WIDTHS, (max(1, size // 16), 2, 2, 1)):
-            layers += [nn.Conv2d(before, width, 3, stride, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-            before = width
-        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(before, classes)
-
-    def features(self, x: Tensor) -> Tensor:
-        """N 64 from N C H W in [0, 1], resized to the classifier's own size as Inception resizes to 299."""
-        if x.shape[1] > self.channels:
-            x = x[:, : self.channels]  # grey shown as RGB: three equal channels
-        return self.trunk(self.resized(x))
-
-    def resized(self, x: Tensor) -> Tensor:
-        """N C H W at the classifier's own size."""
-        if x.shape[-1] == self.size:
-            return x
-        return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
-
-
 class ClassifierFeatures(torch_fidelity.FeatureExtractorBase):
     """The classifier as torch-fidelity wants it: uint8 N 3 H W in, a tuple of features out."""
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs) -> None:
         super().__init__(name, features_list)
-        path = Path(feature_extractor_weights_path)
-        try:
-            saved = files.read_tensors(path)
-        except Exception as error:  # as for checkpoints
-            raise ValueError(f"{path} does not load ({error}); remove it, to have it trained again") from None
-        self.net = Classifier(saved["channels"], saved["size"], saved["classes"])
-        self.net.load_state_dict(saved["weights"])
-        self.eval().requires_grad_(False)
+        self.net = classifiers.read(Path(feature_extractor_weights_path))
+        self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.net.features(images.float() / 255),)
@@ -196,15 +168,20 @@ class ClassifierFeatures(torch_fidelity.FeatureExtractorBase):
 
 
 def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
-    """The classifier's weights and their sha256: committed and checked ones, or ones trained now and kept."""
-    committed = paths.FEATURES / f"{dataset_name}.pt"
-    if committed.exists():
-        return committed, committed_digest(committed)
+    """A dataset's own classifier and its sha256: the committed and checked one, or one trained now and kept."""
+    if (paths.FEATURES / f"{dataset_name}.pt").exists():
+        return committed(dataset_name)
     path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
     with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):  # of several processes one trains it
         if not path.exists():
-            train_classifier(dataset, path)
+            classifiers.train_plain(dataset, path)
     return path, files.sha256(path)
+
+
+def committed(name: str) -> tuple[Path, str]:
+    """A committed classifier and its checked sha256."""
+    path = paths.FEATURES / f"{name}.pt"
+    return path, committed_digest(path)
 
 
 def committed_digest(path: Path) -> str:
@@ -215,58 +192,7 @@ def committed_digest(path: Path) -> str:
     return found
 
 
-def train_classifier(dataset: Dataset, path: Path) -> dict:
-    """Train the classifier on the training labels and write it to `path`; return its record, test accuracy included.
-
-    Adam with a one-cycle rate, random shifts by up to an eighth of the side.
-    """
-    channels, size, _ = dataset.image_shape
-    size, classes = min(size, 32), int(dataset.train.labels.max()) + 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(TRAINING["seed"])
-        net = Classifier(channels, size, classes)
-        _fit_classifier(net, dataset)
-    with torch.no_grad():
-        guesses = torch.cat([net(images.float() / 255).argmax(1) for images in dataset.test.images.split(BATCH)])
-    record = {
-        "test_accuracy": (guesses == dataset.test.labels).double().mean().item(),
-        "n_train": len(dataset.train.images),
-        "n_test": len(dataset.test.images),
-        "fingerprint": dataset.fingerprint,
-        **TRAINING,
-    }
-    arrays = {name: value.contiguous() for name, value in net.state_dict().items()}
-    saved = {"channels": channels, "size": size, "classes": classes, "weights": arrays, "record": record}
-    files.write_tensors(path, saved)
-    return record | {"sha256": files.sha256(path)}
-
-
-def _fit_classifier(net: Classifier, dataset: Dataset) -> None:
-    steps, batch = TRAINING["steps"], min(TRAINING["batch_size"], len(dataset.train.images))
-    optimizer = torch.optim.Adam(net.parameters(), lr=TRAINING["learning_rate"], fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, TRAINING["learning_rate"], total_steps=steps)
-    shift = max(1, net.size // 8)
-    with bar("training the classifier for features", steps, unit="step") as shown:
-        for _ in range(steps):
-            index = torch.randint(len(dataset.train.images), (batch,))
-            x = net.resized(dataset.train.images[index].float() / 255)
-            top, left = torch.randint(2 * shift + 1, (2,)).tolist()
-            x = F.pad(x, [shift] * 4)[..., top : top + net.size, left : left + net.size]
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), dataset.train.labels[index]).backward()
-            optimizer.step()
-            schedule.step()
-            shown.update()
-    net.eval()
-
-
 def cached_features(extractor: Extractor, images: Tensor, fingerprint: str, split: str) -> Tensor:
     """Features of the first n real images of a split, kept under fingerprint, split, n and the extractor's digest."""
     name = f"{fingerprint[:16]}-{split}-{len(images)}-{extractor.name}-{extractor.digest[:16]}.pt"
-    path = paths.CACHE / "features" / name
-    if path.exists():
-        with contextlib.suppress(Exception):  # a damaged one is made again
-            return files.read_tensors(path)
-    found = extractor(images)
-    files.write_tensors(path, found)
-    return found
+    return files.kept(paths.CACHE / "features" / name, lambda: extractor(images))

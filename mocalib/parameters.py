@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mocalib.checks import check, nearest, option
-from mocalib.config import DATASETS, PRIOR, SAMPLERS, RunConfig
+from mocalib.config import DATASETS, FEATURES, PRIOR, SAMPLERS, RunConfig
 from mocalib.methods import OBJECTIVES
 from mocalib.scales import SCALES
 
@@ -22,7 +22,7 @@ class NotebookOptions:
     device: str = "cpu"
     threads: int = option(0, low=0)  # 0: torch's own number
     checkpoint_seconds: float = option(60.0, low=0.0)  # between checkpoints
-    features: str = option("", choices=("", "classifier", "inception", "none"))  # "": classifier, if there are labels
+    features: str = option("", choices=("", *FEATURES, "none"))  # "": the dataset's own classifier, if it has labels
     inception_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
     sampler: str = option(PRIOR, choices=SAMPLERS)

@@ -5,18 +5,20 @@ from pathlib import Path
 import pandas as pd
 
 from mocalib import paths
-from mocalib.config import MIXTURE, PRIOR, flat
+from mocalib.config import FEATURES, MIXTURE, PRIOR, flat
+from mocalib.distances import distance_name
 from mocalib.runs import Run, open_run
 
 SCORES = {  # column -> metric, what it is taken of, against which split
     "reconstruction": ("reconstruction", "reconstruction", "test"),
     "reconstruction_train": ("reconstruction", "reconstruction", "train"),
+    "pca": ("reconstruction", "pca", "train"),
     "singular_value_ratio": ("singular_value_ratio", "train_codes", "train"),
     "uniformity": ("uniformity", "train_codes", "train"),
     "nearest_cosine": ("nearest_cosine", "train_codes", "train"),
     "nearest_cosine_uniform": ("nearest_cosine", "uniform", "train"),
 }
-DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's `fid` or `fd_classifier`
+DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's `fid`, else `fd_<features>`
     "fd": ("fd", PRIOR),
     "fd_gmm": ("fd", MIXTURE),
     "fd_reconstruction": ("fd", "reconstruction"),
@@ -27,14 +29,16 @@ DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's 
     "precision_floor": ("precision", "real"),
     "recall": ("recall", "prior"),
 }
-METRICS = {"fid": "fd", "kid": "kd", "fd_classifier": "fd", "kid_classifier": "kd"}  # as recorded -> as in DISTANCES
+METRICS = {  # as recorded -> as in DISTANCES
+    distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
+}
 
 
 def frame(runs: list[Run], epoch: int | None = None) -> pd.DataFrame:
     """One row a scored run: its config's fields, its parameters, and its scores at an epoch (default: the last).
 
-    Distances are Inception's where every run of a dataset has them, else the classifier's; the column `features` says
-    whose, and is "" where a dataset has no labels. Of several evaluations the one of most samples is taken. Raises
+    Distances are of the first of `FEATURES` that every run of a dataset was scored with; the column `features` says
+    which, and is "" where they have none. Of several evaluations the one of most samples is taken. Raises
     ValueError if runs of one dataset were scored with different weights of an extractor: they cannot be compared.
     """
     extractor = {
@@ -51,9 +55,9 @@ def frame(runs: list[Run], epoch: int | None = None) -> pd.DataFrame:
 
 
 def common_features(runs: list[Run]) -> str:
-    """The extractor that every run was scored with: "inception" if that can be, "classifier", or ""."""
+    """The first of `FEATURES` that every run was scored with, or ""."""
     used = [{row["features"] for row in run.scores} for run in runs]
-    return next((name for name in ("inception", "classifier") if used and all(name in found for found in used)), "")
+    return next((name for name in FEATURES if used and all(name in found for found in used)), "")
 
 
 def _row(run: Run, extractor: str, epoch: int | None) -> dict:
@@ -85,8 +89,7 @@ HEADLINES = {  # metric -> what it is taken of, against which split
     "reconstruction": ("reconstruction", "test"),
     "singular_value_ratio": ("train_codes", "train"),
     "uniformity": ("train_codes", "train"),
-    "fd_classifier": ("prior", "test"),
-    "fid": ("prior", "test"),
+    **{distance_name("fd", extractor): ("prior", "test") for extractor in reversed(FEATURES)},
     "precision": ("prior", "test"),
     "recall": ("prior", "test"),
 }

@@ -21,7 +21,12 @@ LOGGED = {  # logged term -> axis label
 }
 PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns that are no terms
 MARKERS = "osD^vPX"
-DISTANCE = {"inception": "FID", "classifier": "Fréchet distance\n(classifier features)", "": "no score"}
+DISTANCE = {
+    "inception": "FID",
+    "cifar10": "Fréchet distance\n(CIFAR-10 classifier)",
+    "classifier": "Fréchet distance\n(classifier features)",
+    "": "no score",
+}
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
