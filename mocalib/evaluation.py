@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mocalib import data, latent, losses
+from mocalib import data, files, latent, losses, paths
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.checks import check as check_value
@@ -25,6 +25,7 @@ from mocalib.runs import Run, RunMismatch, samples_file
 from mocalib.training import check_device, use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
+LINEAR = 12_288  # values an image has at most (64x64x3) for its principal components to be taken: they cost their cube
 SAMPLES, COLUMNS = 40, 8  # samples in a grid; images a row of it
 LARGE, FEWER = 48, 24  # from so many pixels a side, so many samples: records stay small
 SHOWN_NEIGHBOURS = 16  # of so many samples
@@ -43,13 +44,13 @@ def evaluate(
 ) -> list[dict]:
     """Score a finished run, or its weights kept at `epoch`; return its rows, of which none is made twice.
 
-    `features`: "classifier", "inception" (`weights`: its file, if not in torch's hub folder) or "none" for no
-    distances; by default "classifier" where the dataset has labels, else "none". `n` samples are drawn with `seed` and
-    compared with the whole test split: from the prior, with all that belongs to a run (reconstructions, codes, grids);
-    or, with `sampler="gmm10"`, from ten Gaussians fitted to all training codes, on the sphere where codes are, with
-    nothing beside; without features that is no row. Rows join scores.json; grids and singular values join the
-    directory; another evaluation adds rows and changes none. Raises FileNotFoundError where the run's or the
-    extractor's weights are missing, RunMismatch if the data changed, ValueError for what cannot be.
+    `features`: "inception" (`weights`: its file, if not in torch's hub folder), "cifar10", the dataset's own
+    "classifier", or "none" for no distances; by default "classifier" where there are labels, else "none". `n` samples
+    are drawn with `seed` and compared with the whole test split: from the prior, with all that belongs to a run
+    (reconstructions, codes, grids); or, with `sampler="gmm10"`, from ten Gaussians fitted to all training codes, on the
+    sphere where codes are, with nothing beside; without features that is no row. Rows join scores.json; grids and
+    singular values join the directory; another evaluation adds rows and changes none. Raises FileNotFoundError where
+    the run's or the extractor's weights are missing, RunMismatch if the data changed, ValueError for what cannot be.
     """
     _check_numbers(n, epoch)
     check_value("sampler", sampler, str, {"choices": SAMPLERS})
@@ -95,7 +96,7 @@ def check(
 def _resolve(run: Run, features: str | None, epoch: int | None) -> tuple[str, int]:
     """The extractor's name and the epoch that are meant where none is given."""
     about = run.environment["data"]
-    name = features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
+    name = extractors.meant(features, run.config.dataset, about["labels"] and about["test"] > 1)
     return name, run.manifest["epoch"] if epoch is None else epoch
 
 
@@ -150,7 +151,8 @@ def _score(
         whole = data.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
         extractor = extractors.build(name, whole, run.config.dataset, weights, device)
     if sampler == PRIOR:
-        rows, records = _score_all(autoencoder, dataset, extractor, n, seed)
+        rows, records = score(autoencoder, dataset, extractor, n, seed)
+        rows += score_training(autoencoder, dataset) if final else []
     else:
         codes = mixture_codes(autoencoder, dataset.train.images, n, seed)
         rows, records = score_images(extractor, {sampler: decode(autoencoder, codes)}, dataset), {}
@@ -161,8 +163,8 @@ def _score(
     run.add_scores([row for row in rows if _identity(row) not in known], records)
 
 
-def _score_all(
-    autoencoder: Autoencoder, dataset: data.Dataset, extractor: Extractor | None, n: int, seed: int
+def score(
+    autoencoder: Autoencoder, dataset: data.Dataset, extractor: Extractor | None, n: int, seed: int = 0
 ) -> tuple[list[dict], dict[str, bytes]]:
     """Rows on codes, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
     train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:CODES], dataset.test.images))
@@ -179,6 +181,26 @@ def _score_all(
         }
         rows += score_images(extractor, images, dataset)
     return rows, {"latents.npz": latents} | grids(autoencoder, dataset, seed)
+
+
+def score_training(autoencoder: Autoencoder, dataset: data.Dataset) -> list[dict]:
+    """Rows on all training images: the error of Eq. 5 where `score` has that of a part, and that of as many principal
+    components as codes have dimensions: the least that any linear autoencoder has.
+    """
+    images, rows = dataset.train.images, []
+    n, d = len(images), autoencoder.objective.latent_dim
+    if n > CODES:
+        rows.append(_row("reconstruction", reconstruction_error(autoencoder, images), "reconstruction", "train", n, n))
+    if images[0].numel() <= LINEAR:
+        residual = _variances(images, dataset.fingerprint, autoencoder.device)[d:].sum().item()
+        rows.append(_row("reconstruction", residual, "pca", "train", n, n))
+    return rows
+
+
+def _variances(images: Tensor, fingerprint: str, device: torch.device) -> Tensor:
+    """`latent.variances` of training images, kept between evaluations."""
+    path = paths.CACHE / "features" / f"{fingerprint[:16]}-train-{len(images)}-variances.pt"
+    return files.kept(path, lambda: latent.variances(images, device))
 
 
 def mixture_codes(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
@@ -222,6 +244,14 @@ def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
         decoded.append(to_uint8(x_hat))
         total += losses.reconstruction(x_hat, part / 255).item() * len(part)
     return Reconstruction(torch.cat(codes), torch.cat(decoded), total / len(images))
+
+
+def reconstruction_error(autoencoder: Autoencoder, images: Tensor) -> float:
+    """The error of Eq. 5 on [0, 1], a mean over images (uint8 n C H W); nothing else is kept."""
+    total = 0.0
+    for part in images.split(BATCH):
+        total += losses.reconstruction(autoencoder.decode(autoencoder.encode(part)), part / 255).item() * len(part)
+    return total / len(images)
 
 
 def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:

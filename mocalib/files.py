@@ -11,7 +11,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,16 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError and more
         raise ValueError(f"{path} is cut short or no file of tensors ({repr(error)[:200]})") from None
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns, made once: read from `path` where it lies there whole, else made and written to it."""
+    if path.exists():
+        with contextlib.suppress(ValueError):  # a damaged one is made again
+            return read_tensors(path)
+    made = make()
+    write_tensors(path, made)
+    return made
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

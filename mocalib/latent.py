@@ -88,6 +88,25 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
     return math.log((total - n) / (n * (n - 1)))  # each code's product with itself counts exp(0)
 
 
+def variances(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Variances of images (uint8 n C H W, taken in [0, 1]) along their principal components, descending, float64.
+
+    Of min(n, C H W) components, from the smaller of the two products of the centred matrix; their sum is the mean
+    squared distance from the mean image.
+    """
+    n, values = len(images), images[0].numel()
+    mean = sum(part.flatten(1).sum(dim=0) for part in images.split(CHUNK)).double() / n
+    product = torch.zeros(min(n, values), min(n, values), dtype=torch.float64, device=device)
+    rows = (((part.double().flatten(1) - mean) / 255).to(device) for part in images.split(CHUNK))
+    if n < values:
+        x = torch.cat(list(rows))
+        product = x @ x.T
+    else:
+        for x in rows:
+            product.addmm_(x.T, x)
+    return torch.linalg.eigvalsh(product / n).flip(0).clamp_min(0).cpu()
+
+
 def nearest_cosine(points: Tensor, codes: Tensor) -> float:
     """Mean cosine from each point to its nearest code: low where there are "holes" between codes (section 5.1).
 

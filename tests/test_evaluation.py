@@ -13,6 +13,7 @@ from PIL import Image
 
 from mocalib import (
     RunConfig,
+    classifiers,
     data,
     evaluate,
     evaluation,
@@ -281,10 +282,7 @@ def test_reference_features_are_kept_under_data_split_n_and_digest(digits, scrat
 def test_the_committed_classifier_is_what_its_record_says(digits):
     path = paths.FEATURES / "digits.pt"
     record = json.loads(path.with_suffix(".json").read_text())
-    saved = files.read_tensors(path)
-    net = features.Classifier(saved["channels"], saved["size"], saved["classes"])
-    net.load_state_dict(saved["weights"])
-    guesses = net.eval()(digits.test.images.float() / 255).argmax(1)
+    guesses = classifiers.read(path)(digits.test.images.float() / 255).argmax(1)
     assert (guesses == digits.test.labels).double().mean().item() == pytest.approx(record["test_accuracy"], abs=0.002)
     assert record["test_accuracy"] >= 0.96
     assert record["fingerprint"] == digits.fingerprint
@@ -313,9 +311,7 @@ def test_classifier_features_are_the_same_for_grey_and_for_three_equal_channels(
 def test_the_classifier_reads_other_sizes_at_its_native_one():
     """16 pixels, as Inception's 299: digits of 32 pixels, averaged down, are nearly the ones it was trained on."""
     large = data.load(RunConfig(size=32)).test
-    saved = files.read_tensors(paths.FEATURES / "digits.pt")
-    net = features.Classifier(saved["channels"], saved["size"], saved["classes"]).eval()
-    net.load_state_dict(saved["weights"])
+    net = classifiers.read(paths.FEATURES / "digits.pt")
     assert (net(large.images.float() / 255).argmax(1) == large.labels).double().mean() > 0.9
 
 
@@ -328,12 +324,12 @@ def test_a_labelled_folder_gets_a_classifier_of_its_own_once(scratch, monkeypatc
                 Image.fromarray((noise + shade).astype(np.uint8)).save(path)
     config = RunConfig(dataset="folder", root=str(scratch / "shades"))
     found = data.load(config)
-    monkeypatch.setitem(features.TRAINING, "steps", 40)
-    monkeypatch.setitem(features.TRAINING, "batch_size", 8)
+    monkeypatch.setitem(classifiers.PLAIN, "steps", 40)
+    monkeypatch.setitem(classifiers.PLAIN, "batch_size", 8)
     extractor = features.build("classifier", found, "folder")
     saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
     assert saved["record"]["test_accuracy"] == 1.0
-    monkeypatch.setattr(features, "train_classifier", None)
+    monkeypatch.setattr(classifiers, "train_plain", None)
     assert features.build("classifier", found, "folder").digest == extractor.digest
     assert extractor(found.test.images).shape == (8, 64)
 
@@ -343,7 +339,7 @@ def test_a_limited_run_gets_the_classifier_of_the_whole_set(scratch, monkeypatch
         for name in ("a", "b"):
             for i in range(12):
                 picture(scratch / "ab" / split / name / f"{i}.png", size=(16, 16), seed=i + 20 * (split == "test"))
-    monkeypatch.setitem(features.TRAINING, "steps", 5)
+    monkeypatch.setitem(classifiers.PLAIN, "steps", 5)
     run = train(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1), runs=scratch)
     evaluate(run, n=50)
     saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
@@ -370,7 +366,7 @@ def test_a_handful_of_test_images_is_enough(scratch, monkeypatch, count):
             picture(scratch / "few" / split / "ab"[i % 2] / f"{i}.png", size=(16, 16), seed=i + 10 * (split == "test"))
     config = tiny(dataset="folder", root=str(scratch / "few"), limit=0, batch_size=4, epochs=1)
     run = train(config, runs=scratch)
-    monkeypatch.setitem(features.TRAINING, "steps", 5)
+    monkeypatch.setitem(classifiers.PLAIN, "steps", 5)
     rows = evaluate(run, n=50)
     assert any(row["features"] for row in rows) == (count > 1)  # one image has no covariance
     assert figures.tiles(run, "reconstructions.png").shape[:2] == (4, 8)
@@ -438,7 +434,7 @@ def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monke
 
 
 def test_unknown_features_are_refused(digits):
-    with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'classifier'"):
+    with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'cifar10', 'classifier'"):
         features.build("vgg", digits, "digits")
 
 
@@ -544,3 +540,38 @@ def test_methods_off_the_sphere_are_scored_and_interpolate_along_lines(method, d
     assert torch.allclose(middle, autoencoder.decode((z0 + z1) / 2), atol=1e-5)
     unit = torch.nn.functional.normalize(autoencoder.encode(digits.train.images[:256]), dim=1)  # all it was trained on
     assert value(rows, "uniformity", "train_codes") == pytest.approx(latent.uniformity(unit), abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [30, 400])  # fewer images than values, and more
+def test_the_principal_components_leave_what_scikit_learns_leave(count):
+    from sklearn.decomposition import PCA
+
+    images = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    variances, x = latent.variances(images), images.flatten(1).double().numpy() / 255
+    assert len(variances) == min(count, 192)
+    for d in (2, 16):
+        pca = PCA(d, svd_solver="full").fit(x)
+        error = ((pca.inverse_transform(pca.transform(x)) - x) ** 2).sum(axis=1).mean()
+        assert variances[d:].sum().item() == pytest.approx(error, rel=1e-10)
+
+
+def test_all_training_images_are_reconstructed_and_held_against_principal_components(run, digits, monkeypatch):
+    """The run's own images: 256, of which `score` takes a part."""
+    monkeypatch.setattr(evaluation, "CODES", 100)
+    autoencoder, dataset = load(run.directory), data.load(run.config)
+    error, pca = (row["value"] for row in evaluation.score_training(autoencoder, dataset))
+    x = dataset.train.images.float() / 255
+    x_hat = autoencoder.decode(autoencoder.encode(x))
+    assert error == pytest.approx(((x_hat - x) ** 2).sum().item() / 256, rel=1e-5)
+    flat = dataset.train.images.flatten(1).double().numpy() / 255
+    values = np.linalg.svd(flat - flat.mean(axis=0), compute_uv=False)
+    assert pca == pytest.approx((values[8:] ** 2).sum() / 256, rel=1e-8)  # d is 8
+    monkeypatch.setattr(evaluation, "LINEAR", 255)
+    assert [row["sampler"] for row in evaluation.score_training(autoencoder, dataset)] == ["reconstruction"]
+
+
+def test_the_row_of_principal_components_is_made_once_and_of_the_last_weights_alone(run):
+    rows = [row for row in run.scores if row["sampler"] == "pca"]
+    assert [(row["metric"], row["split"], row["n_reference"], row["epoch"]) for row in rows] == [
+        ("reconstruction", "train", 256, 3)
+    ]
