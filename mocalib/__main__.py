@@ -4,8 +4,28 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import data, evaluation, experiments, forecast, integrity, paths, report, runs, sweep, throughput, training
-from mocalib.config import PRIOR, SAMPLERS, RunConfig
+import torch
+
+from mocalib import (
+    archive,
+    classifiers,
+    data,
+    evaluation,
+    experiments,
+    files,
+    forecast,
+    integrity,
+    paths,
+    rehearsal,
+    report,
+    rescoring,
+    runs,
+    scales,
+    sweep,
+    throughput,
+    training,
+)
+from mocalib.config import FEATURES, PRIOR, SAMPLERS, RunConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
             _figures()
         elif kind == "throughput":
             print(throughput.run(options.scale, options.device, options.runs, options.threads))
+        elif kind == "classifier":
+            _classifier(options)
+        elif kind == "rescore":
+            return _rescore(options)
+        elif kind in ("pack", "unpack"):
+            _archive(kind, options)
         elif kind == "experiments":
             _experiments(options)
         else:
@@ -59,13 +85,48 @@ def _figures() -> None:
     report.update_readme()
 
 
+def _classifier(options: argparse.Namespace) -> None:
+    """Train CIFAR-10's classifier anew, beside the committed one, of which all scores are."""
+    path = (options.runs or paths.CACHE / "features") / "cifar10.pt"
+    with training.use_threads(options.threads or torch.get_num_threads()):
+        record = classifiers.train_cifar10(path, device=training.check_device(options.device))
+    files.write_json(path.with_suffix(".json"), record)
+    print(f"{path}: test accuracy {record['test_accuracy']:.4f}, sha256 {record['sha256']}")
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    """Add scores of other features to all finished runs of a scale; 1 if a run has no weights here."""
+    if not options.features:
+        raise ValueError("rescore: with which features? pass --features inception, for example")
+    folder, without = options.runs or paths.RUNS / options.scale, 0
+    for run, rows, reason in rescoring.rescore(folder, options.features, options.weights, options.device):
+        _print(run, rows)
+        if reason:
+            without += 1
+            print(f"  {reason}")
+    return 1 if without else 0
+
+
+def _archive(kind: str, options: argparse.Namespace) -> None:
+    """Pack the records of a scale's finished runs into one file, or put those of such a file among them."""
+    path, folder = Path(options.what[1]), options.runs or paths.RUNS / options.scale
+    names = archive.pack(folder, path) if kind == "pack" else archive.unpack(path, folder)
+    print(*names, f"{len(names)} runs {'of' if kind == 'pack' else 'in'} {folder}", sep="\n")
+
+
+VERBS, ARCHIVES = ("figures", "throughput", "classifier", "rescore"), ("pack", "unpack")
 _HOW = {"device", "threads", "compile", "checkpoint_seconds", "features", "weights", "sampler", "n", "runs"}
 TAKES = {  # what is asked for -> options that mean something to it
     "--verify": set(),
     "figures": set(),
     "throughput": {"scale", "device", "threads", "runs"},
+    "classifier": {"device", "threads", "runs"},
+    "rescore": {"scale", "features", "weights", "device", "runs"},
+    "pack": {"scale", "runs"},
+    "unpack": {"scale", "runs"},
     "run directories": _HOW | {"epoch"},
-    "experiments": _HOW | {"scale", "seeds", "engine", "jobs", "gpus", "retries", "address", "part", "dry_run"},
+    "experiments": _HOW
+    | {"scale", "seeds", "engine", "jobs", "gpus", "retries", "address", "part", "dry_run", "rehearse"},
 }
 
 
@@ -73,8 +134,9 @@ def _kind(options: argparse.Namespace) -> str:
     """Which of `TAKES` is asked for."""
     if options.verify:
         return "--verify"
-    if options.what in (["figures"], ["throughput"]):
-        return options.what[0]
+    verb, *rest = options.what
+    if (verb in VERBS and not rest) or (verb in ARCHIVES and len(rest) == 1):
+        return verb
     return "experiments" if all(name in (*experiments.NAMES, "all") for name in options.what) else "run directories"
 
 
@@ -109,6 +171,9 @@ def _experiments(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(*(config.name for config in configs), forecast.forecast(configs, folder, options.device), sep="\n")
         return
+    if options.rehearse:
+        _rehearse(configs, options, settings)
+        return
     finished = sweep.run(
         configs,
         folder,
@@ -128,6 +193,24 @@ def _experiments(options: argparse.Namespace) -> None:
     )
     for run in finished:
         _print(run, run.scores)
+
+
+def _rehearse(configs: list[RunConfig], options: argparse.Namespace, settings: scales.Scale) -> None:
+    """Take some steps of every run, whichever fail, and say what the grid would take at their pace."""
+    device, features = training.check_device(options.device), options.features or settings.features
+    threads, hours, failed = options.threads or settings.threads, 0.0, []
+    for config in configs:
+        try:
+            found = rehearsal.rehearse(config, device, threads, features, options.weights)
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+            failed.append(config.name)
+            print(f"{config.name}: {error}", flush=True)
+        else:
+            hours += found.hours
+            print(found, flush=True)
+    print(f"{len(configs) - len(failed)} of {len(configs)} runs rehearsed; at their pace {hours:.3g} hours of training")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(configs)} runs would fail: {', '.join(failed)}")
 
 
 def _listed(name: str, scale: str, seeds: int | None) -> list[RunConfig]:
@@ -178,9 +261,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mocalib",
         description="Train and score the config.json that lies in each run directory, or every run of an experiment. "
         "What is finished is not done again; what was interrupted resumes. `figures` draws from committed records; "
-        "`throughput` measures the engine beside Algorithm 1.",
+        "`throughput` measures the engine beside Algorithm 1; `rescore` adds scores of other features to a scale's "
+        "finished runs; `pack` and `unpack` move their records in one file; `classifier` trains CIFAR-10's.",
     )
-    others = f"an experiment ({', '.join(experiments.NAMES)}), or all of a scale, or figures, or throughput"
+    others = (
+        f"an experiment ({', '.join(experiments.NAMES)}), or all of a scale, or one of {', '.join((*VERBS, *ARCHIVES))}"
+    )
     parser.add_argument("what", nargs="*", metavar="run-directory", help=f"or {others}")
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
     parser.add_argument("--seeds", type=int, help="of an experiment: seeds 0 to N-1 (the scale's own)")
@@ -196,6 +282,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", default="1/1", metavar="i/n", help="the i-th of n parts, as of a SLURM array")
     parser.add_argument("--dry-run", action="store_true", help="name the runs and what they will take; nothing is run")
     parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="take a few steps of each run of an experiment and score a batch, on real data; nothing is kept",
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="read run directories, or all runs, caches and weights, for damage"
     )
     parser.add_argument("--runs", type=Path, help="train in this folder, under the runs' own names")
@@ -209,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compile the step, on a GPU into one CUDA graph; recorded at the first start and kept (default: on a GPU)",
     )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
-    parser.add_argument("--features", choices=("classifier", "inception", "none"), help="extractor of the distances")
+    parser.add_argument("--features", choices=(*FEATURES, "none"), help="extractor of the distances")
     parser.add_argument("--weights", type=Path, help="file of Inception's weights")
     parser.add_argument(
         "--sampler",

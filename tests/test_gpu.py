@@ -9,7 +9,7 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import Stopped, assert_same, stop_at_step, weights
 
-from mocalib import data, evaluate, objectives, sweep, train
+from mocalib import data, evaluate, latent, objectives, rehearsal, sweep, train
 from mocalib.algorithm1 import algorithm1
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -36,6 +36,17 @@ def test_float64_steps_of_a_gpu_equal_algorithm_1(tmp_path):
     for i, line in enumerate(run.metrics):
         part = steps[i * per_line : (i + 1) * per_line]
         assert line["loss"] == pytest.approx(sum(step["L"] for step in part) / len(part), rel=1e-9)
+
+
+def test_a_rehearsal_steps_scores_and_counts_memory_on_the_gpu():
+    found = rehearsal.rehearse(tiny(precision="bfloat16"), "cuda", extractor="cifar10")
+    assert found.memory > 0
+    assert "GB" in str(found)
+
+
+def test_principal_components_of_the_gpu_are_the_cpus(digits):
+    few = digits.train.images[:300]
+    assert torch.allclose(latent.variances(few, "cuda"), latent.variances(few), atol=1e-9)
 
 
 def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path, monkeypatch):
