@@ -15,10 +15,17 @@ FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone: 
 def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     """Every run that a table or figure shows, seeds 0 to `seeds` - 1; runs that two of them share are equal.
 
-    `name`: "table1" to "table4", "figure1" to "figure15", "rivals_cifar10" and "rivals_celeba" (Table 1's other
-    methods, re-run), "convergence" (MoCA and some of them along training), "table1_forms" (Algorithm 1, Eq. 6 and the
-    negative term alone at temperature .05), "appendix_a" (A1 on CelebA with d 64 beside 128), "quickstart" (Table 1's
-    A2 beside the same autoencoder with weight 0, smoke and laptop only). What a scale does not run is an empty list.
+    `name`: "table1" to "table4", "figure1" to "figure15", and
+
+    - "rivals_cifar10", "rivals_celeba": Table 1's other methods, re-run;
+    - "table1_wae": MoCA-A2 and WAE-MMD on the sphere; "table1_narrow": the same at a part of the width;
+    - "table1_forms": Algorithm 1, Eq. 6 and the negative term alone at temperature .05;
+    - "convergence": MoCA and some rivals along training; "convergence_narrow": those of "table1_narrow";
+    - "table3_printed": Table 3 with K and m0 as printed, at a scale whose own Table 3 has them scaled to its images;
+    - "appendix_a": A1 on CelebA with d 64 beside 128;
+    - "quickstart": Table 1's A2 beside the same autoencoder with weight 0, smoke and laptop only.
+
+    What a scale does not run is an empty list.
     Raises ValueError for an unknown name or scale.
     """
     for what, value, known in (("experiment", name, NAMES), ("scale", scale, SCALES)):
@@ -44,7 +51,7 @@ def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
 
 
 def listed(scale: str, seeds: int) -> dict[str, list[RunConfig]]:
-    """The runs of every table and figure of a scale, in the paper's order; of some, as of pictures, fewer seeds."""
+    """The runs of every table and figure of a scale, in the order of `NAMES`; of some, as of pictures, fewer seeds."""
     most = SCALES[scale].most_seeds | dict.fromkeys(PICTURES, 1)
     return {name: configs(name, scale, min(seeds, most.get(name, seeds))) for name in NAMES}
 
@@ -92,6 +99,14 @@ def _rivals(of: str) -> Callable[[Scale], list[RunConfig]]:
     return lambda scale: list(scale.rivals.get(of, {}).values())
 
 
+def _pair(scale: Scale) -> list[RunConfig]:
+    return list(scale.pair.values())
+
+
+def _narrow(scale: Scale) -> list[RunConfig]:
+    return list(scale.narrow.values())
+
+
 def _convergence(scale: Scale) -> list[RunConfig]:
     return list(scale.convergence.values())
 
@@ -110,6 +125,10 @@ def _table2(scale: Scale) -> list[RunConfig]:
 
 def _table3(scale: Scale) -> list[RunConfig]:
     return [vary(scale.ablation, momentum=momentum) for momentum in scale.momenta]
+
+
+def _table3_printed(scale: Scale) -> list[RunConfig]:
+    return [vary(scale.printed, momentum=momentum) for momentum in scale.momenta] if scale.printed else []
 
 
 def _table4(scale: Scale) -> list[RunConfig]:
@@ -139,33 +158,38 @@ def _a2(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
     return lambda scale: [scale.table1[dataset, A2] for dataset in datasets]
 
 
-_EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {
+_EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order in which a grid is run: the first first
     "quickstart": _quickstart,
     "table1": _table1,
     "rivals_cifar10": _rivals(CIFAR),
     "rivals_celeba": _rivals(CELEBA),
     "convergence": _convergence,
+    "table1_wae": _pair,
     "table1_forms": _forms,
-    "appendix_a": _appendix_a,
-    "table2": _table2,
     "table3": _table3,
+    "table3_printed": _table3_printed,
     "table4": _table4,
-    "figure1": _faces_hq,
-    "figure2": _a2(CIFAR, CELEBA),
-    "figure3": _figure3,
-    "figure4": _figure4,
     "figure5": _figure5,
-    "figure6": _faces_hq,
-    "figure7": _faces_hq,
-    "figure8": _faces_hq,
+    "figure4": _figure4,
+    "figure3": _figure3,
+    "table2": _table2,
+    "figure15": _table2,
+    "appendix_a": _appendix_a,
+    "table1_narrow": _narrow,
+    "convergence_narrow": _narrow,
+    "figure2": _a2(CIFAR, CELEBA),
     "figure9": _a2(CIFAR),
     "figure10": _a2(CELEBA),
     "figure11": _a2(CIFAR),
     "figure12": _a2(CELEBA),
     "figure13": _a2(CIFAR),
     "figure14": _a2(CELEBA),
-    "figure15": _table2,
+    "figure1": _faces_hq,
+    "figure6": _faces_hq,
+    "figure7": _faces_hq,
+    "figure8": _faces_hq,
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
-SHOWN_WITH = {"table1": ("rivals_cifar10", "rivals_celeba")}  # experiments whose runs stand in a table, too
+SHOWN_WITH = {"table1": ("rivals_cifar10", "rivals_celeba", "table1_wae")}  # whose runs stand in a table, too
+ROWS = ("table1", "rivals_cifar10", "rivals_celeba")  # of which each run is a row that means something by itself

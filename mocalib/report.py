@@ -1,6 +1,7 @@
 """The report: every claim of the paper, decided by records; as a table, as Markdown, and as README's results."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,7 @@ import pandas as pd
 from mocalib import claims, experiments, figures, files, paths, records, tables
 from mocalib.claims import CLAIMS, Claim, Finding
 from mocalib.config import MIXTURE, RunConfig
-from mocalib.experiments import SHOWN_WITH
+from mocalib.experiments import ROWS, SHOWN_WITH
 from mocalib.figures.base import save_csv
 from mocalib.runs import Run
 from mocalib.scales import SCALES
@@ -23,16 +24,28 @@ def findings(runs: dict[str, list[Run]], scale: str, experiment: str = "") -> li
     `runs`: for each experiment, its finished and scored runs (`experiments.configs`'s order), of which all seeds that
     are complete are used. What is not there is "not run".
     """
-    asked = [claim for claim in CLAIMS if experiment in ("", claim.experiment)]
-    return [claims.judge(claim, _frame(claim, _needed(claim, runs), scale)) for claim in asked]
+    return [
+        claims.judge(claim, _frame(claim, _needed(claim, runs, scale), scale)) for claim in asked(scale, experiment)
+    ]
 
 
-def _needed(claim: Claim, runs: dict[str, list[Run]]) -> list[Run]:
-    """The runs that a claim compares, of the seeds that all its experiments have."""
-    own, beside = (runs.get(name, []) for name in (claim.experiment, claim.beside))
-    if not beside:
+def asked(scale: str, experiment: str = "") -> list[Claim]:
+    """The claims that a scale, or one experiment of it, is to decide: the paper's, and ours where it runs them."""
+    return [
+        claim
+        for claim in CLAIMS
+        if experiment in ("", claim.experiment) and (not claim.own or experiments.configs(claim.experiment, scale))
+    ]
+
+
+def _needed(claim: Claim, runs: dict[str, list[Run]], scale: str) -> list[Run]:
+    """The runs that a claim compares: of an experiment beside its own, of the seeds for which all of it is there."""
+    own = runs.get(claim.experiment, [])
+    if not claim.beside:
         return own
-    seeds = {run.config.seed for run in own} & {run.config.seed for run in beside}
+    beside, whole = runs.get(claim.beside, []), len(experiments.configs(claim.beside, scale))
+    counts = Counter(run.config.seed for run in beside)
+    seeds = {run.config.seed for run in own if counts[run.config.seed] == whole}
     return [run for run in own + beside if run.config.seed in seeds]
 
 
@@ -76,10 +89,40 @@ def write(runs: dict[str, list[Run]], scale: str, output: str | None = None) -> 
     found, output = findings(runs, scale), output or scale
     path = paths.FIGURES / output / "report.md"
     title = f"# The paper's claims at {scale} scale{'' if output == scale else ', with data or seeds of your own'}\n"
-    files.write(
-        path, "\n".join([title, tables.markdown(summary(found, scale)), _explained(found), _cost(runs)]).encode()
-    )
+    parts = [title, tables.markdown(summary(found, scale)), _told(found, scale), _explained(found)]
+    if SCALES[scale].partial:
+        parts.append(_coverage(runs, scale))
+    parts.append(_cost(runs))
+    files.write(path, "\n".join(parts).encode())
     return [save_csv(table(found), "report", output), path]
+
+
+MEANS = {
+    "holds": "agrees with the paper",
+    "does not hold": "does not agree with the paper",
+    "within noise": "speaks neither for the paper nor against it",
+}
+
+
+def _told(found: list[Finding], scale: str) -> str:
+    """A paragraph a claim: the paper's numbers, ours, and whether they agree."""
+    return "\n\n".join(["## Claim by claim", *(_paragraph(finding, scale) for finding in found)]) + "\n"
+
+
+def _paragraph(finding: Finding, scale: str) -> str:
+    claim, n = finding.claim, len(finding.effects)
+    told = f"**{claim.statement}** ({claim.place}.) The paper: {claim.paper}. "
+    if not n and not experiments.configs(claim.experiment, scale):
+        return f"{told}Not run: this scale has no data for it."
+    if not n:
+        names = " ".join(filter(None, (claim.experiment, claim.beside)))
+        return f"{told}Not run: `python -m mocalib {names} --scale {scale}` runs what it needs."
+    seeds = f"{n} seeds, {finding.in_favour} in favour, spread {finding.spread:.3g}" if n > 1 else "one seed"
+    agrees = MEANS[finding.verdict.removesuffix(" (one seed)")]
+    return (
+        f"{told}Here: {finding.shown}. The effect is {finding.mean:.3g} ({seeds}), the threshold "
+        f"{claim.threshold:.3g}: this {agrees}."
+    )
 
 
 RULES = f"""## Rules
@@ -95,6 +138,13 @@ Table 4, about 0.8 FID). If it is below by more than the noise, the claim does n
 def _explained(found: list[Finding]) -> str:
     columns = ["claim", "rule", "effect", "spread", "threshold", "seeds_for"]
     return f"{RULES}\n{tables.markdown(table(found)[columns])}"
+
+
+def _coverage(runs: dict[str, list[Run]], scale: str) -> str:
+    """What there is of a scale that may be run in part."""
+    asked = {name: len(configs) for name, configs in experiments.listed(scale, SCALES[scale].seeds).items() if configs}
+    rows = [{"experiment": name, "runs shown": len(runs.get(name, [])), "of": count} for name, count in asked.items()]
+    return f"## What was run\n\n{tables.markdown(pd.DataFrame(rows))}"
 
 
 def _cost(runs: dict[str, list[Run]]) -> str:
@@ -115,12 +165,13 @@ def committed() -> list[str]:
 def draw(scale: str) -> list[Path]:
     """Draw every table and figure of a scale, and its report, from committed records; nothing is trained.
 
-    Raises ValueError where a record is damaged, or where some runs of a seed are there and others of it are not:
-    evidence must not shrink unseen.
+    Raises ValueError where a record is damaged, or, but for scales that may be run in part, where some runs of a seed
+    are there and others of it are not: evidence must not shrink unseen.
     """
     found = found_runs(paths.RECORDS / scale, scale)
     for name, configs in experiments.listed(scale, SCALES[scale].seeds).items():
-        _refuse_gaps(name, scale, configs, {run.config.seed for run in found[name]})
+        if not SCALES[scale].partial:
+            _refuse_gaps(name, scale, configs, {run.config.seed for run in found[name]})
     for run in {run.directory: run for runs in found.values() for run in runs}.values():
         run.verify()
     written = [path for name in found if found[name] for path in _draw(name, found, scale)]
@@ -147,8 +198,9 @@ def _draw(name: str, found: dict[str, list[Run]], scale: str) -> list[Path]:
 
 
 def _shown(name: str, found: dict[str, list[Run]]) -> list[Run]:
-    """The runs that a table or figure shows: of its own experiment, and of those beside it."""
-    return [run for shown in (name, *SHOWN_WITH.get(name, ())) for run in found[shown]]
+    """The runs that a table or figure shows, each once: of its own experiment, and of those beside it."""
+    runs = [run for shown in (name, *SHOWN_WITH.get(name, ())) for run in found[shown]]
+    return list({run.directory: run for run in runs}.values())
 
 
 def measured() -> list[dict]:
@@ -211,6 +263,16 @@ def readme_results(scale: str = "laptop") -> str:
     return f"{begin}\n\n{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}\n{end}"
 
 
+def readme_workstation(scale: str = "workstation") -> str:
+    """README's results of full-size nets, with its marks: what was run of how much, the claims that it decides."""
+    runs, asked_for = found_runs(paths.RECORDS / scale, scale), experiments.everything(scale, SCALES[scale].seeds)
+    there = {run.directory.name for found in runs.values() for run in found}
+    decided = [finding for finding in findings(runs, scale) if finding.effects]
+    shown = tables.markdown(summary(decided, scale)) if decided else "No claim is decided yet.\n"
+    begin, end = marks("workstation")
+    return f"{begin}\n\n{len(there)} of {len(asked_for)} runs were made. {_cost(runs)}\n{shown}\n{end}"
+
+
 def readme_rivals(scale: str = "laptop") -> str:
     """README's Table 1 with its marks: a row a method re-run, with the paper's number beside."""
     runs = _shown("table1", found_runs(paths.RECORDS / scale, scale))
@@ -242,6 +304,7 @@ def update_readme() -> None:
     sections = {
         "results": readme_results,
         "rivals": readme_rivals,
+        "workstation": readme_workstation,
         "performance": readme_performance,
         "soak": readme_soak,
     }
@@ -254,9 +317,19 @@ def update_readme() -> None:
 
 
 def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:
-    """For each experiment of a scale its finished and scored runs in a folder, of the seeds that are complete."""
+    """For each experiment of a scale its runs in a folder that can be shown."""
     asked = experiments.listed(scale, SCALES[scale].seeds)
-    return {name: complete(folder, configs) for name, configs in asked.items()}
+    return {name: shown(name, scale, folder, configs) for name, configs in asked.items()}
+
+
+def shown(name: str, scale: str, folder: Path, configs: list[RunConfig]) -> list[Run]:
+    """The runs of an experiment's configs in a folder that can be shown: those of complete seeds.
+
+    Of Table 1, whose rows stand for themselves, each that is there, where a scale may be run in part.
+    """
+    if not _in_rows(name, scale):
+        return complete(folder, configs)
+    return [run for config in configs if _scored(run := Run(folder / config.name, config))]
 
 
 def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
@@ -264,6 +337,10 @@ def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
     runs = [Run(folder / config.name, config) for config in configs]
     missing = {run.config.seed for run in runs if not _scored(run)}
     return [run for run in runs if run.config.seed not in missing]
+
+
+def _in_rows(name: str, scale: str) -> bool:
+    return SCALES[scale].partial and name in ROWS
 
 
 def _scored(run: Run) -> bool:

@@ -10,6 +10,7 @@ from mocalib.config import RunConfig
 from mocalib.methods import AE, RAE, VAE, WAEGAN, WAEMMD, Method, TwoStageVAE
 
 MOCA, SPHERE = "MoCA", "WAE-MMD (sphere)"
+ONE_GPU = (SPHERE, "AE", "VAE", "WAE-GAN", "RAE-SN", "2-Stage VAE")  # what a first afternoon is for, in this order
 WAES = (SPHERE, "WAE-GAN")  # with which the paper's later abstract compares
 COMPARED = ("VAE", *WAES)  # with MoCA, along training
 
@@ -37,7 +38,6 @@ FACES = {
     "RAE-SN": RAE(0.23, "spectral_norm"),  # 2.4e-3 * 12288 / 128
     "2-Stage VAE": TwoStageVAE(),
 }
-FEW_FACES = FACES | {"WAE-GAN": WAEGAN(pretraining=0.032)}  # 200 of 6,250 steps
 # Each the best of those tried on seed 100, as MoCA's settings are, by the sampler that is a method's own: RAE's is the
 # mixture. Of RAE that is the lowest weight tried; lower ones lead to AE. The rest is WAE's and RAE's for MNIST.
 DIGITS = {

@@ -104,6 +104,8 @@ def nets(dataset: str) -> Effect:
 
     def effect(frame: pd.DataFrame) -> float:
         part = frame[frame["of"] == dataset].set_index("net")
+        if not {A1, A2} <= set(part.index):
+            return math.nan
         a1, a2 = part.loc[A1], part.loc[A2]
         return math.log(a1["fd"] / a2["fd"]) if a2["parameters"] < a1["parameters"] else -math.inf
 
@@ -123,6 +125,11 @@ def rivals(dataset: str) -> Effect:
         return math.log(best / _at(part, "net", A2)) if len(others) else math.nan
 
     return effect
+
+
+def pair(frame: pd.DataFrame) -> float:
+    """log quotient of the distances of WAE-MMD and of MoCA."""
+    return math.log(_at(frame, "objective", "wae-mmd") / _at(frame, "objective", "moca"))
 
 
 def faster(frame: pd.DataFrame) -> float:
@@ -145,8 +152,10 @@ def without_positive(frame: pd.DataFrame) -> float:
 
 
 def realistic(frame: pd.DataFrame) -> float:
-    """log quotient of A2's precision and half of the training images' own, the least over datasets."""
+    """log quotient of A2's precision and half of the training images' own, the least over datasets; NaN of one."""
     part = frame[(frame["net"] == A2) & (frame["of"] != "")]
+    if part["of"].nunique() < 2:
+        return math.nan
     return math.log((part["precision"].clip(lower=1e-9) / (0.5 * part["precision_floor"])).min(skipna=False))
 
 
@@ -197,7 +206,7 @@ def by_net(dataset: str) -> Shown:
 
     def shown(frame: pd.DataFrame) -> str:
         part = frame[frame["of"] == dataset]
-        return f"{records.data_name(part.iloc[0])}; {means('net')(part)}"
+        return f"{records.data_name(part.iloc[0])}; {means('net')(part)}" if len(part) else ""
 
     return shown
 
@@ -207,6 +216,8 @@ def by_sampler(dataset: str) -> Shown:
 
     def shown(frame: pd.DataFrame) -> str:
         part = frame[frame["of"] == dataset]
+        if part.empty:
+            return ""
         found = part.groupby("net", sort=False)[["fd", "fd_gmm"]].mean().sort_values("fd", kind="stable")
         scores = ", ".join(f"{net}: {row.fd:.3g} / {row.fd_gmm:.3g}" for net, row in found.iterrows())
         return f"{records.data_name(part.iloc[0])}, prior / 10 Gaussians; {scores}"

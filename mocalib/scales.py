@@ -20,7 +20,7 @@ class Scale:
 
     seeds: int  # seeds that its notebooks run
     n_generated: int  # samples a score
-    features: str | None  # extractor of the distances; None: the classifier's where there are labels
+    features: str | None  # extractor of the distances; None: the dataset's own classifier where there are labels
     jobs: int  # runs at a time; 0: one a core
     threads: int | None  # of a run; results depend on it. None: torch's own number
     table1: dict[tuple[str, str], RunConfig]  # (dataset, net) -> run
@@ -42,6 +42,16 @@ class Scale:
     throughput: tuple[RunConfig, ...]  # nets and sizes that are timed, on random pixels; the first along every axis
     most_seeds: dict[str, int] = field(default_factory=dict)  # experiment -> seeds, where fewer than the others have
     one_step: RunConfig | None = None  # its weights before and after a single step: what bad looks like
+    narrow: dict[str, RunConfig] = field(default_factory=dict)  # method -> run at a part of the width; ours
+    printed: RunConfig | None = (
+        None  # section 5's defaults as printed, where `ablation` has them scaled to fewer images
+    )
+    partial: bool = False  # whether Table 1 is shown with the rows that are there: on a GPU as far as its time reaches
+
+    @property
+    def pair(self) -> dict[str, RunConfig]:
+        """MoCA-A2 and the rival that differs from it in the regulariser alone, on what stands for CIFAR-10."""
+        return {rivals.MOCA: self.table1[CIFAR, A2], rivals.SPHERE: self.rivals[CIFAR][rivals.SPHERE]}
 
 
 def vary(config: RunConfig, **objective: float | str) -> RunConfig:
@@ -109,46 +119,65 @@ PAPER = Scale(
     a1_dimensions=(replace(_CELEBA_A1, latent_dim=64), _CELEBA_A1),  # Appendix A
     hq=_HQ,
     throughput=(_CIFAR_A2, _CIFAR_A1, replace(_CELEBA_A2, size=64), replace(_HQ, size=256)),
+    partial=True,
 )
 
 # -------------------------------------------------------------------------------------------------------- workstation
 
-_FACES_A2 = RunConfig(  # 8,000 faces: the weights are the paper's, K keeps its K/N of section 5
+_JPEG_A2 = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
+_JPEG_A1 = vary(replace(_JPEG_A2, model="a1"), weight=1_000.0)
+_JPEG_MOCA = replace(_JPEG_A2, keep_epochs=_KEPT)
+_JPEG_RIVALS = rivals.runs(_JPEG_A2, {name: rivals.CIFAR10[name] for name in rivals.ONE_GPU}, _KEPT)
+_NARROW = replace(_JPEG_A2, width=16, epochs=20, decay_every=12, keep_epochs=(1, 2, 5, 10))  # an hour on one core
+
+# 8,000 faces: weights are the paper's, K keeps K/N of section 5, m0 about the key encoder's horizon over K/B, and the
+# learning rate is halved as often. K as printed would hold the keys of 7.5 epochs, of 50.
+_FACES_A2 = RunConfig(
     dataset="faces10k", epochs=50, decay_every=15, precision="bfloat16", objective=MoCA(queue_size=2_600)
 )
-_FACES_5 = replace(_FACES_A2, objective=replace(_SECTION_5.objective, queue_size=2_600, momentum=0.99))
 _FACES_A1 = vary(replace(_FACES_A2, model="a1"), weight=1_000.0)
-_JPEG_A2 = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
-_JPEG_RIVALS = rivals.runs(_JPEG_A2, rivals.CIFAR10, _KEPT)
+_FACES_PRINTED = replace(_FACES_A2, objective=_SECTION_5.objective)
+_FACES_5 = vary(_FACES_PRINTED, queue_size=2_600, momentum=0.99)
 
 WORKSTATION = Scale(
-    seeds=1,
+    seeds=3,
+    most_seeds=dict.fromkeys(  # three of the pair alone
+        (
+            *("table1", "rivals_cifar10", "rivals_celeba", "table1_narrow", "table1_forms"),
+            *("table2", "table3", "table3_printed", "table4", "figure3", "figure4", "figure5", "figure15"),
+            *("convergence", "convergence_narrow", "appendix_a"),
+        ),
+        1,
+    ),
     n_generated=10_000,
-    features=None,
+    features="cifar10",
     jobs=1,
     threads=None,
     table1={
-        (CIFAR, A1): vary(replace(_JPEG_A2, model="a1"), weight=1_000.0),
-        (CIFAR, A2): _JPEG_A2,
-        (CELEBA, A1): _FACES_A1,
+        (CIFAR, A2): _JPEG_MOCA,
+        (CIFAR, A1): _JPEG_A1,
         (CELEBA, A2): _FACES_A2,
+        (CELEBA, A1): _FACES_A1,
     },
-    rivals={CIFAR: _JPEG_RIVALS, CELEBA: rivals.runs(_FACES_A2, rivals.FEW_FACES)},
-    convergence=rivals.compared(_JPEG_A2, _JPEG_RIVALS),
-    forms=_JPEG_A2,
+    rivals={CIFAR: _JPEG_RIVALS},
+    convergence=rivals.compared(_JPEG_MOCA, _JPEG_RIVALS),
+    narrow={rivals.MOCA: _NARROW, rivals.SPHERE: replace(_NARROW, objective=rivals.CIFAR10[rivals.SPHERE])},
+    forms=_JPEG_MOCA,
     ablation=_FACES_5,
+    printed=_FACES_PRINTED,
     dimension=replace(_FACES_5, stop_at=50.0),
-    dimensions=dict.fromkeys((64, 128, 512), (300.0, 3_000.0, 36_000.0)),
-    sized=replace(_FACES_5, model="hq", learning_rate=2.0e-3),
-    sizes=dict.fromkeys((16, 32, 64), (100.0, 300.0, 1_000.0, 3_000.0)),
+    dimensions=dict.fromkeys((64, 128, 512), (100.0, 1_000.0, 9_000.0, 144_000.0)),
+    sized=replace(_FACES_5, model="hq", learning_rate=2.0e-3, decay_every=5),
+    sizes=dict.fromkeys((16, 32, 64), (100.0, 500.0, 2_000.0, 50_000.0)),
     momenta=(0.0, 0.9, 0.99, 0.999),
     tempered=_FACES_5,
     temperatures=dict.fromkeys((0.05, 0.2, 1.0), (100.0, 1_000.0, 3_000.0, 10_000.0)),
-    queue_sizes=(100, 1_000, 2_600, 60_000),
+    queue_sizes=(100, 2_600, 60_000, 120_000),  # the paper's ends and default, and the default scaled
     weights=(0.0, 500.0, 1_000.0, 3_000.0),
     a1_dimensions=(replace(_FACES_A1, latent_dim=64), _FACES_A1),
     hq=None,  # no faces of 256 pixels
-    throughput=(_JPEG_A2, vary(replace(_JPEG_A2, model="a1"), weight=1_000.0), replace(_FACES_A2, size=64)),
+    throughput=(_JPEG_A2, _JPEG_A1, replace(_FACES_A2, size=64)),
+    partial=True,
 )
 
 # ------------------------------------------------------------------------------------------------------------- laptop

@@ -68,8 +68,8 @@ class Study:
         return self._configs[name]
 
     def found(self) -> dict[str, list[Run]]:
-        """What is finished and scored already of every experiment, of the seeds that are complete."""
-        return {name: report.complete(self.folder, configs) for name, configs in self._configs.items()}
+        """What is finished and scored already of every experiment, as far as it can be shown."""
+        return {name: report.shown(name, self.scale, self.folder, c) for name, c in self._configs.items()}
 
     def run(self, *names: str, sampler: str = PRIOR) -> list[Run]:
         """Train and score what is not finished yet; the runs of the named tables and figures, in their order."""

@@ -84,7 +84,7 @@ def convergence(runs: list[Run], scale: Scale) -> pd.DataFrame:
             seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
             [row] = records.frame([run], epoch).to_dict("records")
             scores = {name: row[name] for name in ("fd", "reconstruction", "uniformity", "latent_dim", "features")}
-            method = named(run.config, scale.convergence)
+            method = named(run.config, scale.convergence) or named(run.config, scale.narrow)
             rows.append({"run": row["run"], "method": method, "seed": row["seed"], "epoch": epoch,
                          "images": epoch * steps * batch, "seconds": seconds} | scores)  # fmt: skip
     return pd.DataFrame(rows)
@@ -139,6 +139,13 @@ def table2(frame: pd.DataFrame) -> pd.DataFrame:
     paper = records.paper("table2").rename(columns={"weight": "paper_weight"})
     columns = ["size", "best_weight", "of_each_seed", "tried", "fd", "sd", "seeds"]
     return pd.DataFrame(rows, columns=columns).merge(paper, "outer", on="size").sort_values("size", ignore_index=True)
+
+
+def methods(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a method: mean distances with their spread over seeds, and test reconstruction errors."""
+    means = {"fd": "mean", "sd": "std", "fd_gmm": "mean", "sd_gmm": "std", "reconstruction": "mean", "seeds": "nunique"}
+    of = {"sd": "fd", "sd_gmm": "fd_gmm", "seeds": "seed"}
+    return frame.groupby("method", sort=False).agg(**{k: (of.get(k, k), how) for k, how in means.items()}).reset_index()
 
 
 def forms(frame: pd.DataFrame) -> pd.DataFrame:

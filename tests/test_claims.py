@@ -209,7 +209,25 @@ def test_stability_is_how_far_a_distance_rises_above_its_least_so_far():
 
 
 def test_precision_is_held_against_the_images_own():
-    assert judge(BY_NAME["realistic"], table1(2, 1)).effects == (pytest.approx(math.log(0.5 / 0.4)),)
+    one = table1(2, 1)
+    assert judge(BY_NAME["realistic"], one).verdict == "not run"  # the claim is on several resolutions
+    both = pd.concat([one, one[one["of"] != ""].assign(of="CelebA", precision=0.6)])
+    assert judge(BY_NAME["realistic"], both).effects == (pytest.approx(math.log(0.5 / 0.4)),)
+
+
+def test_a_net_alone_beats_none():
+    frame = table1(77.49, 54.36)
+    for alone in (frame[frame["net"] == "MoCA-A2"], frame[frame["of"] == ""]):
+        assert judge(BY_NAME["a2-CIFAR-10"], alone).verdict == "not run"
+
+
+@pytest.mark.parametrize("name", ["wae-mmd", "wae-mmd-narrow"])
+def test_moca_is_held_against_the_mmd_on_the_same_sphere(name):
+    frame = pd.DataFrame({"objective": ["moca", "wae-mmd"], "fd": [54.36, 80.9], "seed": 0})
+    found = judge(BY_NAME[name], frame)
+    assert found.effects == (pytest.approx(math.log(80.9 / 54.36)),)
+    assert found.verdict == "holds (one seed)"
+    assert judge(BY_NAME[name], frame.assign(fd=frame["fd"][::-1].to_list())).verdict == "does not hold (one seed)"
 
 
 def test_what_is_not_there_is_not_run():

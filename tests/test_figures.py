@@ -89,22 +89,26 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path):
         figures.tiles(runs.Run(tmp_path, tiny()), "samples.png")
 
 
-def test_committed_figures_tables_and_readme_follow_from_the_records(scratch):
+@pytest.mark.parametrize("scale", report.committed())
+def test_committed_figures_tables_and_readme_follow_from_the_records(scratch, scale):
     """`make figures` in a fresh clone changes nothing."""
-    drawn = report.draw("laptop")
-    drawn += [path for record in report.measured() for path in report.draw_throughput(record)]
-    assert {path.name for path in drawn} == {path.name for path in (paths.ROOT / "figures" / "laptop").iterdir()}
+    drawn = report.draw(scale)
+    drawn += [
+        path for record in report.measured() if record["scale"] == scale for path in report.draw_throughput(record)
+    ]
+    assert {path.name for path in drawn} == {path.name for path in (paths.ROOT / "figures" / scale).iterdir()}
     names = {path.stem for path in drawn}
-    assert {f"table{n}" for n in range(1, 5)} | {f"figure{n:02d}" for n in range(1, 16)} | {"report"} <= names
+    if scale == "laptop":
+        assert {f"table{n}" for n in range(1, 5)} | {f"figure{n:02d}" for n in range(1, 16)} | {"report"} <= names
     for path in drawn:
-        committed = paths.ROOT / "figures" / "laptop" / path.name
+        committed = paths.ROOT / "figures" / scale / path.name
         if path.suffix in (".csv", ".md"):
             assert path.read_bytes() == committed.read_bytes(), path.name
         elif path.suffix == ".png":
             with Image.open(path) as new, Image.open(committed) as old:
                 assert new.info["Description"] == old.info["Description"]
                 assert np.abs(np.asarray(new, dtype=int) - np.asarray(old, dtype=int)).mean() < 1
-    for section in (report.readme_results(), report.readme_rivals(), report.readme_soak()):
+    for section in (report.readme_results(), report.readme_rivals(), report.readme_workstation(), report.readme_soak()):
         assert section in (paths.ROOT / "README.md").read_text()
 
 

