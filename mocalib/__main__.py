@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if not options.what and not options.verify:
-            raise ValueError("nothing is named: a run directory, an experiment, all, figures, throughput; see --help")
+            raise ValueError(
+                f"nothing is named: a run directory, an experiment, all, {', '.join((*VERBS, *ARCHIVES))}; see --help"
+            )
         _refuse_others(options, kind := _kind(options))
         if kind == "--verify":
             return _verify(list(map(Path, options.what)))
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _rescore(options)
         elif kind in ("pack", "unpack"):
             _archive(kind, options)
-        elif kind == "experiments":
+        elif kind in ("experiments", "--rehearse"):
             _experiments(options)
         else:
             for directory in map(Path, options.what):
@@ -95,16 +97,17 @@ def _classifier(options: argparse.Namespace) -> None:
 
 
 def _rescore(options: argparse.Namespace) -> int:
-    """Add scores of other features to all finished runs of a scale; 1 if a run has no weights here."""
-    if not options.features:
+    """Add scores of other features to all finished runs of a scale that have weights here; 1 if none has."""
+    if options.features in (None, "none"):
         raise ValueError("rescore: with which features? pass --features inception, for example")
-    folder, without = options.runs or paths.RUNS / options.scale, 0
-    for run, rows, reason in rescoring.rescore(folder, options.features, options.weights, options.device):
-        _print(run, rows)
+    folder, scored, without = options.runs or paths.RUNS / options.scale, 0, 0
+    for directory, rows, reason in rescoring.rescore(folder, options.features, options.weights, options.device):
+        scored, without = scored + (not reason), without + bool(reason)
+        _print(directory, rows)
         if reason:
-            without += 1
             print(f"  {reason}")
-    return 1 if without else 0
+    print(f"{scored} of {scored + without} runs have scores of {options.features} now")
+    return 0 if scored else 1
 
 
 def _archive(kind: str, options: argparse.Namespace) -> None:
@@ -125,8 +128,8 @@ TAKES = {  # what is asked for -> options that mean something to it
     "pack": {"scale", "runs"},
     "unpack": {"scale", "runs"},
     "run directories": _HOW | {"epoch"},
-    "experiments": _HOW
-    | {"scale", "seeds", "engine", "jobs", "gpus", "retries", "address", "part", "dry_run", "rehearse"},
+    "experiments": _HOW | {"scale", "seeds", "engine", "jobs", "gpus", "retries", "address", "part", "dry_run"},
+    "--rehearse": {"scale", "seeds", "part", "device", "threads", "compile", "features", "weights", "runs", "rehearse"},
 }
 
 
@@ -135,9 +138,15 @@ def _kind(options: argparse.Namespace) -> str:
     if options.verify:
         return "--verify"
     verb, *rest = options.what
-    if (verb in VERBS and not rest) or (verb in ARCHIVES and len(rest) == 1):
+    if verb in VERBS and rest:
+        raise ValueError(f"{verb} stands alone, without {' '.join(rest)}; see --help")
+    if verb in ARCHIVES and len(rest) != 1:
+        raise ValueError(f"{verb}: name one file, as in: python -m mocalib {verb} records.tar.gz")
+    if verb in (*VERBS, *ARCHIVES):
         return verb
-    return "experiments" if all(name in (*experiments.NAMES, "all") for name in options.what) else "run directories"
+    if not all(name in (*experiments.NAMES, "all") for name in options.what):
+        return "run directories"
+    return "--rehearse" if options.rehearse else "experiments"
 
 
 def _refuse_others(options: argparse.Namespace, kind: str) -> None:
@@ -172,7 +181,7 @@ def _experiments(options: argparse.Namespace) -> None:
         print(*(config.name for config in configs), forecast.forecast(configs, folder, options.device), sep="\n")
         return
     if options.rehearse:
-        _rehearse(configs, options, settings)
+        _rehearse([c for c in configs if not runs.Run(folder / c.name, c).finished], options, settings)
         return
     finished = sweep.run(
         configs,
@@ -192,7 +201,7 @@ def _experiments(options: argparse.Namespace) -> None:
         sampler=options.sampler,
     )
     for run in finished:
-        _print(run, run.scores)
+        _print(run.directory, run.scores)
 
 
 def _rehearse(configs: list[RunConfig], options: argparse.Namespace, settings: scales.Scale) -> None:
@@ -201,7 +210,7 @@ def _rehearse(configs: list[RunConfig], options: argparse.Namespace, settings: s
     threads, hours, failed = options.threads or settings.threads, 0.0, []
     for config in configs:
         try:
-            found = rehearsal.rehearse(config, device, threads, features, options.weights)
+            found = rehearsal.rehearse(config, device, threads, features, options.weights, bool(options.compile))
         except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
             failed.append(config.name)
             print(f"{config.name}: {error}", flush=True)
@@ -246,11 +255,11 @@ def _run(config: RunConfig, directory: Path, options: argparse.Namespace) -> Non
     for sampler in dict.fromkeys((PRIOR, options.sampler)):
         how = {"weights": options.weights, "device": options.device, "sampler": sampler}
         rows += evaluation.evaluate(run, options.features, n, options.epoch, **how)
-    _print(run, rows)
+    _print(run.directory, rows)
 
 
-def _print(run: runs.Run, rows: list[dict]) -> None:
-    print(run.directory)
+def _print(directory: Path, rows: list[dict]) -> None:
+    print(directory)
     for row in rows:
         against = f" | {row['n_generated']} against {row['n_reference']} {row['split']}" if row["n_reference"] else ""
         print(f"  {row['metric']:<22} {row['sampler']:<15} {row['value']:>12.4f}{against}")

@@ -142,7 +142,7 @@ def train_cifar10(path: Path, dataset: str = "cifar10-jpeg", device: torch.devic
     settings = {"channels": 3, "size": CIFAR10_SIDE, "classes": 10}
     nets = environment.net_precision("bfloat16", device)
     steps = RESIDUAL["epochs"] * (len(images.train.images) // RESIDUAL["batch_size"])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(RESIDUAL["seed"])
         net = residual(**settings).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(

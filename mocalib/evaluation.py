@@ -185,7 +185,7 @@ def score(
 
 def score_training(autoencoder: Autoencoder, dataset: data.Dataset) -> list[dict]:
     """Rows on all training images: the error of Eq. 5 where `score` has that of a part, and that of as many principal
-    components as codes have dimensions: the least that any linear autoencoder has.
+    components as codes have dimensions: the least that any affine autoencoder has.
     """
     images, rows = dataset.train.images, []
     n, d = len(images), autoencoder.objective.latent_dim

@@ -67,6 +67,7 @@ def build(
     `check`.
     """
     check(name, dataset, weights)
+    name = meant(name, dataset_name, True)
     if name == "inception":
         path, digest = inception_weights(weights)
         registered, layer = "inception-v3-compat", "2048"
@@ -102,6 +103,8 @@ def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> Non
             "features 'classifier' need class labels, and this dataset has none; "
             "use features 'inception', 'cifar10' or 'none'"
         )
+    elif name == "cifar10":
+        committed(name)
     elif name not in ("", "none", *FEATURES):
         raise ValueError(f"features = {name!r} is not one of {', '.join(map(repr, FEATURES))}, 'none'")
 
@@ -135,7 +138,7 @@ def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
 def _inception_help(placed: Path) -> str:
     return (
         f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
-        f"(inception_weights in notebooks); features 'classifier' needs none, where there are labels, nor does 'none'"
+        f"(inception_weights in notebooks); features 'cifar10' needs none, nor 'classifier', where there are labels"
     )
 
 
@@ -181,6 +184,8 @@ def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
 def committed(name: str) -> tuple[Path, str]:
     """A committed classifier and its checked sha256."""
     path = paths.FEATURES / f"{name}.pt"
+    if not path.exists() or not path.with_suffix(".json").exists():
+        raise FileNotFoundError(f"{path} or its record is missing; restore them with git")
     return path, committed_digest(path)
 
 

@@ -34,18 +34,19 @@ METRICS = {  # as recorded -> as in DISTANCES
 }
 
 
-def frame(runs: list[Run], epoch: int | None = None) -> pd.DataFrame:
+def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = None) -> pd.DataFrame:
     """One row a scored run: its config's fields, its parameters, and its scores at an epoch (default: the last).
 
-    Distances are of the first of `FEATURES` that every run of a dataset was scored with; the column `features` says
-    which, and is "" where they have none. Of several evaluations the one of most samples is taken. Raises
-    ValueError if runs of one dataset were scored with different weights of an extractor: they cannot be compared.
+    Distances are those of `extractor`, by default of the first of `FEATURES` that every run of a dataset was scored
+    with at that epoch; the column `features` says which, and is "" where they have none. Of several evaluations the one
+    of most samples is taken. Raises ValueError if runs of one dataset were scored with different weights of an
+    extractor: they cannot be compared.
     """
-    extractor = {
-        dataset: common_features([run for run in runs if run.config.dataset == dataset])
+    of = {
+        dataset: common_features([run for run in runs if run.config.dataset == dataset], epoch)
         for dataset in {run.config.dataset for run in runs}
     }
-    table = pd.DataFrame([_row(run, extractor[run.config.dataset], epoch) for run in runs])
+    table = pd.DataFrame([_row(run, of[run.config.dataset] if extractor is None else extractor, epoch) for run in runs])
     for dataset, digests in table.groupby("dataset")["digest"].unique().items():
         if len(digests) > 1:
             raise ValueError(
@@ -54,9 +55,16 @@ def frame(runs: list[Run], epoch: int | None = None) -> pd.DataFrame:
     return table
 
 
-def common_features(runs: list[Run]) -> str:
-    """The first of `FEATURES` that every run was scored with, or ""."""
-    used = [{row["features"] for row in run.scores} for run in runs]
+def common_features(runs: list[Run], epoch: int | None = None, along: bool = False) -> str:
+    """The first of `FEATURES` with which every run's prior was scored, or "".
+
+    At an epoch, by default each run's last; or `along` training, at all epochs that it is to be scored at.
+    """
+    used = []
+    for run in runs:
+        own = run.epochs if along else [run.manifest["epoch"] if epoch is None else epoch]
+        rows = [row for row in run.scores if row["sampler"] == PRIOR]
+        used += [{row["features"] for row in rows if row["epoch"] == at} for at in own]
     return next((name for name in FEATURES if used and all(name in found for found in used)), "")
 
 

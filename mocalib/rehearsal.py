@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,16 +22,16 @@ class Rehearsed:
     """What a few steps of a run have shown."""
 
     config: RunConfig
-    seconds: float  # of its slowest kind of step, launched operation by operation
-    memory: int | None  # bytes, at most, of a GPU
+    seconds: float  # of its slowest kind of step
+    memory: int | None  # bytes that these steps allocated on a GPU; graphs and the allocator take more
 
     @property
     def hours(self) -> float:
-        """Of training, were every step like that one: on a GPU, where steps are compiled, the most that it takes."""
+        """Of training, were every step like that one: if not compiled, the most that it takes on a GPU."""
         return forecast.steps(self.config) * self.seconds / 3600
 
     def __str__(self) -> str:
-        memory = "" if self.memory is None else f", {self.memory / 1e9:.3g} GB"
+        memory = "" if self.memory is None else f", {self.memory / 1e9:.3g} GB allocated"
         return f"{self.config.name}: {self.seconds:.3g} s a step, at most {self.hours:.3g} hours{memory}"
 
 
@@ -41,8 +41,11 @@ def rehearse(
     threads: int | None = None,
     extractor: str | None = None,
     weights: Path | str | None = None,
+    compile: bool = False,
 ) -> Rehearsed:
-    """Take some steps of each turn of a run on its own data, at its own batch size, and score a batch; keep nothing.
+    """Take some steps of each turn of a run on its own data, at its own batch size, and score a batch; keep no run.
+
+    `compile`: as training does on a GPU, which takes its time for each run.
 
     Raises what `train` and `evaluate` would raise of such a run (missing data or weights, too little memory), and
     ArithmeticError for a loss that is not finite.
@@ -52,23 +55,26 @@ def rehearse(
     evaluation.check(config, dataset, extractor, weights=weights)
     data.check_batch(len(dataset.train.images), config.batch_size)
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # of the run before
         torch.cuda.reset_peak_memory_stats(device)
     with tuned(threads or torch.get_num_threads(), device):
         objective = objectives.build(config, dataset.image_shape)
         objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
         objective.to(device, dtype(config), memory_format=torch.channels_last).train()
-        seconds = _steps(config, objective, dataset, device)
+        seconds = _steps(config, objective, dataset, device, compile)
         _score(config, objective, dataset, device, extractor, weights)
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Rehearsed(config, seconds, memory)
 
 
-def _steps(config: RunConfig, objective: objectives.Objective, dataset: data.Dataset, device: torch.device) -> float:
+def _steps(
+    config: RunConfig, objective: objectives.Objective, dataset: data.Dataset, device: torch.device, compile: bool
+) -> float:
     """Take steps from the first of each turn on; seconds of the slowest, its first step aside."""
     images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, dtype(config))
     steps = config.epochs * images.steps_per_epoch
     engine.check_turns(objective, steps)
-    trainer = engine.Trainer(objective, steps, device, seed=config.seed)
+    trainer = engine.Trainer(objective, steps, device, compile, config.seed)
 
     def taken(step: int) -> float:
         started = time.monotonic()
@@ -99,6 +105,7 @@ def _score(
     evaluation.score(autoencoder, small, None, n)
     name = features.meant(extractor, config.dataset, dataset.train.labels is not None)
     if name != "none":
-        built = features.build(name, dataset, config.dataset, weights, device)
+        whole = data.load(replace(config, limit=0))  # a classifier is of the dataset, not of a part of it
+        built = features.build(name, whole, config.dataset, weights, device)
         samples = evaluation.decode(autoencoder, autoencoder.prior(n))
         frechet_distance(built(samples), built(small.test.images))

@@ -45,7 +45,7 @@ def _needed(claim: Claim, runs: dict[str, list[Run]], scale: str) -> list[Run]:
         return own
     beside, whole = runs.get(claim.beside, []), len(experiments.configs(claim.beside, scale))
     counts = Counter(run.config.seed for run in beside)
-    seeds = {run.config.seed for run in own if counts[run.config.seed] == whole}
+    seeds = {run.config.seed for run in own if whole and counts[run.config.seed] == whole}
     return [run for run in own + beside if run.config.seed in seeds]
 
 
@@ -112,11 +112,11 @@ def _told(found: list[Finding], scale: str) -> str:
 def _paragraph(finding: Finding, scale: str) -> str:
     claim, n = finding.claim, len(finding.effects)
     told = f"**{claim.statement}** ({claim.place}.) The paper: {claim.paper}. "
-    if not n and not experiments.configs(claim.experiment, scale):
-        return f"{told}Not run: this scale has no data for it."
+    needed = list(filter(None, (claim.experiment, claim.beside)))
+    if not n and not all(experiments.configs(name, scale) for name in needed):
+        return f"{told}Not run: this scale leaves it out."
     if not n:
-        names = " ".join(filter(None, (claim.experiment, claim.beside)))
-        return f"{told}Not run: `python -m mocalib {names} --scale {scale}` runs what it needs."
+        return f"{told}Not run; what it needs: {' and '.join(needed)}."
     seeds = f"{n} seeds, {finding.in_favour} in favour, spread {finding.spread:.3g}" if n > 1 else "one seed"
     agrees = MEANS[finding.verdict.removesuffix(" (one seed)")]
     return (
@@ -143,8 +143,8 @@ def _explained(found: list[Finding]) -> str:
 def _coverage(runs: dict[str, list[Run]], scale: str) -> str:
     """What there is of a scale that may be run in part."""
     asked = {name: len(configs) for name, configs in experiments.listed(scale, SCALES[scale].seeds).items() if configs}
-    rows = [{"experiment": name, "runs shown": len(runs.get(name, [])), "of": count} for name, count in asked.items()]
-    return f"## What was run\n\n{tables.markdown(pd.DataFrame(rows))}"
+    rows = [{"experiment": name, "runs": len(runs.get(name, [])), "of": count} for name, count in asked.items()]
+    return f"## What is shown\n\n{tables.markdown(pd.DataFrame(rows))}"
 
 
 def _cost(runs: dict[str, list[Run]]) -> str:
@@ -266,11 +266,11 @@ def readme_results(scale: str = "laptop") -> str:
 def readme_workstation(scale: str = "workstation") -> str:
     """README's results of full-size nets, with its marks: what was run of how much, the claims that it decides."""
     runs, asked_for = found_runs(paths.RECORDS / scale, scale), experiments.everything(scale, SCALES[scale].seeds)
-    there = {run.directory.name for found in runs.values() for run in found}
+    finished = [run for config in asked_for if (run := Run(paths.RECORDS / scale / config.name, config)).finished]
     decided = [finding for finding in findings(runs, scale) if finding.effects]
     shown = tables.markdown(summary(decided, scale)) if decided else "No claim is decided yet.\n"
     begin, end = marks("workstation")
-    return f"{begin}\n\n{len(there)} of {len(asked_for)} runs were made. {_cost(runs)}\n{shown}\n{end}"
+    return f"{begin}\n\n{len(finished)} of {len(asked_for)} runs were made. {_cost({scale: finished})}\n{shown}\n{end}"
 
 
 def readme_rivals(scale: str = "laptop") -> str:

@@ -12,36 +12,40 @@ from mocalib.runs import Run, epoch_file, open_run
 
 def rescore(
     folder: Path, features: str, weights: Path | str | None = None, device: torch.device | str = "cpu"
-) -> Iterator[tuple[Run, list[dict], str]]:
+) -> Iterator[tuple[Path, list[dict], str]]:
     """Score every finished run of a folder with other features, wherever it was scored before; rows are only added.
 
-    The same epochs, samplers, seeds and numbers of samples. Yields each run with the rows of these features, and why
-    there are none: "" or what is missing. Raises FileNotFoundError for a folder without finished runs, and as
-    `evaluate` where features cannot be taken at all.
+    The same epochs, samplers, seeds and numbers of samples. Yields each run's directory, the rows of these features and
+    "", or why there are none, such as weights that are not here. Raises FileNotFoundError for a folder without runs.
     """
-    found = [open_run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    found = sorted(path.parent for path in folder.glob("*/manifest.json"))
     if not found:
         raise FileNotFoundError(f"{folder} holds no finished run")
-    for run in found:
-        asked = evaluations(run)
-        names = dict.fromkeys(_weights(run, epoch) for epoch, *_ in asked)
-        if missing := [name for name in names if not (run.directory / name).exists()]:
-            yield run, [], f"no {', '.join(missing)} here: weights are not committed"
-        elif not asked:
-            yield run, [], "never scored"
-        else:
-            rows = [
-                row
-                for epoch, seed, sampler, n in asked
-                for row in evaluate(run, features, n, epoch, seed, weights, device, sampler)
-            ]
-            yield run, rows, ""
+    for directory in found:
+        try:
+            yield directory, *_rescored(open_run(directory), features, weights, device)
+        except (ValueError, OSError, RuntimeError) as error:  # of this run: the others are wanted all the same
+            yield directory, [], str(error)
+
+
+def _rescored(
+    run: Run, features: str, weights: Path | str | None, device: torch.device | str
+) -> tuple[list[dict], str]:
+    asked = evaluations(run)
+    names = dict.fromkeys(_weights(run, epoch) for epoch, *_ in asked)
+    if missing := [name for name in names if not (run.directory / name).exists()]:
+        return [], f"no {', '.join(missing)} here: weights are not committed"
+    rows = []
+    for epoch, seed, sampler, n in asked:
+        rows += evaluate(run, features, n, epoch, seed, weights, device, sampler)
+    return rows, "" if asked else "never scored"
 
 
 def evaluations(run: Run) -> list[tuple[int, int, str, int]]:
-    """What a run was scored at, whatever the features: epoch, seed, sampler, number of samples; each once."""
+    """What a run was scored at, whatever the features: epoch (the last first), seed, sampler, samples; each once."""
     rows = [row for row in run.scores if row["features"] and row["sampler"] in SAMPLERS]
-    return list(dict.fromkeys((row["epoch"], row["seed"], row["sampler"], row["n_generated"]) for row in rows))
+    found = dict.fromkeys((row["epoch"], row["seed"], row["sampler"], row["n_generated"]) for row in rows)
+    return sorted(found, key=lambda asked: -asked[0])
 
 
 def _weights(run: Run, epoch: int) -> str:

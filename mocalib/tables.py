@@ -61,8 +61,8 @@ def protocols(runs: list[Run], scale: Scale) -> dict[str, str]:
         f"{' or '.join(f'{epochs} epochs' for epochs in part['epochs'].unique())}"
         for of, part in frame[frame["of"] != ""].groupby("of", sort=False)
     ]
-    features = frame["features"].iloc[0]
-    of_features = f"{features} features" if features else "no labels, no distances"
+    features = [f"{name} features" if name else "no distances" for name in frame["features"].unique()]
+    of_features = " or ".join(features)
     ours = f"{'; '.join(nets)}; {scale.n_generated:,} samples against the test split, rounded to uint8, {of_features}"
     return {"ours": ours} | records.paper("protocols").set_index("protocol")["meaning"].to_dict()
 
@@ -75,14 +75,14 @@ def _bad(runs: list[Run], frame: pd.DataFrame) -> list[pd.DataFrame]:
 
 def convergence(runs: list[Run], scale: Scale) -> pd.DataFrame:
     """One row a run and scored epoch: its method, training images and seconds so far, and its scores."""
-    rows = []
+    rows, extractor = [], records.common_features(runs, along=True)
     for run in runs:
         about, batch = run.environment["data"], run.config.batch_size
         steps = about["train"] // batch
         timing = pd.DataFrame(run.timing)
         for epoch in run.epochs:
             seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
-            [row] = records.frame([run], epoch).to_dict("records")
+            [row] = records.frame([run], epoch, extractor).to_dict("records")
             scores = {name: row[name] for name in ("fd", "reconstruction", "uniformity", "latent_dim", "features")}
             method = named(run.config, scale.convergence) or named(run.config, scale.narrow)
             rows.append({"run": row["run"], "method": method, "seed": row["seed"], "epoch": epoch,

@@ -462,3 +462,8 @@ def test_the_shell_packs_and_unpacks_and_says_what(trained, tmp_path, capsys):
     assert "none.tar.gz" in capsys.readouterr().err
     assert main(["pack", str(archived), "--jobs", "2"]) == 1
     assert "pack: --jobs would be ignored; it takes --runs, --scale" in capsys.readouterr().err
+    for alone in (["pack"], ["unpack", "a", "b", "--scale", "workstation"]):
+        assert main(alone) == 1
+        assert f"{alone[0]}: name one file, as in" in capsys.readouterr().err
+    assert main(["figures", "laptop"]) == 1
+    assert "figures stands alone, without laptop" in capsys.readouterr().err

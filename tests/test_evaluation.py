@@ -434,7 +434,7 @@ def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monke
 
 
 def test_unknown_features_are_refused(digits):
-    with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'cifar10', 'classifier'"):
+    with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'classifier', 'cifar10'"):
         features.build("vgg", digits, "digits")
 
 

@@ -32,6 +32,21 @@ def test_every_run_of_the_laptop_scale_is_committed_and_no_other(committed):
     assert {config.name for config in experiments.everything("laptop", 3)} == set(committed)
 
 
+def test_records_of_one_gpu_are_of_its_grid_small_and_scored_with_the_committed_features():
+    folder, grid = paths.RECORDS / "workstation", experiments.everything("workstation", 3)
+    found = [open_run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    digest = json.loads((paths.FEATURES / "cifar10.json").read_text())["sha256"]
+    assert found
+    for run in found:
+        run.verify()
+        assert run.config in grid
+        assert run.directory.name == run.config.name
+        assert not run.environment["dirty"]
+        assert {(row["features"], row["digest"]) for row in run.scores} >= {("cifar10", digest)}
+    kept = [path for root in (folder, paths.ROOT / "figures" / "workstation") for path in root.rglob("*.*")]
+    assert sum(path.stat().st_size for path in kept if path.suffix != ".pt") < 12e6
+
+
 @pytest.fixture
 def first(committed) -> Run:
     """The quickstart's MoCA, seed 0."""

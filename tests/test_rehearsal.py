@@ -4,9 +4,9 @@ import math
 from dataclasses import replace
 
 import pytest
-from conftest import tiny
+from conftest import picture, tiny
 
-from mocalib import experiments, paths, rehearsal
+from mocalib import RunConfig, classifiers, experiments, files, paths, rehearsal
 from mocalib.__main__ import main
 from mocalib.methods import TwoStageVAE
 
@@ -15,10 +15,24 @@ from mocalib.methods import TwoStageVAE
 def test_every_method_is_rehearsed_and_nothing_is_kept(config, scratch):
     found = rehearsal.rehearse(config, threads=1)
     assert 0 < found.seconds < math.inf
-    steps = config.epochs * (320 // 32)
-    assert found.hours == pytest.approx(steps * found.seconds / 3600)
     assert not list(scratch.rglob("*.pt"))
     assert not paths.RUNS.exists()
+
+
+def test_hours_are_those_of_all_steps():
+    """CIFAR-10 of the paper: 100 epochs of 781 steps."""
+    assert rehearsal.Rehearsed(RunConfig(dataset="cifar10"), 0.5, None).hours == pytest.approx(78_100 / 7_200)
+
+
+def test_the_classifier_of_a_part_is_the_whole_sets(scratch, monkeypatch):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for i in range(12):
+                picture(scratch / "ab" / split / name / f"{i}.png", size=(16, 16), seed=i + 20 * (split == "test"))
+    monkeypatch.setitem(classifiers.PLAIN, "steps", 5)
+    rehearsal.rehearse(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1))
+    saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
+    assert saved["record"]["n_train"] == 24
 
 
 def test_a_loss_that_is_not_finite_fails_in_whichever_stage_it_is():
@@ -39,6 +53,9 @@ def test_what_would_fail_is_named_and_the_others_are_rehearsed(scratch, monkeypa
     assert f"{bad.name}: batch_size = 10000 is larger than the dataset" in told.out
     assert f"1 of 3 runs would fail: {bad.name}" in told.err
     assert not paths.RUNS.exists()
+    for wrong, ignored in ((["table3", "--dry-run"], "--dry-run"), (["some/run"], "--rehearse")):
+        assert main([*wrong, "--rehearse"]) == 1
+        assert f"{ignored} would be ignored" in capsys.readouterr().err
 
 
 def test_features_are_asked_for_before_any_step():

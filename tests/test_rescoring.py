@@ -59,14 +59,33 @@ def test_committed_records_are_not_rescored_and_not_touched(tmp_path):
     for directory in committed:
         shutil.copytree(directory, tmp_path / directory.name, ignore=shutil.ignore_patterns("*.pt"))
     found = list(rescoring.rescore(tmp_path, "inception", weights="/nowhere"))
-    assert [run.directory.name for run, *_ in found] == [directory.name for directory in committed]
+    assert [directory.name for directory, *_ in found] == [directory.name for directory in committed]
     assert all(rows == [] and "weights.pt here: weights are not committed" in reason for _, rows, reason in found)
-    for run, *_ in found:
-        assert run.scores == type(run)(paths.RECORDS / "laptop" / run.directory.name, run.config).scores
+    for directory in committed:
+        assert (tmp_path / directory.name / "scores.json").read_bytes() == (directory / "scores.json").read_bytes()
+
+
+def test_a_damaged_run_is_named_and_the_others_are_scored(run, capsys):
+    other = run.directory.with_name("a-copy")
+    shutil.copytree(run.directory, other)
+    (other / "scores.json").write_text("[]")
+    asked = ["rescore", "--features", "cifar10", "--runs", str(run.directory.parent)]
+    assert main(asked) == 0
+    told = capsys.readouterr().out
+    assert "scores.json is damaged" in told
+    assert "1 of 2 runs have scores of cifar10 now" in told
+    assert {row["features"] for row in run.scores} == {"", "classifier", "cifar10"}
+
+
+def test_what_was_never_scored_stays_so(tmp_path):
+    run = train(tiny(epochs=1), runs=tmp_path)
+    [(_, rows, reason)] = rescoring.rescore(tmp_path, "cifar10")
+    assert (rows, reason, run.scores) == ([], "never scored", [])
 
 
 def test_a_folder_without_runs_and_no_features_are_refused(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         list(rescoring.rescore(tmp_path, "cifar10"))
-    assert main(["rescore"]) == 1
-    assert "pass --features inception" in capsys.readouterr().err
+    for asked in (["rescore"], ["rescore", "--features", "none"]):
+        assert main(asked) == 1
+        assert "pass --features inception" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def file_name(name: str) -> str:
 
 FEATURES = {
     "inception": "fd is FID",
-    "cifar10": "fd of features of a CIFAR-10 classifier, not FID",
+    "cifar10": "fd of features of a CIFAR-10 classifier at 32x32, not FID",
     "classifier": "fd of classifier features, not FID",
     "": "no labels, no score",
 }
@@ -67,13 +67,20 @@ def _setting(runs: list[Run]) -> str:
     c, (_, height, width) = runs[0].config, runs[0].environment["data"]["image_shape"]
     sizes = {run.environment["data"]["image_shape"][-1] for run in runs}
     side = f" {height}x{width}" if len(sizes) == 1 else ""
-    return f"{c.dataset}{side}, {FEATURES[records.common_features(runs)]}, {_seeds(runs)}"
+    return f"{c.dataset}{side}, {_features(runs)}, {_seeds(runs)}"
+
+
+def _features(runs: list[Run]) -> str:
+    """What fd is of: for each dataset, where they differ."""
+    datasets = dict.fromkeys(run.config.dataset for run in runs)
+    of = {name: FEATURES[records.common_features([r for r in runs if r.config.dataset == name])] for name in datasets}
+    return next(iter(of.values())) if len(set(of.values())) == 1 else "; ".join(f"{k}: {v}" for k, v in of.items())
 
 
 def _table1(runs: list[Run], scale: Scale) -> Drawn:
     protocols = tables.protocols(runs, scale)
     note = (
-        f"{FEATURES[records.common_features(runs)]}; mean and standard deviation over seeds. fd: of samples of the "
+        f"{_features(runs)}; mean and standard deviation over seeds. fd: of samples of the "
         f"prior; fd gmm: of 10 Gaussians fitted to the codes of training images. paper fid: as printed there, of its "
         f"own runs or cited. Protocols: {'. '.join(f'{name}: {meaning}' for name, meaning in protocols.items())}."
     )
