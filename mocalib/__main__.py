@@ -113,8 +113,17 @@ def _rescore(options: argparse.Namespace) -> int:
 def _archive(kind: str, options: argparse.Namespace) -> None:
     """Pack the records of a scale's finished runs into one file, or put those of such a file among them."""
     path, folder = Path(options.what[1]), options.runs or paths.RUNS / options.scale
+    if kind == "unpack" and not options.runs:
+        _refuse_strangers(archive.names(path), options.scale)
     names = archive.pack(folder, path) if kind == "pack" else archive.unpack(path, folder)
     print(*names, f"{len(names)} runs {'of' if kind == 'pack' else 'in'} {folder}", sep="\n")
+
+
+def _refuse_strangers(names: list[str], scale: str) -> None:
+    """Raise ValueError for runs that are not of a scale's grid: among its records they would be shown nowhere."""
+    grid = {config.name for config in experiments.everything(scale, scales.SCALES[scale].seeds)}
+    if strangers := [name for name in names if name not in grid]:
+        raise ValueError(f"{strangers[0]} is no run of {scale} scale; pass its own --scale, or a folder as --runs")
 
 
 VERBS, ARCHIVES = ("figures", "throughput", "classifier", "rescore"), ("pack", "unpack")
@@ -207,6 +216,9 @@ def _experiments(options: argparse.Namespace) -> None:
 def _rehearse(configs: list[RunConfig], options: argparse.Namespace, settings: scales.Scale) -> None:
     """Take some steps of every run, whichever fail, and say what the grid would take at their pace."""
     device, features = training.check_device(options.device), options.features or settings.features
+    if not configs:
+        print("all of these runs are finished")
+        return
     threads, hours, failed = options.threads or settings.threads, 0.0, []
     for config in configs:
         try:

@@ -5,6 +5,7 @@ An archive is not trusted: it is read in memory, and what it holds is checked wh
 
 import gzip
 import io
+import json
 import os
 import re
 import tarfile
@@ -25,6 +26,8 @@ def pack(folder: Path, path: Path) -> list[str]:
     The same records give the same bytes. Raises ValueError, with nothing written, if there is no finished run, if one
     has a damaged record or a name that `unpack` refuses, and if they are more than it takes.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the file to write, like {path / 'records.tar.gz'}")
     runs = [open_run(found.parent) for found in sorted(folder.glob("*/manifest.json"))]
     if not runs:
         raise ValueError(f"{folder} has no finished run to pack: finish one, or name the folder that holds them")
@@ -41,7 +44,8 @@ def pack(folder: Path, path: Path) -> list[str]:
 def unpack(path: Path, folder: Path) -> list[str]:
     """Put the runs of an archive into a folder; the names of those runs.
 
-    A run that is there with the same records stays as it is, and gains what score rows and grids it lacks. Raises
+    A run that is there with the same records stays as it is, and gains what score rows and grids it lacks; those that
+    the archive lacks stay. Raises
     ValueError, with no run changed, for an archive that is damaged, too large, or has members that are no records, and
     if a run that is there is unfinished, damaged, or another one.
     """
@@ -56,6 +60,11 @@ def unpack(path: Path, folder: Path) -> list[str]:
         for run in runs:
             _place(folder / run.directory.name, run)
     return [run.directory.name for run in runs]
+
+
+def names(path: Path) -> list[str]:
+    """The runs of an archive. Raises as `unpack` for one that is damaged."""
+    return sorted({name.split("/")[0] for name in _read(path)})
 
 
 def _records(run: Run) -> dict[str, bytes]:
@@ -84,6 +93,8 @@ def _tar(contents: dict[str, bytes]) -> bytes:
 
 def _read(path: Path) -> dict[str, bytes]:
     """Content by member. Raises ValueError with the path if it is damaged, too large, or holds anything but records."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; name the archive that `pack` has written")
     with path.open("rb") as file:
         try:
             content = gzip.GzipFile(fileobj=file).read(LARGEST + 1)
@@ -132,9 +143,19 @@ def _refuse_other(directory: Path, new: Run) -> None:
     run = open_run(directory)
     there, here = _records(run), _records(new)
     differ = [name for name in there if name not in (*UNSEALED, "scores.json") and there[name] != here.get(name)]
-    differ += ["scores.json"] * any(row not in new.scores for row in run.scores)
+    differ += ["scores.json"] * _contradict(run.scores, new.scores)
     if differ:
         raise ValueError(f"{directory} is there and not as in the archive: {', '.join(differ)}; {way_out}")
+
+
+def _contradict(rows: list[dict], others: list[dict]) -> bool:
+    """Whether a score has two values; that one side has scores which the other lacks is no contradiction."""
+    known = {_identity(row): row.get("value") for row in rows}
+    return any(known.get(_identity(row), row.get("value")) != row.get("value") for row in others)
+
+
+def _identity(row: dict) -> str:
+    return json.dumps({name: value for name, value in row.items() if name != "value"}, sort_keys=True)
 
 
 def _place(directory: Path, new: Run) -> None:

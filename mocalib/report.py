@@ -269,6 +269,10 @@ def readme_workstation(scale: str = "workstation") -> str:
     finished = [run for config in asked_for if (run := Run(paths.RECORDS / scale / config.name, config)).finished]
     decided = [finding for finding in findings(runs, scale) if finding.effects]
     shown = tables.markdown(summary(decided, scale)) if decided else "No claim is decided yet.\n"
+    if narrow := runs["table1_narrow"]:
+        columns = ["objective", "width", "epoch", "fd", "fd_gmm", "fd_train_codes", "fd_floor", "precision", "recall",
+                   "reconstruction_train", "pca"]  # fmt: skip
+        shown += f"\n{tables.markdown(records.frame(narrow)[columns])}"
     begin, end = marks("workstation")
     return f"{begin}\n\n{len(finished)} of {len(asked_for)} runs were made. {_cost({scale: finished})}\n{shown}\n{end}"
 

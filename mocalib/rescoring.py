@@ -16,16 +16,22 @@ def rescore(
     """Score every finished run of a folder with other features, wherever it was scored before; rows are only added.
 
     The same epochs, samplers, seeds and numbers of samples. Yields each run's directory, the rows of these features and
-    "", or why there are none, such as weights that are not here. Raises FileNotFoundError for a folder without runs.
+    "", or why there are none, such as weights that are not here. Raises FileNotFoundError for a folder without runs,
+    and at the end RuntimeError if a run could not be scored though its weights are here.
     """
     found = sorted(path.parent for path in folder.glob("*/manifest.json"))
     if not found:
         raise FileNotFoundError(f"{folder} holds no finished run")
+    failed = []
     for directory in found:
         try:
-            yield directory, *_rescored(open_run(directory), features, weights, device)
+            rows, reason = _rescored(open_run(directory), features, weights, device)
         except (ValueError, OSError, RuntimeError) as error:  # of this run: the others are wanted all the same
-            yield directory, [], str(error)
+            failed.append(directory.name)
+            rows, reason = [], str(error)
+        yield directory, rows, reason
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(found)} runs could not be scored: {', '.join(failed)}")
 
 
 def _rescored(
@@ -38,7 +44,7 @@ def _rescored(
     rows = []
     for epoch, seed, sampler, n in asked:
         rows += evaluate(run, features, n, epoch, seed, weights, device, sampler)
-    return rows, "" if asked else "never scored"
+    return rows, "" if asked else "not scored with any features yet"
 
 
 def evaluations(run: Run) -> list[tuple[int, int, str, int]]:

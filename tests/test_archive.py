@@ -15,7 +15,7 @@ import pytest
 from mocalib import archive, paths
 from mocalib.__main__ import main
 from mocalib.archive import pack, unpack
-from mocalib.runs import Run
+from mocalib.runs import Run, open_run
 
 LAPTOP = paths.RECORDS / "laptop"
 NAMES = sorted(path.parent.name for path in LAPTOP.glob("*/samples-epoch-0001.png"))[:1]  # one with kept epochs,
@@ -362,11 +362,16 @@ def test_another_run_of_the_same_name_is_refused_and_none_is_unpacked(packed, he
     refused(packed, here, rf"{last} is there and not as in the archive: {record}; {WAY_OUT.format(last)}")
 
 
-def test_a_run_with_scores_that_the_archive_lacks_is_refused(packed, here):
+def test_scores_that_the_archive_lacks_stay_beside_those_that_are_gained(packed, here):
+    """Two checkouts that each added their own."""
     last = NAMES[-1]
+    rows = json.loads(committed(last)["scores.json"])
+    own = rows[0] | {"seed": 1}
     copied(last, here)
-    edit(here / last, "scores.json", lambda rows: [*rows, rows[0] | {"seed": 1}])
-    refused(packed, here, rf"{last} is there and not as in the archive: scores.json; {WAY_OUT.format(last)}")
+    edit(here / last, "scores.json", lambda rows: [*rows[:-1], own])
+    assert unpack(packed, here) == NAMES
+    assert json.loads((here / last / "scores.json").read_text()) == [*rows[:-1], own, rows[-1]]
+    Run(here / last, open_run(here / last).config).verify()
 
 
 def test_a_run_that_is_damaged_here_is_named(packed, here):
@@ -458,8 +463,13 @@ def test_the_shell_packs_and_unpacks_and_says_what(trained, tmp_path, capsys):
     assert f"3 runs of {trained}" in told
     assert f"3 runs in {folder}" in told
     assert sorted(path.name for path in folder.iterdir()) == NAMES
-    assert main(["unpack", str(tmp_path / "none.tar.gz"), "--runs", str(folder)]) == 1
-    assert "none.tar.gz" in capsys.readouterr().err
+    for wrong, told in (("none.tar.gz", "none.tar.gz is no file; name the archive"), ("", "is no file")):
+        assert main(["unpack", str(tmp_path / wrong), "--runs", str(folder)]) == 1
+        assert told in capsys.readouterr().err
+    assert main(["pack", str(tmp_path), "--runs", str(trained)]) == 1
+    assert "is a folder; name the file to write" in capsys.readouterr().err
+    assert main(["unpack", str(archived), "--scale", "workstation"]) == 1
+    assert f"{NAMES[0]} is no run of workstation scale" in capsys.readouterr().err
     assert main(["pack", str(archived), "--jobs", "2"]) == 1
     assert "pack: --jobs would be ignored; it takes --runs, --scale" in capsys.readouterr().err
     for alone in (["pack"], ["unpack", "a", "b", "--scale", "workstation"]):

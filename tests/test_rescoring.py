@@ -70,17 +70,17 @@ def test_a_damaged_run_is_named_and_the_others_are_scored(run, capsys):
     shutil.copytree(run.directory, other)
     (other / "scores.json").write_text("[]")
     asked = ["rescore", "--features", "cifar10", "--runs", str(run.directory.parent)]
-    assert main(asked) == 0
-    told = capsys.readouterr().out
-    assert "scores.json is damaged" in told
-    assert "1 of 2 runs have scores of cifar10 now" in told
+    assert main(asked) == 1
+    told = capsys.readouterr()
+    assert "scores.json is damaged" in told.out
+    assert "1 of 2 runs could not be scored: a-copy" in told.err
     assert {row["features"] for row in run.scores} == {"", "classifier", "cifar10"}
 
 
 def test_what_was_never_scored_stays_so(tmp_path):
     run = train(tiny(epochs=1), runs=tmp_path)
     [(_, rows, reason)] = rescoring.rescore(tmp_path, "cifar10")
-    assert (rows, reason, run.scores) == ([], "never scored", [])
+    assert (rows, reason, run.scores) == ([], "not scored with any features yet", [])
 
 
 def test_a_folder_without_runs_and_no_features_are_refused(tmp_path, capsys):

@@ -132,6 +132,7 @@ def convergence(frame: pd.DataFrame) -> Figure:
             if frame[measure].notna().any():
                 sns.lineplot(frame, x=x, y=measure, errorbar=("pi", 100), **shown, ax=ax)
             ax.set(xscale="log", xlabel=f"training {x}", ylabel=label or DISTANCE[frame["features"].iloc[0]])
+            ax.xaxis.set_minor_formatter(NullFormatter())  # within two decades they would stand on each other
     for ax, measure in zip(axes[0], MEASURES):
         if measure != "uniformity" and frame[measure].notna().any():
             _logarithmic(ax)
