@@ -138,7 +138,8 @@ def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
 def _inception_help(placed: Path) -> str:
     return (
         f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
-        f"(inception_weights in notebooks); features 'cifar10' needs none, nor 'classifier', where there are labels"
+        "(inception_weights in notebooks); features 'classifier' needs none, where there are labels, nor do 'cifar10' "
+        "and 'none'"
     )
 
 
