@@ -132,7 +132,7 @@ def test_the_command_line_says_before_training_that_features_cannot_be_had(tmp_p
     assert "features 'classifier' needs none, where there are labels" in capsys.readouterr().err
     files.write_json(tmp_path / "plain" / "config.json", tiny(dataset="photos", size=16).to_dict())
     assert __main__.main([str(tmp_path / "plain"), "--features", "classifier"]) == 1
-    assert "need class labels, and this dataset has none; use features 'inception' or 'none'" in capsys.readouterr().err
+    assert "this dataset has none; use features 'inception', 'cifar10' or 'none'" in capsys.readouterr().err
     for wrong, message in (
         ("--n", "n = 1: at least 2 samples"),
         ("--epoch", "epoch = 1 will not be kept: keep_epochs"),
