@@ -298,7 +298,9 @@ def test_a_changed_byte_is_found(packed, here):
 
 
 @pytest.mark.parametrize(
-    "text", [b"text", gzip.compress(b"text" * 1000), gzip.compress(b""), gzip.compress(bytes(10240))]
+    "text",
+    [b"text", gzip.compress(b"text" * 1000), gzip.compress(b""), gzip.compress(bytes(10240))],
+    ids=["text", "packed text", "nothing", "zeros"],  # gzip writes the time: two processes would name them otherwise
 )
 def test_what_is_no_archive_is_named(here, tmp_path, text):
     (tmp_path / "wrong.tar.gz").write_bytes(text)
