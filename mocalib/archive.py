@@ -45,9 +45,8 @@ def unpack(path: Path, folder: Path) -> list[str]:
     """Put the runs of an archive into a folder; the names of those runs.
 
     A run that is there with the same records stays as it is, and gains what score rows and grids it lacks; those that
-    the archive lacks stay. Raises
-    ValueError, with no run changed, for an archive that is damaged, too large, or has members that are no records, and
-    if a run that is there is unfinished, damaged, or another one.
+    the archive lacks stay. Raises ValueError, with no run changed, for an archive that is damaged, too large, or has
+    members that are no records, and if a run that is there is unfinished, damaged, or another one.
     """
     contents = _read(path)
     folder.mkdir(parents=True, exist_ok=True)

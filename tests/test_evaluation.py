@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch_fidelity
-from conftest import picture, tiny
+from conftest import picture, tiny, two_classes
 from PIL import Image
 
 from mocalib import (
@@ -335,10 +335,7 @@ def test_a_labelled_folder_gets_a_classifier_of_its_own_once(scratch, monkeypatc
 
 
 def test_a_limited_run_gets_the_classifier_of_the_whole_set(scratch, monkeypatch):
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            for i in range(12):
-                picture(scratch / "ab" / split / name / f"{i}.png", size=(16, 16), seed=i + 20 * (split == "test"))
+    two_classes(scratch / "ab")
     monkeypatch.setitem(classifiers.PLAIN, "steps", 5)
     run = train(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1), runs=scratch)
     evaluate(run, n=50)

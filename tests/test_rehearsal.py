@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from conftest import picture, tiny
+from conftest import tiny, two_classes
 
 from mocalib import RunConfig, classifiers, experiments, files, paths, rehearsal
 from mocalib.__main__ import main
@@ -25,10 +25,7 @@ def test_hours_are_those_of_all_steps():
 
 
 def test_the_classifier_of_a_part_is_the_whole_sets(scratch, monkeypatch):
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            for i in range(12):
-                picture(scratch / "ab" / split / name / f"{i}.png", size=(16, 16), seed=i + 20 * (split == "test"))
+    two_classes(scratch / "ab")
     monkeypatch.setitem(classifiers.PLAIN, "steps", 5)
     rehearsal.rehearse(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1))
     saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
