@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from mocalib import (
-    archive,
     classifiers,
     data,
     evaluation,
@@ -18,7 +17,6 @@ from mocalib import (
     paths,
     rehearsal,
     report,
-    rescoring,
     runs,
     scales,
     sweep,
@@ -33,9 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if not options.what and not options.verify:
-            raise ValueError(
-                f"nothing is named: a run directory, an experiment, all, {', '.join((*VERBS, *ARCHIVES))}; see --help"
-            )
+            raise ValueError(f"nothing is named: a run directory, an experiment, all, {', '.join(VERBS)}; see --help")
         _refuse_others(options, kind := _kind(options))
         if kind == "--verify":
             return _verify(list(map(Path, options.what)))
@@ -45,10 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(throughput.run(options.scale, options.device, options.runs, options.threads))
         elif kind == "classifier":
             _classifier(options)
-        elif kind == "rescore":
-            return _rescore(options)
-        elif kind in ("pack", "unpack"):
-            _archive(kind, options)
         elif kind in ("experiments", "--rehearse"):
             _experiments(options)
         else:
@@ -96,46 +88,13 @@ def _classifier(options: argparse.Namespace) -> None:
     print(f"{path}: test accuracy {record['test_accuracy']:.4f}, sha256 {record['sha256']}")
 
 
-def _rescore(options: argparse.Namespace) -> int:
-    """Add scores of other features to all finished runs of a scale that have weights here; 1 if none has."""
-    if options.features in (None, "none"):
-        raise ValueError("rescore: with which features? pass --features inception, for example")
-    folder, scored, without = options.runs or paths.RUNS / options.scale, 0, 0
-    for directory, rows, reason in rescoring.rescore(folder, options.features, options.weights, options.device):
-        scored, without = scored + (not reason), without + bool(reason)
-        _print(directory, rows)
-        if reason:
-            print(f"  {reason}")
-    print(f"{scored} of {scored + without} runs have scores of {options.features} now")
-    return 0 if scored else 1
-
-
-def _archive(kind: str, options: argparse.Namespace) -> None:
-    """Pack the records of a scale's finished runs into one file, or put those of such a file among them."""
-    path, folder = Path(options.what[1]), options.runs or paths.RUNS / options.scale
-    if kind == "unpack" and not options.runs:
-        _refuse_strangers(archive.names(path), options.scale)
-    names = archive.pack(folder, path) if kind == "pack" else archive.unpack(path, folder)
-    print(*names, f"{len(names)} runs {'of' if kind == 'pack' else 'in'} {folder}", sep="\n")
-
-
-def _refuse_strangers(names: list[str], scale: str) -> None:
-    """Raise ValueError for runs that are not of a scale's grid: among its records they would be shown nowhere."""
-    grid = {config.name for config in experiments.everything(scale, scales.SCALES[scale].seeds)}
-    if strangers := [name for name in names if name not in grid]:
-        raise ValueError(f"{strangers[0]} is no run of {scale} scale; pass its own --scale, or a folder as --runs")
-
-
-VERBS, ARCHIVES = ("figures", "throughput", "classifier", "rescore"), ("pack", "unpack")
+VERBS = ("figures", "throughput", "classifier")
 _HOW = {"device", "threads", "compile", "checkpoint_seconds", "features", "weights", "sampler", "n", "runs"}
 TAKES = {  # what is asked for -> options that mean something to it
     "--verify": set(),
     "figures": set(),
     "throughput": {"scale", "device", "threads", "runs"},
     "classifier": {"device", "threads", "runs"},
-    "rescore": {"scale", "features", "weights", "device", "runs"},
-    "pack": {"scale", "runs"},
-    "unpack": {"scale", "runs"},
     "run directories": _HOW | {"epoch"},
     "experiments": _HOW | {"scale", "seeds", "engine", "jobs", "gpus", "retries", "address", "part", "dry_run"},
     "--rehearse": {"scale", "seeds", "part", "device", "threads", "compile", "features", "weights", "runs", "rehearse"},
@@ -149,9 +108,7 @@ def _kind(options: argparse.Namespace) -> str:
     verb, *rest = options.what
     if verb in VERBS and rest:
         raise ValueError(f"{verb} stands alone, without {' '.join(rest)}; see --help")
-    if verb in ARCHIVES and len(rest) != 1:
-        raise ValueError(f"{verb}: name one file, as in: python -m mocalib {verb} records.tar.gz")
-    if verb in (*VERBS, *ARCHIVES):
+    if verb in VERBS:
         return verb
     if not all(name in (*experiments.NAMES, "all") for name in options.what):
         return "run directories"
@@ -282,12 +239,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mocalib",
         description="Train and score the config.json that lies in each run directory, or every run of an experiment. "
         "What is finished is not done again; what was interrupted resumes. `figures` draws from committed records; "
-        "`throughput` measures the engine beside Algorithm 1; `rescore` adds scores of other features to a scale's "
-        "finished runs; `pack` and `unpack` move their records in one file; `classifier` trains CIFAR-10's.",
+        "`throughput` measures the engine beside Algorithm 1; `classifier` trains CIFAR-10's.",
     )
-    others = (
-        f"an experiment ({', '.join(experiments.NAMES)}), or all of a scale, or one of {', '.join((*VERBS, *ARCHIVES))}"
-    )
+    others = f"an experiment ({', '.join(experiments.NAMES)}), or all of a scale, or one of {', '.join(VERBS)}"
     parser.add_argument("what", nargs="*", metavar="run-directory", help=f"or {others}")
     parser.add_argument("--scale", default="laptop", choices=experiments.SCALES, help="of an experiment")
     parser.add_argument("--seeds", type=int, help="of an experiment: seeds 0 to N-1 (the scale's own)")

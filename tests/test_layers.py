@@ -25,7 +25,7 @@ ORDER = [
     ["contenders", "clocks"],
     ["throughput"],
     ["rules", "claims", "experiments"],
-    ["workers", "cluster", "forecast", "integrity", "archive", "rescoring"],
+    ["workers", "cluster", "forecast", "integrity"],
     ["sweep", "rehearsal"],
     ["tables", "figures"],
     ["report", "study"],
