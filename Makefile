@@ -78,8 +78,8 @@ DEVICE ?= cuda
 SWEEP ?= --jobs 0
 GRID = --scale $(SCALE) --engine $(ENGINE) --device $(DEVICE) $(SWEEP)
 paper: $(STAMP)  ## every run as published, then its notebooks; ENGINE=ray: on a cluster (also SCALE=workstation, DEVICE=cpu, SWEEP="--jobs 4 --threads 1")
-	@status=0; $(PY) -m mocalib table1 rivals_cifar10 rivals_celeba table1_wae --sampler gmm10 $(GRID) || status=1; \
-	$(PY) -m mocalib all $(GRID) || status=1; exit $$status
+	@status=0; $(PY) -m mocalib sweep table1 rivals_cifar10 rivals_celeba table1_wae --sampler gmm10 $(GRID) || status=1; \
+	$(PY) -m mocalib sweep all $(GRID) || status=1; exit $$status
 	$(call DRAW,$(SCALE))
 
 figures: $(STAMP)  ## draw figures/<scale>/ and README's results from committed records; nothing is trained

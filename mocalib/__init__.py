@@ -1,24 +1,24 @@
 """Momentum Contrastive Autoencoder: train, load and score runs; figures are drawn from their records."""
 
-from mocalib.autoencoder import load
-from mocalib.config import RunConfig
-from mocalib.evaluation import evaluate
-from mocalib.methods import AE, RAE, VAE, WAEGAN, WAEMMD, MoCA, TwoStageVAE
-from mocalib.runs import Run, open_run
-from mocalib.training import train
+from importlib import import_module
 
-__all__ = [
-    "AE",
-    "RAE",
-    "VAE",
-    "WAEGAN",
-    "WAEMMD",
-    "MoCA",
-    "Run",
-    "RunConfig",
-    "TwoStageVAE",
-    "evaluate",
-    "load",
-    "open_run",
-    "train",
-]
+_MODULES = {  # public name -> its module, imported when the name is first used: torch takes seconds
+    **dict.fromkeys(("AE", "RAE", "VAE", "WAEGAN", "WAEMMD", "MoCA", "TwoStageVAE"), "methods"),
+    **dict.fromkeys(("Compute", "Pool", "Scoring"), "compute"),
+    **dict.fromkeys(("Run", "open_run"), "runs"),
+    "RunConfig": "config",
+    "evaluate": "evaluation",
+    "load": "autoencoder",
+    "train": "training",
+}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mocalib' has no attribute {name!r}")
+    return getattr(import_module(f"mocalib.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

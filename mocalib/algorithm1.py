@@ -5,28 +5,34 @@ Shares no code with the engine; what the listing leaves open is marked. B batch,
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 
+class Settings(NamedTuple):
+    """The numbers of the listing."""
+
+    m0: float  # base momentum
+    T: int  # total number of iterations
+    lambda_: float
+    tau: float
+    lr: float = 1e-3
+
+
 def algorithm1(
-    Enc_q: nn.Module,
-    Enc_k: nn.Module,
-    Dec: nn.Module,
+    nets: tuple[nn.Module, nn.Module, nn.Module],  # Enc_q, Enc_k, Dec
     Q: torch.Tensor,  # d K: dictionary as a queue of K randomly initialised keys
     data_loader: Iterable[torch.Tensor],
-    m0: float,
-    T: int,  # total number of iterations
-    lambda_: float,
-    tau: float,
-    lr: float = 1e-3,
+    settings: Settings,
 ) -> Iterator[dict[str, float]]:
     """Train in place, yielding `L`, `L_rec` and `L_con` of each iteration.
 
     Enc_q and Enc_k end in L2 normalisation and start with equal parameters (left open by the listing; MoCo's choice).
     Adam with PyTorch's defaults but for `lr` (section 5). m follows the cosine of section 3, from m0 to 1.
     """
+    (Enc_q, Enc_k, Dec), (m0, T, lambda_, tau, lr) = nets, settings
     optimizer = torch.optim.Adam([*Enc_q.parameters(), *Dec.parameters()], lr=lr)
     cross_entropy_loss = nn.CrossEntropyLoss()
     d, K = Q.shape

@@ -73,7 +73,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
 
 def _no_weights(run: Run, path: Path) -> str:
     if not run.finished:
-        return f"{path} is not there: the run is not finished. Finish it with: python -m mocalib {run.directory}"
+        return f"{path} is not there: the run is not finished. Finish it with: python -m mocalib run {run.directory}"
     kept = [found.name for found in sorted(run.directory.glob("*.pt"))]
     return (
         f"{path} is not there (weights here: {', '.join(kept) or 'none'}): weights are not committed, and of earlier "
@@ -85,4 +85,4 @@ def _retrain(run: Run) -> str:
     elsewhere = paths.RUNS / "custom"
     if run.directory.resolve().parent == elsewhere:
         elsewhere = elsewhere / "again"
-    return f"Retrain the run elsewhere with: python -m mocalib {run.directory} --runs {elsewhere}"
+    return f"Retrain the run elsewhere with: python -m mocalib run {run.directory} --runs {elsewhere}"

@@ -6,6 +6,7 @@ import math
 import operator
 import os
 from dataclasses import field
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,15 @@ def _hint(value: Any, kind: type) -> str:
 
 
 def validate(config: Any) -> None:
-    """Check every field of a frozen dataclass against its annotation and rule, in place."""
+    """Check every field of a frozen dataclass against its annotation and rule, in place; `int | None` may be None."""
     for f in dataclasses.fields(config):
-        if f.type in _ARTICLE:
-            value = check(f"{type(config).__name__}.{f.name}", getattr(config, f.name), f.type, dict(f.metadata))
+        value, kind = getattr(config, f.name), f.type
+        if isinstance(kind, UnionType):
+            if value is None:
+                continue
+            kind = kind.__args__[0]
+        if kind in _ARTICLE:
+            value = check(f"{type(config).__name__}.{f.name}", value, kind, dict(f.metadata))
             object.__setattr__(config, f.name, value)
 
 

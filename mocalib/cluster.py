@@ -15,6 +15,7 @@ from types import ModuleType
 from unittest.mock import patch
 
 from mocalib import paths
+from mocalib.compute import Pool
 from mocalib.config import RunConfig
 from mocalib.workers import LOOK, Event, Work, attempt
 
@@ -26,21 +27,20 @@ def in_cluster(
     work: Work,
     configs: list[RunConfig],
     log: Callable[[RunConfig], Path],
-    jobs: int | None,
-    retries: int,
+    pool: Pool,
     cpus: int,
     gpus: float,
-    address: str | None,
 ) -> Iterator[Event]:
-    """Each run as a task with so many CPUs and GPUs (0.5: two runs share one), at most `jobs` at a time, if given.
+    """Each run as a task with so many CPUs and GPUs (0.5: two runs share one), as `pool` says.
 
-    A task whose worker or node dies is started again elsewhere, `retries` times. `address`: a cluster to join; by
-    default the one of RAY_ADDRESS or on this machine, else one is started here, as it is by "local". Raises ValueError
-    where Ray is not installed, or the cluster started here has no room for a run, ConnectionError where none answers.
+    A task whose worker or node dies is started again elsewhere. Without an address the cluster is the one of
+    RAY_ADDRESS or on this machine, else one is started here, as it is by "local". Raises ValueError where Ray is not
+    installed, or the cluster started here has no room for a run, ConnectionError where none answers.
     """
-    with _connected(address, cpus * jobs if jobs else None, retries) as (ray, ours):
+    jobs = pool.jobs or 0  # 0: all that fit
+    with _connected(pool.address, cpus * jobs or None, pool.retries) as (ray, ours):
         _check_room(ray, cpus, gpus, ours)
-        how = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries, "runtime_env": {"env_vars": _shared()}}
+        how = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": pool.retries, "runtime_env": {"env_vars": _shared()}}
         task = ray.remote(**how)(attempt)
         waiting, pending, unseen = deque(configs), {}, {}
         try:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from mocalib import data, environment, objectives
-from mocalib.algorithm1 import algorithm1
+from mocalib.algorithm1 import Settings, algorithm1
 from mocalib.config import OWN_SIZES, RunConfig
 from mocalib.engine import Trainer
 from mocalib.meter import Meter
@@ -44,14 +44,14 @@ class Printed:
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.objective = objectives.build(config, image_shape(config)).to(device).train()
-        images = _pixels(config).float() / 255
+        images = pixels(config).float() / 255
         loader = DataLoader(TensorDataset(images), config.batch_size, shuffle=True, drop_last=True)
         self.feed = Feed(x.to(device) for _ in itertools.count() for (x,) in loader)
         o, c = self.objective, config.objective
         nets, queue = (o.encoder, o.key_encoder, o.decoder), o.queue.keys.T.contiguous()
         del o.queue  # the listing has its own
-        rules = {"m0": c.momentum, "T": 10**9, "lambda_": c.weight, "tau": c.temperature, "lr": config.learning_rate}
-        self.steps = algorithm1(*nets, queue, self.feed, **rules)
+        settings = Settings(c.momentum, 10**9, c.weight, c.temperature, config.learning_rate)
+        self.steps = algorithm1(nets, queue, self.feed, settings)
 
     def __call__(self) -> None:
         next(self.steps)
@@ -65,7 +65,7 @@ class Engine:
         self.objective = objectives.build(config, image_shape(config)).train()
         self.objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
         self.objective.to(device, memory_format=torch.channels_last)
-        self.images = data.ResidentImages(_pixels(config), config.batch_size, config.seed, device)
+        self.images = data.ResidentImages(pixels(config), config.batch_size, config.seed, device)
         self.feed = Feed(self.images.batch(step) for step in itertools.count())
         compile = device.type == "cuda" if compile is None else compile
         self.trainer, self.meter = Trainer(self.objective, 10**9, device, compile), Meter()
@@ -86,6 +86,6 @@ def contender(name: str, config: RunConfig, device: torch.device) -> Printed | E
     return Engine(config, device)
 
 
-def _pixels(config: RunConfig) -> Tensor:
+def pixels(config: RunConfig) -> Tensor:
     shape = (max(IMAGES, 2 * config.batch_size), *image_shape(config))
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -22,6 +22,7 @@ def describe(device: torch.device) -> dict:
         "commit": commit,
         "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", "mocalib")),
         "device": name,
+        "processor": processor(),
     }
 
 

@@ -5,7 +5,6 @@ n images, B batch, C H W image, d latent, D features. Everything here runs in fl
 
 import io
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from mocalib import data, files, latent, losses, paths
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
-from mocalib.checks import check as check_value
+from mocalib.compute import Compute, Scoring
 from mocalib.config import MIXTURE, PRIOR, SAMPLERS, RunConfig
 from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
@@ -32,134 +31,109 @@ SHOWN_NEIGHBOURS = 16  # of so many samples
 RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # shown pairs, rows, and decoded images between two originals
 
 
+class Evaluation(NamedTuple):
+    """One evaluation of a run, nothing left open: all that tells its rows from those of another."""
+
+    features: str
+    n: int
+    epoch: int
+    seed: int
+    sampler: str
+
+
 def evaluate(
-    run: Run,
-    features: str | None = None,
-    n: int = 10_000,
-    epoch: int | None = None,
-    seed: int = 0,
-    weights: Path | str | None = None,
-    device: torch.device | str = "cpu",
-    sampler: str = PRIOR,
+    run: Run, scoring: Scoring = Scoring(), compute: Compute = Compute(), epoch: int | None = None, seed: int = 0
 ) -> list[dict]:
     """Score a finished run, or its weights kept at `epoch`; return its rows, of which none is made twice.
 
-    `features`: "inception" (`weights`: its file, if not in torch's hub folder), "cifar10", the dataset's own
-    "classifier", or "none" for no distances; by default "classifier" where there are labels, else "none". `n` samples
-    are drawn with `seed` and compared with the whole test split: from the prior, with all that belongs to a run
-    (reconstructions, codes, grids); or, with `sampler="gmm10"`, from ten Gaussians fitted to all training codes, on the
-    sphere where codes are, with nothing beside; without features that is no row. Rows join scores.json; grids and
-    singular values join the directory; another evaluation adds rows and changes none. Raises FileNotFoundError where
-    the run's or the extractor's weights are missing, RunMismatch if the data changed, ValueError for what cannot be.
+    Features are Inception's, or those of the dataset's own classifier. `scoring.n` samples are drawn with `seed` and
+    compared with the whole test split: from the prior, with all that belongs to a run (reconstructions, codes, grids);
+    or, with the sampler "gmm10", from ten Gaussians fitted to all training codes, on the sphere where codes are, with
+    nothing beside; without features that is no row. Rows join scores.json; grids and singular values join the
+    directory; another evaluation adds rows and changes none. Of `compute` the device counts; threads are the run's.
+    Raises FileNotFoundError where the run's or the extractor's weights are missing, RunMismatch if the data changed,
+    ValueError for what cannot be.
     """
-    _check_numbers(n, epoch)
-    check_value("sampler", sampler, str, {"choices": SAMPLERS})
-    device = check_device(device)
+    device = check_device(compute.device)
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
-    name, at = _resolve(run, features, epoch)
-    if not _scored(run, name, n, at, seed, sampler):
+    asked = _resolved(run, scoring, epoch, seed)
+    if not _scored(run, asked):
         with run.locked(), use_threads(run.environment["threads"]):
-            if not _scored(run, name, n, at, seed, sampler):  # else another process did it while this one waited
-                _score(run, name, n, at, seed, sampler, weights, device)
-    return _asked(run, name, n, at, seed, sampler)
+            if not _scored(run, asked):  # else another process did it while this one waited
+                _score(run, asked, scoring.weights, device)
+    return _rows(run, asked)
 
 
-def scored(
-    run: Run, features: str | None = None, n: int = 10_000, epoch: int | None = None, sampler: str = PRIOR
-) -> bool:
+def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> bool:
     """Whether `evaluate` of a finished run would return at once, without weights or data."""
-    name, at = _resolve(run, features, epoch)
-    return _scored(run, name, n, at, 0, sampler)
+    return _scored(run, _resolved(run, scoring, epoch))
 
 
-def check(
-    config: RunConfig,
-    dataset: data.Dataset,
-    features: str | None = None,
-    n: int = 10_000,
-    epoch: int | None = None,
-    weights: Path | str | None = None,
-    sampler: str = PRIOR,
-) -> None:
+def check(config: RunConfig, dataset: data.Dataset, scoring: Scoring = Scoring(), epoch: int | None = None) -> None:
     """Raise what `evaluate` would raise of these arguments once the run is trained: for use before hours of it."""
-    _check_numbers(n, epoch)
-    check_value("sampler", sampler, str, {"choices": SAMPLERS})
-    if sampler == MIXTURE:
+    if scoring.sampler == MIXTURE:
         latent.check_mixture(len(dataset.train.images))
     if epoch not in (None, config.epochs, *config.keep_epochs):
         kept = ", ".join(map(str, config.keep_epochs)) or "none"
         raise ValueError(f"epoch = {epoch} will not be kept: keep_epochs has {kept}, and {config.epochs} is the last")
-    extractors.check(features or "", dataset, weights)
+    extractors.check(scoring.features, dataset, scoring.weights)
 
 
-def _resolve(run: Run, features: str | None, epoch: int | None) -> tuple[str, int]:
-    """The extractor's name and the epoch that are meant where none is given."""
+def _resolved(run: Run, scoring: Scoring, epoch: int | None, seed: int = 0) -> Evaluation:
+    """What is meant where features or epoch are left open."""
     about = run.environment["data"]
-    name = extractors.meant(features, run.config.dataset, about["labels"] and about["test"] > 1)
-    return name, run.manifest["epoch"] if epoch is None else epoch
+    name = extractors.meant(scoring.features, run.config.dataset, about["labels"] and about["test"] > 1)
+    last = run.manifest["epoch"]
+    return Evaluation(name, scoring.n, last if epoch is None else epoch, seed, scoring.sampler)
 
 
-def _check_numbers(n: int, epoch: int | None) -> None:
-    if n < 2:
-        raise ValueError(f"n = {n}: at least 2 samples are needed for a covariance")
-    if epoch is not None and epoch < 0:
-        raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
-
-
-def _asked(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> list[dict]:
+def _rows(run: Run, asked: Evaluation) -> list[dict]:
     """The rows of one evaluation and of no other, found without weights or data."""
     about = run.environment["data"]
-    trained = min(n, about["train"])
-    counts = {PRIOR: n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
-    counts = counts if sampler == PRIOR else {sampler: n}
+    trained = min(asked.n, about["train"])
+    counts = {PRIOR: asked.n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
+    counts = counts if asked.sampler == PRIOR else {asked.sampler: asked.n}
 
     def belongs(row: dict) -> bool:
+        if (row["epoch"], row["seed"]) != (asked.epoch, asked.seed):
+            return False
         if not row["features"]:  # of the run, whichever extractor: they come with the prior's
-            return sampler == PRIOR
-        return (row["features"], row["n_generated"]) == (name, counts.get(row["sampler"]))
+            return asked.sampler == PRIOR
+        return (row["features"], row["n_generated"]) == (asked.features, counts.get(row["sampler"]))
 
-    return [row for row in run.scores if (row["epoch"], row["seed"]) == (epoch, seed) and belongs(row)]
-
-
-def _scored(run: Run, name: str, n: int, epoch: int, seed: int, sampler: str) -> bool:
-    rows = _asked(run, name, n, epoch, seed, sampler)
-    if name == "none":  # without distances samples have no scores, and a density is fitted for nothing
-        return bool(rows) or sampler != PRIOR
-    return any(row["sampler"] == sampler for row in rows)
+    return [row for row in run.scores if belongs(row)]
 
 
-def _score(
-    run: Run,
-    name: str,
-    n: int,
-    epoch: int,
-    seed: int,
-    sampler: str,
-    weights: Path | str | None,
-    device: torch.device | str,
-) -> None:
+def _scored(run: Run, asked: Evaluation) -> bool:
+    rows = _rows(run, asked)
+    if asked.features == "none":  # without distances samples have no scores, and a density is fitted for nothing
+        return bool(rows) or asked.sampler != PRIOR
+    return any(row["sampler"] == asked.sampler for row in rows)
+
+
+def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> None:
     dataset = data.load(run.config)
     if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
         raise RunMismatch(
             f"{run.directory} was trained on data {trained_on[:12]}, found are {dataset.fingerprint[:12]}"
         )
-    final = epoch == run.manifest["epoch"]
-    autoencoder = load(run.directory, None if final else epoch, device)
+    final = asked.epoch == run.manifest["epoch"]
+    autoencoder = load(run.directory, None if final else asked.epoch, device)
     extractor = None
-    if name != "none":
+    if asked.features != "none":
         whole = data.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
-        extractor = extractors.build(name, whole, run.config.dataset, weights, device)
-    if sampler == PRIOR:
-        rows, records = score(autoencoder, dataset, extractor, n, seed)
+        extractor = extractors.build(asked.features, whole, run.config.dataset, weights, device)
+    if asked.sampler == PRIOR:
+        rows, records = score(autoencoder, dataset, extractor, asked.n, asked.seed)
         rows += score_training(autoencoder, dataset) if final else []
     else:
-        codes = mixture_codes(autoencoder, dataset.train.images, n, seed)
-        rows, records = score_images(extractor, {sampler: decode(autoencoder, codes)}, dataset), {}
-    rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
+        codes = mixture_codes(autoencoder, dataset.train.images, asked.n, asked.seed)
+        rows, records = score_images(extractor, {asked.sampler: decode(autoencoder, codes)}, dataset), {}
+    rows = [row | {"epoch": asked.epoch, "seed": asked.seed} for row in rows]
     known = [_identity(row) for row in run.scores]
     if records and not final:  # a kept epoch is for its samples, as in Figure 6
-        records = {samples_file(epoch): records["samples.png"]}
+        records = {samples_file(asked.epoch): records["samples.png"]}
     run.add_scores([row for row in rows if _identity(row) not in known], records)
 
 

@@ -20,7 +20,7 @@ class NotebookOptions:
     keep_epochs: str = ""  # epochs with commas between them: papermill passes no lists
     output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
     device: str = "cpu"
-    threads: int = option(0, low=0)  # 0: torch's own number
+    threads: int = option(0, low=0)  # 0: one for a narrow net, else torch's number
     checkpoint_seconds: float = option(60.0, low=0.0)  # between checkpoints
     features: str = option("", choices=("", *FEATURES, "none"))  # "": the dataset's own classifier, if it has labels
     inception_weights: str = ""  # path; "": torch's hub folder

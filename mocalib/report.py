@@ -186,7 +186,8 @@ def _refuse_gaps(name: str, scale: str, configs: list[RunConfig], complete_seeds
         if len(missing) < len(asked):
             raise ValueError(
                 f"{name}, seed {seed}: {len(missing)} of {len(asked)} runs are missing in {folder}: "
-                f"{', '.join(missing)}; restore them with git, or make them: python -m mocalib {name} --scale {scale}"
+                f"{', '.join(missing)}; restore them with git, or make them: "
+                f"python -m mocalib sweep {name} --scale {scale}"
             )
 
 
@@ -216,7 +217,7 @@ def draw_throughput(record: dict) -> list[Path]:
     figure = figures.throughput(record)
     table = tables.throughput(record).round(4)
     try:
-        return figures.save(figure, f"throughput-{kind}", record["scale"], [], caption, table, about=about)
+        return figures.save(figure, f"throughput-{kind}", record["scale"], about, caption, table)
     finally:
         plt.close(figure)
 

@@ -20,9 +20,8 @@ class Scale:
 
     seeds: int  # seeds that its notebooks run
     n_generated: int  # samples a score
-    features: str | None  # extractor of the distances; None: the dataset's own classifier where there are labels
+    features: str  # extractor of the distances; "": the dataset's own classifier where there are labels
     jobs: int  # runs at a time; 0: one a core
-    threads: int | None  # of a run; results depend on it. None: torch's own number
     table1: dict[tuple[str, str], RunConfig]  # (dataset, net) -> run
     rivals: dict[str, dict[str, RunConfig]]  # dataset -> method -> run, with the net of MoCA-A2
     convergence: dict[str, RunConfig]  # method -> run that keeps some epochs; but for MoCA's, runs of `rivals`
@@ -91,7 +90,6 @@ PAPER = Scale(
     n_generated=10_000,  # section 4
     features="inception",
     jobs=1,
-    threads=None,
     table1={
         (CIFAR, A1): _CIFAR_A1,
         (CIFAR, A2): _CIFAR_A2,
@@ -153,7 +151,6 @@ WORKSTATION = Scale(
     n_generated=10_000,
     features="cifar10",
     jobs=1,
-    threads=None,
     table1={
         (CIFAR, A2): _JPEG_MOCA,
         (CIFAR, A1): _JPEG_A1,
@@ -208,9 +205,8 @@ LAPTOP = Scale(
     seeds=3,
     most_seeds={"rivals_celeba": 2},  # to keep the whole scale within two hours and a half
     n_generated=10_000,
-    features=None,
+    features="",
     jobs=0,
-    threads=1,
     table1={
         (CIFAR, A1): replace(QUICKSTART, model="a1", blocks=2),
         (CIFAR, A2): QUICKSTART,
@@ -278,9 +274,8 @@ def _thinned(scale: Scale) -> Scale:
     return Scale(
         seeds=1,
         n_generated=300,
-        features=None,
+        features="",
         jobs=1,
-        threads=None,
         table1={key: _small(config) for key, config in scale.table1.items()},
         rivals={of: {name: _small(config) for name, config in found.items()} for of, found in scale.rivals.items()},
         convergence={key: _small(config) for key, config in scale.convergence.items()},

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mocalib import data, experiments, figures, paths, report, sweep
+from mocalib.compute import Compute, Pool, Scoring
 from mocalib.config import OWN_SIZES, PRIOR, RunConfig, flat
 from mocalib.runs import Run
 from mocalib.scales import SCALES
@@ -76,13 +77,10 @@ class Study:
         settings = self.settings
         return sweep.run(
             [config for name in names for config in self.configs(name)],
-            runs=self.folder,
-            jobs=settings.jobs,
-            threads=settings.threads,
-            device=self.device,
-            features=settings.features,
-            sampler=sampler,
-            n=settings.n_generated,
+            self.folder,
+            Compute(device=self.device),
+            Scoring(settings.features, settings.n_generated, sampler=sampler),
+            Pool(jobs=settings.jobs),
         )
 
     def draw(self, name: str, runs: list[Run]) -> list[Path]:

@@ -42,7 +42,7 @@ DECODED = 1_000  # images, of those that a score takes
 CUSTOM = paths.RUNS / "custom" / "throughput"
 
 
-def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threads: int | None = None) -> Path:
+def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threads: int = 0) -> Path:
     """Measure a scale's nets on a device and write <scale>-<cpu or cuda>.json; return its path.
 
     By default it goes to the committed records, those of smoke, which mean nothing, to runs/custom/throughput/. Raises
@@ -56,11 +56,11 @@ def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threa
     return path
 
 
-def measure(scale: str, device: str = "cpu", threads: int | None = None) -> dict:
+def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
     """The record of a scale on a device, as plain JSON; smoke measures little and looks at no growth."""
     check_threads(threads)
     device, settings = check_device(device), SCALES[scale]
-    asked = "" if threads is None else f" --threads {threads}"
+    asked = f" --threads {threads}" if threads else ""
     threads = threads or torch.get_num_threads()
     first, axes = settings.throughput[0], {} if scale == "smoke" else GROWTH
     with bar("throughput", len(settings.throughput) + len(axes) + 3, unit="part") as shown:
@@ -77,8 +77,8 @@ def measure(scale: str, device: str = "cpu", threads: int | None = None) -> dict
         after = measured(ceilings)
     return {
         "scale": scale,
-        "command": f"python -m mocalib throughput --scale {scale} --device {device}{asked}",
-        "environment": environment.describe(device) | {"threads": threads, "processor": environment.processor()},
+        "command": f"python -m mocalib benchmark --scale {scale} --device {device}{asked}",
+        "environment": environment.describe(device) | {"threads": threads},
         "repeats": REPEATS,
         "cudnn": {"float32_convolutions_in": torch.backends.cudnn.conv.fp32_precision, "benchmark": True},
         "ceiling": {name: max(before[name], after[name]) for name in before},

@@ -9,38 +9,37 @@ from pathlib import Path
 import torch
 
 from mocalib import data, engine, environment, objectives, paths
+from mocalib.compute import Compute
 from mocalib.config import RunConfig
 from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
 from mocalib.runs import Run, RunMismatch, dtype, epoch_file
 
+NARROW = 16  # channels of the first stage, up to which one thread is as fast as two
 LOG_LINES = 20  # at most so many lines a run, however long: records stay small
 
 
 def train(
     config: RunConfig,
     runs: Path | str = paths.RUNS / "custom",
-    device: torch.device | str = "cpu",
-    threads: int | None = None,
-    checkpoint_seconds: float = 60.0,
+    compute: Compute = Compute(),
     directory: Path | str | None = None,
-    compile: bool | None = None,
 ) -> Run:
     """Train a run to its end and return it: a finished run returns at once, a partial one resumes.
 
-    The run lives in `runs`/<config.name>, or in `directory`. Results depend on `threads` (default: torch's), on
-    `compile` (default: on a GPU, where a step is then replayed as a CUDA graph; needs Triton there, a C++ compiler on a
-    CPU) and on what the nets compute in: bfloat16, where the config says so, only on a processor that has its
-    instructions, else float32. All three are recorded, and kept from a run's first checkpoint on, so that on a CPU a
-    resumed run equals an uninterrupted one bit for bit. Raises RunMismatch for a directory of another config, other
-    data or the other `compile`, NotFinite if a loss is not finite, ValueError for a batch larger than the dataset, an
-    unknown device, or threads that this machine does not have.
+    The run lives in `runs`/<config.name>, or in `directory`. Results depend on the number of threads (`threads`), on
+    `compile` (on a GPU a step is then replayed as a CUDA graph; needs Triton there, a C++ compiler on a CPU) and on
+    what the nets compute in: bfloat16, where the config says so, only on a processor that has its instructions, else
+    float32. All three are recorded, and kept from a run's first checkpoint on, so that on a CPU a resumed run equals
+    an uninterrupted one bit for bit. Raises RunMismatch for a directory of another config, other data or the other
+    `compile`, NotFinite if a loss is not finite, ValueError for a batch larger than the dataset, an unknown device, or
+    threads that this machine does not have.
     """
-    check_threads(threads)
+    check_threads(compute.threads)
     run = Run(Path(directory) if directory else Path(runs) / config.name, config)
     if run.finished:
         return run
-    device = check_device(device)
+    device = check_device(compute.device)
     dataset = data.load(config)  # what is wrong with data or nets is said before anything is written
     data.check_batch(len(dataset.train.images), config.batch_size)
     objective = objectives.build(config, dataset.image_shape)
@@ -49,33 +48,40 @@ def train(
         run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
         if run.finished:
             return run
-        how = _how(run, device, threads, compile)
+        how = _how(run, device, compute)
         with tuned(how["threads"], device):
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
             run.start(device, how, _describe(dataset), trained)
             objective.bfloat16 = how["nets"] == "bfloat16"
             objective.to(device, dtype(config), memory_format=torch.channels_last)
             images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, dtype(config))
-            _fit(run, objective, images, device, how["compiled"], checkpoint_seconds)
+            _fit(run, objective, images, device, how["compiled"], compute.checkpoint_seconds)
     return run
 
 
-def _how(run: Run, device: torch.device, threads: int | None, compile: bool | None) -> dict:
+def threads(config: RunConfig, asked: int = 0, share: int = 0) -> int:
+    """CPU threads for a run: as asked, else one for a narrow net, for which two are no faster and wait for each other
+    on a busy machine, else a share of the cores where there is one, else torch's number.
+    """
+    return asked or (1 if config.width <= NARROW else share or torch.get_num_threads())
+
+
+def _how(run: Run, device: torch.device, compute: Compute) -> dict:
     """How to compute: as asked, or as the checkpoint that is there was computed, since results depend on it."""
-    graphs = device.type == "cuda"  # where compilation pays
+    graphs, asked = device.type == "cuda", compute.compile  # graphs: where compilation pays
     how = {
-        "threads": threads or torch.get_num_threads(),
+        "threads": threads(run.config, compute.threads),
         "nets": environment.net_precision(run.config.precision, device),
-        "compiled": graphs if compile is None else compile,
+        "compiled": graphs if asked is None else asked,
     }
     if not run.begun:
         return how
     recorded = run.environment
     how |= {name: recorded[name] for name in ("threads", "nets") if name in recorded}
     if "compiled" in recorded and (recorded["device"] != "cpu") == graphs:  # on another kind of device it may not work
-        if compile not in (None, recorded["compiled"]):
+        if asked not in (None, recorded["compiled"]):
             raise RunMismatch(
-                f"{run.directory} was begun with compile={recorded['compiled']}, and {compile} is asked; leave compile "
+                f"{run.directory} was begun with compile={recorded['compiled']}, and {asked} is asked; leave compile "
                 "out to resume it, or train in another directory"
             )
         how["compiled"] = recorded["compiled"]
@@ -218,23 +224,25 @@ def _describe(dataset: data.Dataset) -> dict:
     return {"fingerprint": dataset.fingerprint} | known | counts | left_out
 
 
-def check_threads(threads: int | None) -> None:
+def check_threads(threads: int) -> None:
     """Raise ValueError for threads that this machine does not have."""
-    most = environment.cores()
-    if threads is not None and not 1 <= threads <= most:
-        raise ValueError(f"threads = {threads}: at least 1, and at most the {most} cores that this process may use")
+    if threads > (most := environment.cores()):
+        raise ValueError(f"threads = {threads}: at most the {most} cores that this process may use; 0 chooses")
 
 
 def check_device(name: torch.device | str) -> torch.device:
     """The device of a name; ValueError if this machine cannot compute on it."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device = {str(name)!r} is not a device to train on; use 'cpu' or 'cuda'")
+    device = device_of(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device = {str(name)!r}: this machine has no CUDA device that torch can use; use 'cpu'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device = {str(name)!r}: this machine has {torch.cuda.device_count()}, counted from cuda:0")
     return device
+
+
+def device_of(name: torch.device | str) -> torch.device:
+    """The device of a name, be it here or on another machine; ValueError if it is none to train on."""
+    with contextlib.suppress(RuntimeError):
+        if (device := torch.device(name)).type in ("cpu", "cuda"):
+            return device
+    raise ValueError(f"device = {str(name)!r} is not a device to train on; use 'cpu' or 'cuda'")

@@ -4,7 +4,7 @@ A sweep of six methods runs again and again, here or on a Ray cluster of two nod
 killed, disks are full, other sweeps share the grid, and files are cut or changed. What a sweep then complains of is
 mended as its message says, and it is started again. In the end every record and weight must equal that of the same run
 to which nothing happened, bit for bit. Spared are logs, which no number comes from, and single pixels of decoded
-images, which are only found by `python -m mocalib --verify`.
+images, which are only found by `python -m mocalib verify`.
 
     python tests/soak.py --minutes 30 [--seed 0] [--record data/soak.json]
 """

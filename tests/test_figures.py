@@ -94,13 +94,13 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(fir
     name = run.directory.name
     assert note == {
         "runs": [name], "seeds": [run.config.seed], "n_train": [4000], "caption": "a caption", "scale": "demo",
-        "command": f"python -m mocalib data/runs/laptop/{name}",
+        "command": f"python -m mocalib run data/runs/laptop/{name}",
     }  # fmt: skip
     assert again[2].read_text() == "x\n1\n2\n"
 
 
 def test_a_run_without_scores_says_how_to_make_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"score the run first: python -m mocalib"):
+    with pytest.raises(FileNotFoundError, match=r"score the run first: python -m mocalib run"):
         figures.tiles(runs.Run(tmp_path, tiny()), "samples.png")
 
 

@@ -10,6 +10,7 @@ ORDER = [
     ["paths", "checks"],
     ["methods"],
     ["config"],
+    ["compute"],
     ["rivals"],
     ["scales"],
     ["parameters"],
@@ -25,8 +26,8 @@ ORDER = [
     ["contenders", "clocks"],
     ["throughput"],
     ["rules", "claims", "experiments"],
-    ["workers", "cluster", "forecast", "integrity"],
-    ["sweep", "rehearsal"],
+    ["workers", "cluster", "integrity"],
+    ["sweep", "plan"],
     ["tables", "figures"],
     ["report", "study"],
     ["__init__"],
@@ -63,3 +64,16 @@ def test_neither_losses_nor_algorithm_1_use_the_engine():
     for name in ("losses", "algorithm1"):
         text = (paths.ROOT / "mocalib" / f"{name}.py").read_text()
         assert "mocalib" not in "".join(line for line in text.splitlines() if "import" in line)
+
+
+def parameters(function: ast.FunctionDef) -> list[str]:
+    """Names of all that a function takes; what a dataclass holds counts as one."""
+    taken = function.args
+    named = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, *filter(None, (taken.vararg, taken.kwarg))]
+    return [argument.arg for argument in named]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(paths.ROOT).as_posix())
+def test_no_function_takes_more_than_seven_parameters(path):
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert {f.name: parameters(f) for f in functions if len(parameters(f)) > 7} == {}

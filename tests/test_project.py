@@ -8,11 +8,9 @@ import sys
 import tomllib
 from importlib import metadata
 
-import pytest
 import yaml
-from conftest import tiny
 
-from mocalib import RunConfig, __main__, cifar10, config, data, files, paths, runs, sources
+from mocalib import RunConfig, cifar10, config, paths, sources
 
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
@@ -115,61 +113,10 @@ def test_help_lists_every_target():
         assert re.search(rf"make {target} ", text)
 
 
-def test_the_command_line_trains_and_scores_a_directory_and_prints_it(tmp_path, capsys):
-    files.write_json(tmp_path / "mine" / "config.json", tiny(epochs=1).to_dict())
-    assert __main__.main([str(tmp_path / "mine"), "--n", "100"]) == 0
-    assert runs.open_run(tmp_path / "mine").finished
-    printed = capsys.readouterr().out
-    assert re.search(r"fd_classifier +prior +\d+\.\d+ \| 100 against 1000 test", printed)
-    assert __main__.main([str(tmp_path / "mine"), "--n", "100", "--runs", str(tmp_path / "copy")]) == 0
-    assert runs.open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
-
-
-def test_the_command_line_says_before_training_that_features_cannot_be_had(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    files.write_json(tmp_path / "mine" / "config.json", tiny().to_dict())
-    assert __main__.main([str(tmp_path / "mine"), "--features", "inception"]) == 1
-    assert "features 'classifier' needs none, where there are labels" in capsys.readouterr().err
-    files.write_json(tmp_path / "plain" / "config.json", tiny(dataset="photos", size=16).to_dict())
-    assert __main__.main([str(tmp_path / "plain"), "--features", "classifier"]) == 1
-    assert "this dataset has none; use features 'inception', 'cifar10' or 'none'" in capsys.readouterr().err
-    for wrong, message in (
-        ("--n", "n = 1: at least 2 samples"),
-        ("--epoch", "epoch = 1 will not be kept: keep_epochs"),
-    ):
-        assert __main__.main([str(tmp_path / "mine"), wrong, "1"]) == 1
-        assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * 2
-
-
-def test_a_finished_run_is_not_asked_for_weights_or_data_again(tmp_path, monkeypatch):
-    files.write_json(tmp_path / "mine" / "config.json", tiny(epochs=1).to_dict())
-    assert __main__.main([str(tmp_path / "mine"), "--n", "100"]) == 0
-    monkeypatch.setattr(data, "load", None)
-    assert __main__.main([str(tmp_path / "mine"), "--n", "100"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "nowhere/config.json does not exist"),
-        (["broken"], "broken/config.json: Expecting value: line 1 column 1"),
-        (["list"], "list/config.json: a config is a JSON object"),
-        (["quickstart", "--seeds", "0"], "seeds = 0: at least 1"),
-    ],
-)
-def test_the_command_line_answers_mistakes_in_one_line(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, text in (("broken", ""), ("list", "[1, 2]")):
-        files.write(tmp_path / name / "config.json", text.encode())
-    assert __main__.main(arguments) == 1
-    assert capsys.readouterr().err.splitlines()[0].startswith(f"mocalib: {message}")
-
-
 def test_importing_the_package_reaches_for_nothing_and_is_quiet():
     code = "import socket; socket.socket.connect = None; import mocalib; print(sorted(mocalib.__all__)[:2])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "['AE', 'MoCA']\n"
+    assert done.stdout == "['AE', 'Compute']\n"
     assert done.stderr == ""
 
 

@@ -22,6 +22,7 @@ from mocalib import files, paths
 from mocalib.runs import Run
 
 LETTERS = 17  # of a caption, an inch
+DPI, GRID_DPI = 200, 150  # of curves, and of grids alone: 63 pixels an image
 
 plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # one look for every figure, and for what users draw beside
 
@@ -33,7 +34,7 @@ def tiles(run: Run, name: str) -> Tensor:
     """
     path = run.directory / name
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; score the run first: python -m mocalib {run.directory}")
+        raise FileNotFoundError(f"{path} is not there; score the run first: python -m mocalib run {run.directory}")
     channels, height, width = run.environment["data"]["image_shape"]
     pixels = torch.from_numpy(np.array(Image.open(path).convert("L" if channels == 1 else "RGB")))
     pixels = pixels.reshape(len(pixels) // height, height, -1, width, channels)  # R H columns W C
@@ -69,28 +70,28 @@ def save(
     figure: Figure,
     name: str,
     scale: str,
-    runs: list[Run],
+    source: list[Run] | dict,
     caption: str,
     table: pd.DataFrame | None = None,
     kinds: tuple[str, ...] = ("png", "pdf"),
-    dpi: int = 200,
-    about: dict | None = None,
 ) -> list[Path]:
     """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv if given; return the paths.
 
-    The scale is said in the caption below the picture; run names, seeds, n and command go into its metadata, or what
-    `about` says in their place where there are no runs. Files are
-    byte for byte the same from the same records and library versions, and replace older ones only when they are whole.
+    The scale is said in the caption below the picture. Its metadata say what it is made from: run names, seeds, n and
+    command of runs, or `source` itself, where that is no list of runs. Files are byte for byte the same from the same
+    records and library versions, and replace older ones only when they are whole.
     """
     below = textwrap.fill(f"{caption} [{scale} scale]", int(figure.get_figwidth() * LETTERS))
     figure.supxlabel(below, fontsize=7, color="0.35")
-    note = json.dumps((about or provenance(runs)) | {"caption": caption, "scale": scale})
+    note = json.dumps(
+        (source if isinstance(source, dict) else provenance(source)) | {"caption": caption, "scale": scale}
+    )
     folder = paths.FIGURES / scale
     metadata = {
         "png": {"Title": name, "Description": note, "Software": None},
         "pdf": {"Title": name, "Subject": note, "CreationDate": None, "Producer": None, "Creator": None},
     }
-    written = []
+    written, dpi = [], DPI if "pdf" in kinds else GRID_DPI
     for kind in kinds:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi)
@@ -112,7 +113,7 @@ def provenance(runs: list[Run]) -> dict:
         "runs": [run.directory.name for run in runs],
         "seeds": sorted({run.config.seed for run in runs}),
         "n_train": [run.environment["data"]["train"] for run in runs],
-        "command": " ".join(["python -m mocalib", *(_place(run) for run in runs)]),
+        "command": " ".join(["python -m mocalib run", *(_place(run) for run in runs)]),
     }
 
 

@@ -25,7 +25,6 @@ class Drawn(NamedTuple):
 
 
 CURVE = ("png", "pdf")
-GRID_DPI = 150  # 63 pixels an image
 
 
 def draw(name: str, runs: list[Run], scale: str, output: str | None = None) -> list[Path]:
@@ -38,8 +37,7 @@ def draw(name: str, runs: list[Run], scale: str, output: str | None = None) -> l
     if output != scale:
         drawn = drawn._replace(caption=f"{drawn.caption}; settings of {scale} scale")
     if drawn.figure is not None:
-        dpi = 200 if "pdf" in drawn.kinds else GRID_DPI
-        return base.save(drawn.figure, file_name(name), output, runs, drawn.caption, drawn.table, drawn.kinds, dpi)
+        return base.save(drawn.figure, file_name(name), output, runs, drawn.caption, drawn.table, drawn.kinds)
     path = paths.FIGURES / output / f"{file_name(name)}.md"
     files.write(path, f"{tables.markdown(drawn.table)}\n{drawn.caption} [{output} scale]\n".encode())
     return [base.save_csv(drawn.table, file_name(name), output), path]

@@ -1,0 +1,152 @@
+"""What a grid is made of, and what it will take: a few real steps of each distinct net and method, multiplied."""
+
+import math
+import statistics
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mocalib import contenders, data, engine, environment, objectives
+from mocalib.compute import Compute
+from mocalib.config import RunConfig, flat
+from mocalib.runs import Run, dtype
+from mocalib.sources import TRAINING_IMAGES
+from mocalib.training import check_device, check_threads, learning_rate, threads, tuned
+
+RECORD = 60_000  # bytes of a finished run beside its weights: those at laptop scale are 58 kB on average
+FREE = (  # fields that a step does not cost more or less by
+    *("seed", "limit", "skip_broken", "epochs", "stop_at", "learning_rate", "decay_every", "decay_until"),
+    *("keep_epochs", "objective.weight", "objective.temperature", "objective.momentum", "objective.form"),
+)
+
+
+def state(config: RunConfig, folder: Path) -> str:
+    """Whether a run is "finished", "begun" or "new" in a folder of runs."""
+    run = Run(folder / config.name, config)
+    return "finished" if run.finished else "begun" if run.begun else "new"
+
+
+def counted(configs: list[RunConfig], folder: Path) -> str:
+    """How many runs there are, and how many of them are finished."""
+    return f"{len(configs)} runs, {sum(state(config, folder) == 'finished' for config in configs)} of them finished"
+
+
+class Cost(NamedTuple):
+    """What some steps of a run have shown."""
+
+    images: int  # training images
+    seconds: float  # of a step, in the mean of training
+    weights: int  # bytes of a weights file: nets, key encoder, queue
+    checkpoint: int  # bytes, with Adam's two moments
+    memory: int | None  # bytes that these steps allocated on a GPU; graphs and the allocator take more
+    random: bool  # whether images were random, since those of the run are missing
+
+    def hours(self, config: RunConfig) -> float:
+        """Of a whole training, at most: `stop_at` may end it earlier."""
+        return config.epochs * ((config.limit or self.images) // config.batch_size) * self.seconds / 3600
+
+    def kept(self, config: RunConfig) -> int:
+        """Bytes of a finished run: weights of its last and its kept epochs, and its records."""
+        return (1 + sum(epoch < config.epochs for epoch in config.keep_epochs)) * self.weights + RECORD
+
+
+def measured(configs: list[RunConfig], folder: Path, compute: Compute) -> int:
+    """Measure the runs that are not finished and print what they will take; 1 if some of them would fail, else 0."""
+    todo = [config for config in configs if state(config, folder) != "finished"]
+    costs = {}
+    for config in todo:
+        if _kind(config) not in costs:
+            costs[_kind(config)] = _told(config, compute)
+    found = [(config, cost) for config in todo if (cost := costs[_kind(config)])]
+    hours, kept = sum(cost.hours(config) for config, cost in found), sum(cost.kept(config) for config, cost in found)
+    working = max((3 * cost.checkpoint for _, cost in found), default=0)  # two are kept; a third while it is written
+    print(f"{hours:.3g} hours of training, one run at a time; start-up and scoring come on top")
+    print(f"{kept / 1e9:.3g} GB of weights and records; {working / 1e9:.3g} GB of checkpoints while a run trains")
+    if failed := [config.name for config in todo if not costs[_kind(config)]]:
+        print(f"{len(failed)} runs would fail: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _told(config: RunConfig, compute: Compute) -> Cost | None:
+    """Measure a run and print its cost, or why there is none: the others are wanted all the same."""
+    try:
+        cost = measure(config, compute)
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        print(f"{config.name}: {error}", flush=True)
+        return None
+    memory = "" if cost.memory is None else f", {cost.memory / 1e9:.3g} GB allocated"
+    random = " (random pixels: its images are missing)" if cost.random else ""
+    print(f"{config.name}: {cost.seconds:.3g} s a step{memory}{random}", flush=True)
+    return cost
+
+
+def _kind(config: RunConfig) -> tuple:
+    """All that a step's cost depends on."""
+    return tuple((name, str(value)) for name, value in flat(config.to_dict()).items() if name not in FREE)
+
+
+def measure(config: RunConfig, compute: Compute) -> Cost:
+    """Take some steps of each part of a run's training, at its own batch size; nothing is kept.
+
+    Raises what `train` would raise of such a run, such as too little memory, and ArithmeticError for a loss that is
+    not finite.
+    """
+    check_threads(compute.threads)
+    device = check_device(compute.device)
+    images, n, random = _images(config)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # of the run before
+        torch.cuda.reset_peak_memory_stats(device)
+    with tuned(threads(config, compute.threads), device):
+        objective = objectives.build(config, tuple(images.shape[1:]))
+        objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
+        objective.to(device, dtype(config), memory_format=torch.channels_last).train()
+        compiled = device.type == "cuda" if compute.compile is None else compute.compile
+        batches = data.ResidentImages(images, config.batch_size, config.seed, device, dtype(config))
+        steps = config.epochs * (n // config.batch_size)
+        engine.check_turns(objective, steps)
+        trainer = engine.Trainer(objective, steps, device, compiled, config.seed)
+        seconds = _seconds(config, trainer, batches)
+        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    weights = sum(value.nbytes for value in objective.state_dict().values())
+    moments = sum(2 * p.nbytes for p in objective.parameters() if p.requires_grad)
+    return Cost(n, seconds, weights, weights + moments, memory, random)
+
+
+def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
+    """A run's training images and how many the dataset has; random ones of their shape where they are missing."""
+    try:
+        images = data.load(replace(config, limit=0)).train.images
+        return images, len(images), False
+    except FileNotFoundError:
+        if config.dataset not in TRAINING_IMAGES:
+            raise
+        return contenders.pixels(config), TRAINING_IMAGES[config.dataset], True
+
+
+def _seconds(config: RunConfig, trainer: engine.Trainer, batches: data.ResidentImages) -> float:
+    """Seconds of a step, in the mean of training, whose parts (turns that begin or end) are measured one by one."""
+    turns, steps, total = trainer.objective.turns, trainer.steps, 0.0
+    often = max(turn.every for turn in turns)  # steps after which all have been taken
+    edges = sorted({0.0, 1.0} | {edge for turn in turns for edge in (turn.start, turn.stop)})
+    for start, stop in pairwise(edges):
+        first = math.ceil(start * steps)
+        taken = [_step(config, trainer, batches, step) for step in range(first, min(first + often + 1, steps))]
+        timed = taken[1:] or taken  # the first one warms up
+        total += (stop - start) * statistics.fmean(timed or [0.0])
+    return total
+
+
+def _step(config: RunConfig, trainer: engine.Trainer, batches: data.ResidentImages, step: int) -> float:
+    """Take a step; its seconds."""
+    started = time.monotonic()
+    rate = learning_rate(config, step // batches.steps_per_epoch)
+    for _, terms in trainer.step(step, batches.batch(step), rate):
+        if wrong := [name for name, value in terms.items() if not torch.isfinite(value)]:  # waits for the device
+            raise ArithmeticError(f"{', '.join(wrong)} not finite at step {step}")
+    return time.monotonic() - started

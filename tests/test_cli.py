@@ -1,0 +1,168 @@
+"""The shell: each command does its work, refuses what it cannot do in words, and old spellings are answered."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import tiny
+
+from mocalib import data, experiments, files, paths, runs
+from mocalib.__main__ import COMMANDS, main
+
+
+def refused(arguments: list[str], capsys) -> str:
+    """What a command line that argparse refuses prints."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_run_trains_and_scores_a_directory_once_and_prints_it(tmp_path, capsys, monkeypatch):
+    files.write_json(tmp_path / "mine" / "config.json", tiny(epochs=1).to_dict())
+    assert main(["run", str(tmp_path / "mine"), "--n", "100"]) == 0
+    run = runs.open_run(tmp_path / "mine")
+    assert run.finished
+    assert run.environment["threads"] == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"fd_classifier +prior +\d+\.\d+ \| 100 against 1000 test", printed)
+    assert main(["run", str(tmp_path / "mine"), "--n", "100", "--runs", str(tmp_path / "copy")]) == 0
+    assert runs.open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
+    monkeypatch.setattr(data, "load", None)  # what is finished needs neither weights nor data
+    assert main(["run", str(tmp_path / "mine"), "--n", "100"]) == 0
+
+
+def test_run_says_before_training_that_features_cannot_be_had(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    files.write_json(tmp_path / "mine" / "config.json", tiny().to_dict())
+    files.write_json(tmp_path / "plain" / "config.json", tiny(dataset="photos", size=16).to_dict())
+    for directory, options, told in (
+        ("mine", ["--features", "inception"], "features 'classifier' needs none, where there are labels"),
+        ("plain", ["--features", "classifier"], "this dataset has none"),
+        ("mine", ["--n", "1"], "Scoring.n = 1 is out of range: it must be at least 2"),
+        ("mine", ["--threads", "100000"], "threads = 100000: at most"),
+        ("mine", ["--device", "gpu"], "device = 'gpu' is not a device"),
+    ):
+        assert main(["run", str(tmp_path / directory), *options]) == 1
+        assert told in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere"], "nowhere/config.json does not exist"),
+        (["run", "broken"], "broken/config.json: Expecting value: line 1 column 1"),
+        (["run", "list"], "list/config.json: a config is a JSON object"),
+        (["sweep", "quickstart", "--seeds", "0"], "seeds = 0: at least 1"),
+        (["sweep", "appendix_a", "--scale", "laptop"], "appendix_a: not run at laptop scale"),
+        (["sweep", "table3", "--scale", "smoke", "--address", "10.0.0.1:1"], "Pool.address = '10.0.0.1:1'"),
+        (["sweep", "table3", "--scale", "smoke", "--gpus", ".5"], "gpus = 0.5: of a run on 'cuda'"),
+        (["sweep", "table3", "--scale", "smoke", "--retries", "-1"], "Pool.retries = -1"),
+        (["sweep", "table3", "--scale", "smoke", "--jobs", "-1"], "Pool.jobs = -1"),
+        (["benchmark", "--scale", "smoke", "--threads", "100000"], "threads = 100000: at most"),
+        (["benchmark", "--scale", "smoke", "--device", "cuda:99"], "device = 'cuda:99': this machine has"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line_and_nothing_is_made(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("broken", ""), ("list", "[1, 2]")):
+        files.write(tmp_path / name / "config.json", text.encode())
+    before = sorted(tmp_path.rglob("*"))
+    more = ["--runs", "made"] if arguments[0] in ("sweep", "benchmark") else []
+    assert main([*arguments, *more]) == 1
+    assert capsys.readouterr().err.splitlines()[0].startswith(f"mocalib: {message}")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "required: command"),
+        (["swep", "table3"], "invalid choice: 'swep'"),
+        (["sweep", "table33"], "invalid choice: 'table33'"),
+        (["sweep", "table3", "--scale", "desktop"], "invalid choice: 'desktop'"),
+        (["figures", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
+        (["benchmark", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
+        (["run", "some/run", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
+        (["plan", "table3", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
+        (["verify", "--runs", "elsewhere"], "unrecognized arguments: --runs"),
+        *((["plan", "table3", f"--part={part}"], "write i/n") for part in ("0/2", "3/2", "1", "a/b", "-1/2", "1/0")),
+    ],
+)
+def test_what_a_command_does_not_take_is_refused_by_name(arguments, told, capsys):
+    assert told in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["table3", "--scale", "smoke"], "python -m mocalib sweep table3 --scale smoke"),
+        (["all", "--scale", "paper", "--dry-run"], "python -m mocalib plan all --scale paper"),
+        (["all", "--scale", "paper", "--rehearse"], "python -m mocalib plan --measure all --scale paper"),
+        (["--verify"], "python -m mocalib verify"),
+        (["--verify", "some/run"], "python -m mocalib verify some/run"),
+        (["throughput", "--scale", "smoke"], "python -m mocalib benchmark --scale smoke"),
+        (["rescore", "--features", "inception"], "python -m mocalib sweep all --features inception"),
+        (["pack", "records.tar.gz"], "tar -czf FILE FOLDER"),
+        ([".", "--n", "100"], "python -m mocalib run . --n 100"),
+    ],
+)
+def test_an_old_spelling_is_answered_with_the_new_one_and_nothing_is_done(old, new, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(old) == 2
+    assert capsys.readouterr().err.startswith(f"mocalib: this is written otherwise now: {new}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_command_and_needs_no_torch():
+    code = (
+        "import sys, contextlib\n"
+        "from mocalib.__main__ import main\n"
+        "with contextlib.suppress(SystemExit): main(sys.argv[1:])\n"
+        "print('torch' in sys.modules, 'matplotlib' in sys.modules)\n"
+    )
+    for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.endswith("False False\n")
+        if arguments == ["--help"]:
+            assert all(re.search(rf"^ +{command}\b", done.stdout, re.MULTILINE) for command in COMMANDS)
+
+
+# ------------------------------------------------------------------------------------------------------- which runs
+
+
+def planned(capsys, *arguments: str) -> dict[str, str]:
+    """Name -> state of every run that `plan` lists."""
+    assert main(["plan", *arguments]) == 0
+    lines = [line.split("  ", 1) for line in capsys.readouterr().out.splitlines()[:-1]]
+    return {name.strip(): found.strip() for found, name in lines}
+
+
+def test_a_plan_names_runs_and_which_are_finished_and_makes_nothing(tmp_path, capsys):
+    names = [config.name for config in experiments.configs("table3", "smoke", 1)]
+    found = planned(capsys, "table3", "--scale", "smoke", "--runs", str(tmp_path / "runs"))
+    assert found == dict.fromkeys(names, "new")
+    assert not (tmp_path / "runs").exists()
+    found = planned(capsys, "table3", "--runs", str(paths.RECORDS / "laptop"))
+    assert list(found.values()) == ["finished"] * 9
+
+
+def test_parts_share_a_grid_out_without_rest(capsys):
+    whole = {config.name for config in experiments.everything("laptop", 3)}
+    found = [planned(capsys, "all", "--scale", "laptop", "--part", f"{i}/7") for i in range(1, 8)]
+    assert sum(map(len, found)) == len(whole)
+    assert set().union(*found) == whole
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_a_part_without_a_run_says_so(capsys):
+    assert main(["sweep", "table3", "--scale", "smoke", "--part", "40/40"]) == 0
+    assert capsys.readouterr().out == "no run is in part 40/40\n"
+
+
+def test_experiments_are_of_the_seeds_that_notebooks_show(capsys):
+    own, more = planned(capsys, "rivals_celeba"), planned(capsys, "rivals_celeba", "--seeds", "3")
+    assert own.keys() == {config.name for config in experiments.listed("laptop", 3)["rivals_celeba"]}
+    assert more.keys() > own.keys()
