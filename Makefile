@@ -62,7 +62,7 @@ STUDIES ?= 02_main_results 03_celeba_hq 04_latent_dimension 05_input_size 06_mom
 
 define DRAW
 	@mkdir -p figures/executed/$(1)
-	@for name in $(if $(filter workstation,$(1)),$(filter-out 03_celeba_hq,$(STUDIES)),$(STUDIES)); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/$(1)/$$name.ipynb \
+	@for name in $(STUDIES); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/$(1)/$$name.ipynb \
 	  -k python3 -p scale $(1) --no-progress-bar --log-level ERROR || exit 1; done
 	@echo "executed notebooks: figures/executed/$(1)/"
 	@$(PY) -c 'from mocalib import paths; print(f"figures: {paths.FIGURES}/$(1)   records: {paths.RUNS}/$(1)")'
@@ -77,7 +77,7 @@ ENGINE ?= local
 DEVICE ?= cuda
 SWEEP ?= --jobs 0
 GRID = --scale $(SCALE) --engine $(ENGINE) --device $(DEVICE) $(SWEEP)
-paper: $(STAMP)  ## every run as published, then its notebooks; ENGINE=ray: on a cluster (also SCALE=workstation, DEVICE=cpu, SWEEP="--jobs 4 --threads 1")
+paper: $(STAMP)  ## every run as published, then its notebooks; ENGINE=ray: on a cluster (also SCALE=smoke, DEVICE=cpu, SWEEP="--jobs 4 --threads 1")
 	@status=0; $(PY) -m mocalib sweep table1 rivals_cifar10 rivals_celeba table1_wae --sampler gmm10 $(GRID) || status=1; \
 	$(PY) -m mocalib sweep all $(GRID) || status=1; exit $$status
 	$(call DRAW,$(SCALE))

@@ -18,10 +18,9 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     `name`: "table1" to "table4", "figure1" to "figure15", and
 
     - "rivals_cifar10", "rivals_celeba": Table 1's other methods, re-run;
-    - "table1_wae": MoCA-A2 and WAE-MMD on the sphere; "table1_narrow": the same at a part of the width;
+    - "table1_wae": MoCA-A2 and WAE-MMD on the sphere;
     - "table1_forms": Algorithm 1, Eq. 6 and the negative term alone at temperature .05;
-    - "convergence": MoCA and some rivals along training; "convergence_narrow": those of "table1_narrow";
-    - "table3_printed": Table 3 with K and m0 as printed, at a scale whose own Table 3 has them scaled to its images;
+    - "convergence": MoCA and some rivals along training;
     - "appendix_a": A1 on CelebA with d 64 beside 128;
     - "quickstart": Table 1's A2 beside the same autoencoder with weight 0, smoke and laptop only.
 
@@ -96,15 +95,11 @@ def _table1(scale: Scale) -> list[RunConfig]:
 
 
 def _rivals(of: str) -> Callable[[Scale], list[RunConfig]]:
-    return lambda scale: list(scale.rivals.get(of, {}).values())
+    return lambda scale: list(scale.rivals[of].values())
 
 
 def _pair(scale: Scale) -> list[RunConfig]:
     return list(scale.pair.values())
-
-
-def _narrow(scale: Scale) -> list[RunConfig]:
-    return list(scale.narrow.values())
 
 
 def _convergence(scale: Scale) -> list[RunConfig]:
@@ -127,10 +122,6 @@ def _table3(scale: Scale) -> list[RunConfig]:
     return [vary(scale.ablation, momentum=momentum) for momentum in scale.momenta]
 
 
-def _table3_printed(scale: Scale) -> list[RunConfig]:
-    return [vary(scale.printed, momentum=momentum) for momentum in scale.momenta] if scale.printed else []
-
-
 def _table4(scale: Scale) -> list[RunConfig]:
     return [vary(scale.ablation, queue_size=size) for size in scale.queue_sizes]
 
@@ -150,7 +141,7 @@ def _figure5(scale: Scale) -> list[RunConfig]:
 
 
 def _faces_hq(scale: Scale) -> list[RunConfig]:
-    return [scale.hq] if scale.hq else []
+    return [scale.hq]
 
 
 def _a2(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
@@ -167,7 +158,6 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
     "table1_wae": _pair,
     "table1_forms": _forms,
     "table3": _table3,
-    "table3_printed": _table3_printed,
     "table4": _table4,
     "figure5": _figure5,
     "figure4": _figure4,
@@ -175,8 +165,6 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
     "table2": _table2,
     "figure15": _table2,
     "appendix_a": _appendix_a,
-    "table1_narrow": _narrow,
-    "convergence_narrow": _narrow,
     "figure2": _a2(CIFAR, CELEBA),
     "figure9": _a2(CIFAR),
     "figure10": _a2(CELEBA),

@@ -24,18 +24,8 @@ def findings(runs: dict[str, list[Run]], scale: str, experiment: str = "") -> li
     `runs`: for each experiment, its finished and scored runs (`experiments.configs`'s order), of which all seeds that
     are complete are used. What is not there is "not run".
     """
-    return [
-        claims.judge(claim, _frame(claim, _needed(claim, runs, scale), scale)) for claim in asked(scale, experiment)
-    ]
-
-
-def asked(scale: str, experiment: str = "") -> list[Claim]:
-    """The claims that a scale, or one experiment of it, is to decide: the paper's, and ours where it runs them."""
-    return [
-        claim
-        for claim in CLAIMS
-        if experiment in ("", claim.experiment) and (not claim.own or experiments.configs(claim.experiment, scale))
-    ]
+    asked = [claim for claim in CLAIMS if experiment in ("", claim.experiment)]
+    return [claims.judge(claim, _frame(claim, _needed(claim, runs, scale), scale)) for claim in asked]
 
 
 def _needed(claim: Claim, runs: dict[str, list[Run]], scale: str) -> list[Run]:
@@ -264,20 +254,6 @@ def readme_results(scale: str = "laptop") -> str:
     return f"{begin}\n\n{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}\n{end}"
 
 
-def readme_workstation(scale: str = "workstation") -> str:
-    """README's results of full-size nets, with its marks: what was run of how much, the claims that it decides."""
-    runs, asked_for = found_runs(paths.RECORDS / scale, scale), experiments.everything(scale, SCALES[scale].seeds)
-    finished = [run for config in asked_for if (run := Run(paths.RECORDS / scale / config.name, config)).finished]
-    decided = [finding for finding in findings(runs, scale) if finding.effects]
-    shown = tables.markdown(summary(decided, scale)) if decided else "No claim is decided yet.\n"
-    if narrow := runs["table1_narrow"]:
-        columns = ["objective", "width", "epoch", "fd", "fd_gmm", "fd_train_codes", "fd_floor", "precision", "recall",
-                   "reconstruction_train", "pca"]  # fmt: skip
-        shown += f"\n{tables.markdown(records.frame(narrow)[columns])}"
-    begin, end = marks("workstation")
-    return f"{begin}\n\n{len(finished)} of {len(asked_for)} runs were made. {_cost({scale: finished})}\n{shown}\n{end}"
-
-
 def readme_rivals(scale: str = "laptop") -> str:
     """README's Table 1 with its marks: a row a method re-run, with the paper's number beside."""
     runs = _shown("table1", found_runs(paths.RECORDS / scale, scale))
@@ -309,7 +285,6 @@ def update_readme() -> None:
     sections = {
         "results": readme_results,
         "rivals": readme_rivals,
-        "workstation": readme_workstation,
         "performance": readme_performance,
         "soak": readme_soak,
     }

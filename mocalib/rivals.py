@@ -10,7 +10,6 @@ from mocalib.config import RunConfig
 from mocalib.methods import AE, RAE, VAE, WAEGAN, WAEMMD, Method, TwoStageVAE
 
 MOCA, SPHERE = "MoCA", "WAE-MMD (sphere)"
-ONE_GPU = (SPHERE, "AE", "VAE", "WAE-GAN", "RAE-SN", "2-Stage VAE")  # what a first afternoon is for, in this order
 WAES = (SPHERE, "WAE-GAN")  # with which the paper's later abstract compares
 COMPARED = ("VAE", *WAES)  # with MoCA, along training
 

@@ -37,14 +37,10 @@ class Scale:
     queue_sizes: tuple[int, ...]  # Table 4
     weights: tuple[float, ...]  # Figure 5
     a1_dimensions: tuple[RunConfig, ...]  # Appendix A: A1 on CelebA with d 64 and 128
-    hq: RunConfig | None  # CelebA-HQ: Figures 1, 6, 7 and 8
+    hq: RunConfig  # CelebA-HQ: Figures 1, 6, 7 and 8
     throughput: tuple[RunConfig, ...]  # nets and sizes that are timed, on random pixels; the first along every axis
     most_seeds: dict[str, int] = field(default_factory=dict)  # experiment -> seeds, where fewer than the others have
     one_step: RunConfig | None = None  # its weights before and after a single step: what bad looks like
-    narrow: dict[str, RunConfig] = field(default_factory=dict)  # method -> run at a part of the width; ours
-    printed: RunConfig | None = (
-        None  # section 5's defaults as printed, where `ablation` has them scaled to fewer images
-    )
     partial: bool = False  # whether Table 1 is shown with the rows that are there: on a GPU as far as its time reaches
 
     @property
@@ -120,64 +116,6 @@ PAPER = Scale(
     partial=True,
 )
 
-# -------------------------------------------------------------------------------------------------------- workstation
-
-_JPEG_A2 = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
-_JPEG_A1 = vary(replace(_JPEG_A2, model="a1"), weight=1_000.0)
-_JPEG_MOCA = replace(_JPEG_A2, keep_epochs=_KEPT)
-_JPEG_RIVALS = rivals.runs(_JPEG_A2, {name: rivals.CIFAR10[name] for name in rivals.ONE_GPU}, _KEPT)
-_NARROW = replace(_JPEG_A2, width=16, epochs=20, decay_every=12, keep_epochs=(1, 2, 5, 10))  # an hour on one core
-
-# 8,000 faces: weights are the paper's, K keeps K/N of section 5 (as printed it would hold the keys of 7.5 epochs, of
-# 50), and the learning rate is halved as often. Beside K/B the key encoder's horizon is 1.1 in section 5; with so small
-# a K it is 2.5 at m0 .99, and 25 at .999.
-_FACES_A2 = RunConfig(
-    dataset="faces10k", epochs=50, decay_every=15, precision="bfloat16", objective=MoCA(queue_size=2_600)
-)
-_FACES_A1 = vary(replace(_FACES_A2, model="a1"), weight=1_000.0)
-_FACES_PRINTED = replace(_FACES_A2, objective=_SECTION_5.objective)
-_FACES_5 = vary(_FACES_PRINTED, queue_size=2_600, momentum=0.99)
-
-WORKSTATION = Scale(
-    seeds=3,
-    most_seeds=dict.fromkeys(  # three of the pair alone
-        (
-            *("table1", "rivals_cifar10", "rivals_celeba", "table1_narrow", "table1_forms"),
-            *("table2", "table3", "table3_printed", "table4", "figure3", "figure4", "figure5", "figure15"),
-            *("convergence", "convergence_narrow", "appendix_a"),
-        ),
-        1,
-    ),
-    n_generated=10_000,
-    features="cifar10",
-    jobs=1,
-    table1={
-        (CIFAR, A2): _JPEG_MOCA,
-        (CIFAR, A1): _JPEG_A1,
-        (CELEBA, A2): _FACES_A2,
-        (CELEBA, A1): _FACES_A1,
-    },
-    rivals={CIFAR: _JPEG_RIVALS},
-    convergence=rivals.compared(_JPEG_MOCA, _JPEG_RIVALS),
-    narrow={rivals.MOCA: _NARROW, rivals.SPHERE: replace(_NARROW, objective=rivals.CIFAR10[rivals.SPHERE])},
-    forms=_JPEG_MOCA,
-    ablation=_FACES_5,
-    printed=_FACES_PRINTED,
-    dimension=replace(_FACES_5, stop_at=50.0),
-    dimensions=dict.fromkeys((64, 128, 512), (100.0, 1_000.0, 9_000.0, 144_000.0)),
-    sized=replace(_FACES_5, model="hq", learning_rate=2.0e-3, decay_every=5),
-    sizes=dict.fromkeys((16, 32, 64), (100.0, 500.0, 2_000.0, 50_000.0)),
-    momenta=(0.0, 0.9, 0.99, 0.999),
-    tempered=_FACES_5,
-    temperatures=dict.fromkeys((0.05, 0.2, 1.0), (100.0, 1_000.0, 3_000.0, 10_000.0)),
-    queue_sizes=(100, 2_600, 60_000, 120_000),  # the paper's ends and default, and the default scaled
-    weights=(0.0, 500.0, 1_000.0, 3_000.0),
-    a1_dimensions=(replace(_FACES_A1, latent_dim=64), _FACES_A1),
-    hq=None,  # no faces of 256 pixels
-    throughput=(_JPEG_A2, _JPEG_A1, replace(_FACES_A2, size=64)),
-    partial=True,
-)
-
 # ------------------------------------------------------------------------------------------------------------- laptop
 
 # A real run of about a core-minute. Every setting of this scale was found by trials on seeds 100 and up.
@@ -200,6 +138,7 @@ _DIGITS_32 = replace(_HALF, size=32, objective=MoCA(0.1, 0.9, 2048, 4.0))
 _DIGITS_5 = replace(_HALF, latent_dim=64, objective=MoCA(1.0, 0.9, 2048, 30.0))
 
 _DIGITS_RIVALS = rivals.runs(QUICKSTART, rivals.DIGITS, (1, 2, 5, 10, 20))
+_FULL_SIZE = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
 
 LAPTOP = Scale(
     seeds=3,
@@ -241,9 +180,9 @@ LAPTOP = Scale(
         objective=MoCA(1.0, 0.9, 2048, 1_000.0),
     ),
     throughput=(  # what a laptop's time would go into: full-size nets; and the net of this scale
-        _JPEG_A2,
-        replace(_JPEG_A2, width=32),
-        replace(_JPEG_A2, size=64),
+        _FULL_SIZE,
+        replace(_FULL_SIZE, width=32),
+        replace(_FULL_SIZE, size=64),
         QUICKSTART,
     ),
 )
@@ -298,4 +237,4 @@ def _thinned(scale: Scale) -> Scale:
 
 
 SMOKE = _thinned(LAPTOP)
-SCALES = {"smoke": SMOKE, "laptop": LAPTOP, "workstation": WORKSTATION, "paper": PAPER}
+SCALES = {"smoke": SMOKE, "laptop": LAPTOP, "paper": PAPER}

@@ -84,7 +84,7 @@ def convergence(runs: list[Run], scale: Scale) -> pd.DataFrame:
             seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
             [row] = records.frame([run], epoch, extractor).to_dict("records")
             scores = {name: row[name] for name in ("fd", "reconstruction", "uniformity", "latent_dim", "features")}
-            method = named(run.config, scale.convergence) or named(run.config, scale.narrow)
+            method = named(run.config, scale.convergence)
             rows.append({"run": row["run"], "method": method, "seed": row["seed"], "epoch": epoch,
                          "images": epoch * steps * batch, "seconds": seconds} | scores)  # fmt: skip
     return pd.DataFrame(rows)

@@ -77,7 +77,6 @@ PAPER_GRID["convergence"] = {config for config in RIVALS["rivals_cifar10"] if co
 PAPER_GRID["convergence"] |= {replace(CIFAR_A2, keep_epochs=(1, 2, 5, 10, 20, 50))}
 [SPHERE] = {config for config in PAPER_GRID["convergence"] if getattr(config.objective, "prior", "") == "sphere"}
 PAPER_GRID["table1_wae"] = {CIFAR_A2, SPHERE}
-PAPER_GRID |= {key: set() for key in ("table1_narrow", "convergence_narrow", "table3_printed")}  # of fewer means
 PAPER_GRID["figure15"] = PAPER_GRID["table2"]
 PAPER_GRID |= {key: {HQ} for key in ("figure6", "figure7", "figure8")}
 PAPER_GRID |= {key: {CIFAR_A2} for key in ("figure9", "figure11", "figure13")}
@@ -93,8 +92,7 @@ def test_the_grid_is_the_papers(name):
 
 def test_every_table_and_figure_of_the_paper_is_an_experiment():
     wanted = {f"table{n}" for n in range(1, 5)} | {f"figure{n}" for n in range(1, 16)}
-    ours = {"rivals_cifar10", "rivals_celeba", "convergence", "table1_forms", "appendix_a", "quickstart"}
-    ours |= {"table1_wae", "table1_narrow", "convergence_narrow", "table3_printed"}
+    ours = {"rivals_cifar10", "rivals_celeba", "convergence", "table1_wae", "table1_forms", "appendix_a", "quickstart"}
     assert wanted | ours == set(experiments.NAMES) == set(PAPER_GRID)
 
 
@@ -112,43 +110,6 @@ def test_a_scale_lists_every_run_once():
     # 4 of Table 1, 10 rivals on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
     # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
     assert len(everything) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
-
-
-def test_the_workstation_has_the_papers_settings_on_cifar10_and_the_ends_of_its_axes_on_faces():
-    """The CIFAR-10 column in full; three or four points an axis; three seeds of one pair."""
-    own = {"dataset": "cifar10-jpeg", "precision": "bfloat16"}
-    a1, a2 = (replace(config, **own) for config in (moca(replace(CIFAR_A2, model="a1"), weight=1000.0), CIFAR_A2))
-    kept = replace(a2, keep_epochs=(1, 2, 5, 10, 20, 50))
-    found = {name: set(configs(name, "workstation")) for name in experiments.NAMES}
-    assert {kept, a1} <= found["table1"]
-    assert kept in found["convergence"] & found["table1_forms"]
-    six = {"WAE-MMD (sphere)", "AE", "VAE", "WAE-GAN", "RAE-SN", "2-Stage VAE"}
-    assert {config.objective for config in found["rivals_cifar10"] if config.epochs == 100} == {
-        rivals.CIFAR10[name] for name in six - {"2-Stage VAE"}
-    }
-    assert len(found["rivals_cifar10"]) == 6
-    assert len(found["table1_wae"]) == 2
-    everything = experiments.everything("workstation", 3)
-    assert {config for config in everything if config.seed} == {
-        replace(config, seed=seed) for config in found["table1_wae"] for seed in (1, 2)
-    }
-    for name, axis in (("table4", "queue_size"), ("figure3", "weight"), ("figure5", "weight"), ("table3", "momentum")):
-        values, printed = ({getattr(c.objective, axis) for c in configs(name, s)} for s in ("workstation", "paper"))
-        assert {min(printed), max(printed)} <= values
-        assert len(values) in (3, 4)
-    assert {c.latent_dim for c in found["figure3"]} == {64, 128, 512}
-    assert {c.size for c in found["table2"]} == {16, 32, 64}
-    faces = {c for c in everything if c.dataset == "faces10k"}
-    assert {(c.width, c.epochs, c.precision) for c in faces} == {(64, 50, "bfloat16")}
-    assert {c.objective.queue_size for c in found["table3_printed"]} == {SECTION_5.objective.queue_size}
-    assert len(everything) == 65
-
-
-def test_narrow_nets_have_the_papers_settings_but_for_width_and_length():
-    for config in configs("table1_narrow", "workstation"):
-        full = replace(config, width=64, epochs=100, decay_every=60, keep_epochs=(), precision="float32")
-        assert replace(full, dataset="cifar10") in {CIFAR_A2, replace(SPHERE, keep_epochs=())}
-        assert (config.width, config.epochs, config.decay_every / config.epochs) == (16, 20, 60 / 100)
 
 
 def test_laptop_has_at_most_180_runs_with_three_seeds_in_float32():
@@ -189,7 +150,7 @@ def test_seeds_are_counted_from_0_beside_each_other():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"experiment = 'table5' is not one of 'quickstart', 'table1', "):
         configs("table5", "paper")
-    with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of 'smoke', 'laptop', 'workstation', 'paper'"):
+    with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of 'smoke', 'laptop', 'paper'"):
         configs("table1", "desktop")
     with pytest.raises(ValueError, match="seeds = 0: at least 1"):
         configs("table1", "paper", seeds=0)

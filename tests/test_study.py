@@ -9,7 +9,7 @@ from conftest import picture, tiny
 
 from mocalib import claims, data, experiments, files, paths, records, report, seals, tables, workers
 from mocalib.runs import Run
-from mocalib.scales import LAPTOP, SCALES, SMOKE
+from mocalib.scales import LAPTOP, PAPER, SCALES, SMOKE
 from mocalib.study import Study
 
 
@@ -44,8 +44,8 @@ def test_of_few_images_all_are_taken(folder):
 
 
 def test_what_a_scale_does_not_run_says_which_scales_do():
-    with pytest.raises(ValueError, match="figure1 is not run at workstation scale; it is at: smoke, laptop, paper"):
-        Study("workstation").configs("figure1")
+    with pytest.raises(ValueError, match="quickstart is not run at paper scale; it is at: smoke, laptop"):
+        Study("paper").configs("quickstart")
 
 
 def test_pictures_are_of_seed_0_alone():
@@ -299,7 +299,7 @@ def test_a_report_without_runs_says_not_run_everywhere(scratch):
     [csv, md] = report.write({}, "paper")
     assert set(pd.read_csv(csv)["verdict"]) == {"not run"}
     assert "Nothing was run." in md.read_text()
-    assert len(pd.read_csv(csv)) == len([claim for claim in claims.CLAIMS if not claim.own])
+    assert len(pd.read_csv(csv)) == len(claims.CLAIMS)
 
 
 def test_inceptions_distances_are_taken_only_where_every_run_has_them(tmp_path):
@@ -319,9 +319,7 @@ def test_every_scale_says_how_it_is_run(scale):
     settings = SCALES[scale]
     assert settings.n_generated == 10_000 or scale == "smoke"
     assert settings.seeds >= 1
-    assert {config.precision for config in experiments.everything(scale, 1)} == (
-        {"bfloat16"} if scale == "workstation" else {"float32"}
-    )
+    assert {config.precision for config in experiments.everything(scale, 1)} == {"float32"}
 
 
 def test_markdown_keeps_three_digits_and_leaves_gaps_empty():
@@ -336,22 +334,25 @@ COMMITTED = next((paths.RECORDS / "laptop").glob("*/latents.npz")).parent
 
 @pytest.fixture
 def partly(scratch, monkeypatch):
-    """The workstation's first runs and no more: MoCA-A2 and two rivals on CIFAR-10."""
+    """The paper's first runs and no more: MoCA-A2 and two rivals on CIFAR-10."""
     monkeypatch.setattr(paths, "RECORDS", scratch / "committed")
-    settings = SCALES["workstation"]
-    moca, wae, ae = (*settings.pair.values(), settings.rivals["CIFAR-10"]["AE"])
-    runs = [fake_run(scratch / "committed" / "workstation", c, fd) for c, fd in ((moca, 9.0), (wae, 12.0), (ae, 30.0))]
-    for run in runs:
-        of_kept = [row | {"epoch": epoch} for row in run.scores for epoch in run.config.keep_epochs]
-        rescore(run, [row | {"epoch": 100} for row in run.scores] + of_kept, epoch=100)
-        for name, rows, columns in (("samples", 5, 8), ("reconstructions", 4, 8), ("interpolations", 4, 10)):
-            picture(run.directory / f"{name}.png", size=(16 * columns, 16 * rows), mode="L")
-        files.write(run.directory / "latents.npz", (COMMITTED / "latents.npz").read_bytes())
-    return runs
+    moca, wae, ae = (*PAPER.pair.values(), PAPER.rivals["CIFAR-10"]["AE"])
+    return [shown_run(scratch / "committed" / "paper", c, fd) for c, fd in ((moca, 9.0), (wae, 12.0), (ae, 30.0))]
+
+
+def shown_run(folder, config, fd) -> Run:
+    """A run of 100 epochs that can be drawn, scored at the end and at the epochs that it kept."""
+    run = fake_run(folder, config, fd)
+    of_kept = [row | {"epoch": epoch} for row in run.scores for epoch in config.keep_epochs]
+    rescore(run, [row | {"epoch": 100} for row in run.scores] + of_kept, epoch=100)
+    for name, rows, columns in (("samples", 5, 8), ("reconstructions", 4, 8), ("interpolations", 4, 10)):
+        picture(run.directory / f"{name}.png", size=(16 * columns, 16 * rows), mode="L")
+    files.write(run.directory / "latents.npz", (COMMITTED / "latents.npz").read_bytes())
+    return run
 
 
 def test_table_1_has_the_rows_that_were_run_and_claims_that_need_more_are_not_run(partly, scratch):
-    written = {path.name: path for path in report.draw("workstation")}
+    written = {path.name: path for path in report.draw("paper")}
     table = pd.read_csv(written["table1.csv"])
     assert table[table["row"] == "re-run"].set_index("method")["fd"].to_dict() == {
         "MoCA-A2": 9.0, "WAE-MMD (sphere)": 12.0, "AE": 30.0
@@ -360,46 +361,42 @@ def test_table_1_has_the_rows_that_were_run_and_claims_that_need_more_are_not_ru
     verdicts = pd.read_csv(written["report.csv"]).set_index("claim")["verdict"]
     assert verdicts.pop("MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10.") == "holds (one seed)"
     assert set(verdicts) == {"not run"}
-    assert "3 of 65 runs were made" in report.readme_workstation()
 
 
 def test_an_axis_with_a_gap_is_not_drawn_and_the_report_says_what_there_is(partly):
-    [first, *others] = experiments.configs("table3", "workstation")
+    [first, *others] = experiments.configs("table3", "paper")
     folder = partly[0].directory.parent
     fake_run(folder, first, 5.0)
-    assert "4 of 65 runs were made. 4 runs;" in report.readme_workstation()
-    written = {path.name: path for path in report.draw("workstation")}
+    written = {path.name: path for path in report.draw("paper")}
     assert "table3.csv" not in written
-    assert "| table3 | 0 | 4 |" in written["report.md"].read_text()
+    assert "| table3 | 0 | 12 |" in written["report.md"].read_text()
     assert "| table1_wae | 2 | 6 |" in written["report.md"].read_text()
     for config in others:
         fake_run(folder, config, 6.0)
-    written = {path.name: path for path in report.draw("workstation")}
+    written = {path.name: path for path in report.draw("paper")}
     assert "table3.csv" in written
-    assert "| table3 | 4 | 4 |" in written["report.md"].read_text()
+    assert "| table3 | 4 | 12 |" in written["report.md"].read_text()
 
 
 def test_each_claim_has_a_paragraph_that_says_whether_it_agrees(partly):
     told = {line.split(".**")[0].strip("*"): line for line in _paragraphs(partly) if line.startswith("**")}
-    assert len(told) == len(report.asked("workstation")) == len(claims.CLAIMS)
+    assert len(told) == len(claims.CLAIMS)
     of_wae = told["MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10"]
     assert "The paper: WAE-MMD: 80.9, MoCA-A2: 54.36. Here: moca: 9, wae-mmd: 12." in of_wae
     assert f"The effect is {math.log(12 / 9):.3g} (one seed), the threshold 0: this agrees with the paper." in of_wae
     assert told["A small base momentum is much worse"].endswith("Not run; what it needs: table3.")
-    for left_out in ("The contrastive term makes samples of uniform points better", "MoCA-A2 is competitive on CelebA"):
-        assert told[left_out].endswith("Not run: this scale leaves it out.")
+    assert told["MoCA-A2 is competitive on CelebA"].endswith("Not run; what it needs: table1 and rivals_celeba.")
+    left_out = told["The contrastive term makes samples of uniform points better"]
+    assert left_out.endswith("Not run: this scale leaves it out.")
 
 
 def _paragraphs(runs: list[Run]) -> list[str]:
-    return (
-        report.write(report.found_runs(runs[0].directory.parent, "workstation"), "workstation")[1]
-        .read_text()
-        .split("\n")
-    )
+    return report.write(report.found_runs(runs[0].directory.parent, "paper"), "paper")[1].read_text().split("\n")
 
 
 def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(partly):
     """A rescoring that ended early: Inception's scores of some epochs, of some runs."""
+    partly[0] = shown_run(partly[0].directory.parent, PAPER.convergence["MoCA"], 9.0)  # it keeps epochs
     inception = {"features": "inception", "metric": "fid", "digest": "i", "value": 70.0}
     for run, epochs in zip(partly, ((1, 100), (1,), ())):
         more = [row | inception for row in run.scores if row["epoch"] in epochs]
@@ -409,18 +406,18 @@ def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(partly)
     assert records.common_features(partly[:1]) == "inception"
     assert records.common_features(partly[:1], along=True) == "classifier"
     assert records.frame(partly)["fd"].tolist() == [9.0, 12.0, 30.0]
-    along = tables.convergence(partly[:2], SCALES["workstation"])
+    along = tables.convergence(partly[:2], PAPER)
     assert set(along["features"]) == {"classifier"}
     assert set(along["fd"]) == {9.0, 12.0}
-    report.draw("workstation")
+    report.draw("paper")
 
 
 def test_what_beside_a_claim_is_not_complete_leaves_it_undecided(partly):
     """The best of some rivals is not the best rival."""
-    found = report.found_runs(partly[0].directory.parent, "workstation")
-    verdicts = {finding.claim.name: finding.verdict for finding in report.findings(found, "workstation")}
+    found = report.found_runs(partly[0].directory.parent, "paper")
+    verdicts = {finding.claim.name: finding.verdict for finding in report.findings(found, "paper")}
     assert verdicts["state-of-the-art"] == "not run"
-    for name, config in SCALES["workstation"].rivals["CIFAR-10"].items():
+    for name, config in PAPER.rivals["CIFAR-10"].items():
         if name not in ("AE", "WAE-MMD (sphere)"):
             run = fake_run(partly[0].directory.parent, config, 20.0)
             mixed = [row | {"sampler": "gmm10"} for row in run.scores]
@@ -428,6 +425,6 @@ def test_what_beside_a_claim_is_not_complete_leaves_it_undecided(partly):
             rescore(run, rows, epoch=100)
     for run in partly:
         rescore(run, run.scores + [row | {"sampler": "gmm10"} for row in run.scores if row["epoch"] == 100], epoch=100)
-    found = report.found_runs(partly[0].directory.parent, "workstation")
-    verdicts = {finding.claim.name: finding.verdict for finding in report.findings(found, "workstation")}
+    found = report.found_runs(partly[0].directory.parent, "paper")
+    verdicts = {finding.claim.name: finding.verdict for finding in report.findings(found, "paper")}
     assert verdicts["state-of-the-art"] == "holds (one seed)"

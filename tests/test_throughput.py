@@ -194,7 +194,7 @@ def test_what_it_cannot_do_is_said(options, message, capsys, tmp_path):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_times_nets_of_the_size_of_its_images(scale):
-    sizes = {"digits": 16, "cifar10": 32, "cifar10-jpeg": 32, "celeba": 64, "faces10k": 64}
+    sizes = {"digits": 16, "cifar10": 32, "cifar10-jpeg": 32, "celeba": 64}
     for config in SCALES[scale].throughput:
         shape = contenders.image_shape(config)
         assert shape[1] == shape[2] == (config.size or sizes[config.dataset])

@@ -98,26 +98,16 @@ def _table2(runs: list[Run], scale: Scale) -> Drawn:
 
 def _rivals(runs: list[Run], scale: Scale) -> Drawn:
     """Samples of each method of the first seed, beside the numbers that say what is lost where."""
-    return _samples(tables.table1_runs(runs, scale), runs)
+    frame = tables.table1_runs(runs, scale)
+    first = {name: run for name, run in zip(frame["net"], runs) if run.config.seed == runs[0].config.seed}
+    fd = frame.groupby("net")["fd"].mean()
+    titles = {f"{name}{'' if math.isnan(fd[name]) else f', fd {fd[name]:.3g}'}": run for name, run in first.items()}
+    return Drawn(f"{_setting(runs)}; samples of seed 0, {RANDOM}", pictures.by_method(titles), _parts(frame, runs))
 
 
 def _pair(runs: list[Run], scale: Scale) -> Drawn:
     names = [named(run.config, scale.pair) for run in runs]
     return Drawn(_setting(runs), table=tables.methods(records.frame(runs).assign(method=names)))
-
-
-def _narrow(runs: list[Run], scale: Scale) -> Drawn:
-    """The same methods with narrow nets: samples, and the numbers that say what is lost where."""
-    names = [named(run.config, scale.narrow) for run in runs]
-    drawn = _samples(records.frame(runs).assign(net=names), runs)
-    return drawn._replace(caption=f"width {runs[0].config.width}; {drawn.caption}")
-
-
-def _samples(frame: pd.DataFrame, runs: list[Run]) -> Drawn:
-    first = {name: run for name, run in zip(frame["net"], runs) if run.config.seed == runs[0].config.seed}
-    fd = frame.groupby("net")["fd"].mean()
-    titles = {f"{name}{'' if math.isnan(fd[name]) else f', fd {fd[name]:.3g}'}": run for name, run in first.items()}
-    return Drawn(f"{_setting(runs)}; samples of seed 0, {RANDOM}", pictures.by_method(titles), _parts(frame, runs))
 
 
 def _parts(frame: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
@@ -208,14 +198,11 @@ DRAWN: dict[str, Callable[[list[Run], Scale], Drawn]] = {
     "rivals_cifar10": _rivals,
     "rivals_celeba": _rivals,
     "convergence": _convergence,
-    "convergence_narrow": _convergence,
     "table1_wae": _pair,
-    "table1_narrow": _narrow,
     "table1_forms": _forms,
     "appendix_a": _appendix_a,
     "table2": _table2,
     "table3": _along("momentum", "table3"),
-    "table3_printed": _along("momentum", "table3"),
     "table4": _along("queue_size", "table4"),
     "figure1": _grid(pictures.figure1, RANDOM),
     "figure2": _figure2,
