@@ -1,7 +1,7 @@
 """Files that are either whole or not there, and that say so when they were damaged.
 
-Written under a temporary name, flushed, then renamed; tensors end in a digest of what stands before it, so that a file
-and its digest are never renamed one without the other.
+Written under a temporary name, flushed, then renamed; tensors lie in torch's own zip, which holds a checksum of each
+part of it.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import io
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-MARK = b"sha256:"  # before the digest at the end of a file of tensors
+FOLDER = 0x10  # the bit of a part's attributes, in a zip, that says it is one
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 MOVES = "MOCALIB_RUNS, MOCALIB_DATA and MOCALIB_FIGURES move what is written to another disk"
@@ -80,29 +81,35 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, value: Any, keep: Path | None = None) -> None:
-    """Write tensors and plain Python values, and their digest after them; `torch.load` does not mind it."""
+    """Write tensors and plain Python values as torch does, atomically."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    buffer.write(MARK + hashlib.sha256(buffer.getbuffer()).digest())
     write(path, buffer.getbuffer(), keep)
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
     """Load without running any code from the file. Raises ValueError if it is not what was written.
 
-    A file that ends in no digest is torch's own, such as the committed weights of classifiers, and loads as it does
-    there; one that lost its digest by being cut short has lost its zip's directory with it.
+    Bytes after the zip do not matter, such as the digest that this package once wrote there.
     """
-    content = memoryview(path.read_bytes())
-    end = len(content) - len(MARK) - hashlib.sha256().digest_size
-    if end > 0 and content[end:][: len(MARK)] == MARK:
-        content, digest = content[:end], content[end + len(MARK) :]
-        if hashlib.sha256(content).digest() != digest:
-            raise ValueError(f"{path} is damaged: it is not what its digest says")
+    content = io.BytesIO(path.read_bytes())
     try:
-        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError and more
+        damaged = _damaged_part(zipfile.ZipFile(content))
+        if damaged is None:
+            content.seek(0)
+            return torch.load(content, map_location=device, weights_only=True)
+    except Exception as error:  # zipfile and torch raise BadZipFile, RuntimeError, EOFError, UnpicklingError and more
         raise ValueError(f"{path} is cut short or no file of tensors ({repr(error)[:200]})") from None
+    raise ValueError(f"{path} is damaged: {damaged!r} in it is not what its checksum says")
+
+
+def _damaged_part(archive: zipfile.ZipFile) -> str | None:
+    """The first part that is not what its CRC-32 says, which torch does not check.
+
+    Or that is marked as a folder, which zipfile does not mind: torch reads nothing of it, and gives what memory held.
+    """
+    folders = (part.filename for part in archive.infolist() if part.external_attr & FOLDER)
+    return archive.testzip() or next(folders, None)
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

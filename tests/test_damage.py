@@ -1,7 +1,10 @@
 """Files that were cut short, or in which one byte is another: found by whoever reads them, never a wrong number."""
 
+import hashlib
 import json
+import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +92,7 @@ def test_damaged_weights_are_named(copy):
     for damaged in damages(content):
         (copy / "weights.pt").write_bytes(damaged)
         wrong, found = told(load, copy)
-        if found:  # a byte of the mark that announces the digest
+        if found:  # a byte that torch does not read
             assert all(torch.equal(value, whole[name]) for name, value in found.objective.state_dict().items())
         else:
             assert "weights.pt does not load" in wrong
@@ -129,7 +132,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun):
         try:
             with pytest.warns(UserWarning, match="checkpoint.pt does not load"):
                 assert restored(begun)["step"] == last["step"] - 1
-        except pytest.fail.Exception:  # nothing was warned of: a byte of the mark that announces the digest
+        except pytest.fail.Exception:  # nothing was warned of: a byte that torch does not read
             found = restored(begun)
             assert found["step"] == last["step"]
             assert all(torch.equal(found["objective"][name], last["objective"][name]) for name in last["objective"])
@@ -248,12 +251,86 @@ def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys)
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2:] == ["restore what is named, or remove it, and start again", "2 read whole, 2 damaged"]
     assert any("not as its manifest says: samples.png" in line for line in printed)
-    assert any("previous.pt is damaged: it is not what its digest says" in line for line in printed)
+    assert any("previous.pt is damaged: 'archive/data.pkl' in it is not what its" in line for line in printed)
 
 
-def test_weights_with_a_digest_are_read_by_torch_itself(copy):
+# ------------------------------------------------------------------------------------------------- files of tensors
+
+TENSORS = {
+    "a": torch.arange(60.0).reshape(3, 4, 5),
+    "b": torch.linspace(0, 1, 7, dtype=torch.float64),
+    "c": torch.arange(64).reshape(2, 2, 4, 4).bfloat16().to(memory_format=torch.channels_last),
+    "d": torch.arange(9),
+}
+OTHERS = {name: value + 1 for name, value in TENSORS.items()}
+
+
+def same(found: dict, expected: dict) -> bool:
+    return found.keys() == expected.keys() and all(
+        found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in expected.items()
+    )
+
+
+def with_digest(content: bytes) -> bytes:
+    """As files of tensors once ended: a mark, and the sha256 of what stands before it."""
+    return content + b"sha256:" + hashlib.sha256(content).digest()
+
+
+@pytest.fixture
+def tensors(tmp_path) -> Path:
+    files.write_tensors(tmp_path / "others.pt", OTHERS)
+    files.write_tensors(tmp_path / "tensors.pt", TENSORS)
+    return tmp_path / "tensors.pt"
+
+
+@pytest.mark.parametrize("ending", [bytes, with_digest])
+def test_a_flipped_bit_never_gives_other_numbers(tensors, ending):
+    """At every seventh byte, and at each of the zip's directory, of which torch reads other fields than zipfile."""
+    content, generator, refused = ending(tensors.read_bytes()), np.random.default_rng(0), 0
+    directory = content.index(b"PK\1\2")
+    places = [*range(0, directory, 7), *range(directory, len(content))]
+    for place in places:
+        flipped = content[place] ^ (1 << int(generator.integers(8)))
+        tensors.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        files.read_tensors(tensors.with_name("others.pt"))  # whose numbers lie in memory that nobody sets
+        wrong, found = told(files.read_tensors, tensors)
+        assert str(tensors) in wrong or same(found, TENSORS), place
+        refused += bool(wrong)
+    assert refused > len(places) // 2
+
+
+def test_a_part_that_is_marked_as_a_folder_is_refused(tensors):
+    """Its checksum is right, yet torch would take it for empty."""
+    content, refused = tensors.read_bytes(), 0
+    for entry in re.finditer(re.escape(b"PK\1\2"), content):
+        marked = bytearray(content)
+        marked[entry.start() + 38] |= 0x10  # the external attributes, by PKWARE's APPNOTE 4.3.12 and 4.4.15
+        tensors.write_bytes(marked)
+        with pytest.raises(ValueError, match=r"tensors.pt is damaged: 'archive/\S+' in it is not what its checksum"):
+            files.read_tensors(tensors)
+        refused += 1
+    assert refused == len(zipfile.ZipFile(tensors).namelist())
+
+
+def test_a_cut_file_of_tensors_never_loads(tensors):
+    content = tensors.read_bytes()
+    for length in [*range(0, len(content), 7), len(content) - 1]:
+        tensors.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"tensors.pt is cut short or no file of tensors \("):
+            files.read_tensors(tensors)
+
+
+def test_files_that_end_in_a_digest_still_load(tensors):
+    content = tensors.read_bytes()
+    for ended in (with_digest(content), with_digest(content)[:-9]):  # cut within it, too: the zip is whole
+        tensors.write_bytes(ended)
+        assert same(files.read_tensors(tensors), TENSORS)
+
+
+def test_torch_itself_reads_what_is_written(copy, tensors):
+    assert same(torch.load(tensors, weights_only=True), TENSORS)
     ours, torchs = files.read_tensors(copy / "weights.pt"), torch.load(copy / "weights.pt", weights_only=True)
-    assert all(torch.equal(ours["objective"][name], torchs["objective"][name]) for name in ours["objective"])
+    assert same(ours["objective"], torchs["objective"])
 
 
 @pytest.mark.parametrize("rows", ["scored before", "never scored"])
