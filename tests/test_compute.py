@@ -59,8 +59,13 @@ def test_the_default_is_what_a_run_records(tmp_path):
 
 def test_wide_nets_side_by_side_share_the_cores(tmp_path, monkeypatch):
     shares = []
+
+    def noted(work, *rest):
+        shares.append(work.keywords["share"])
+        yield from ()
+
     monkeypatch.setattr(sweep.environment, "cores", lambda: 8)
-    monkeypatch.setattr(workers, "in_processes", lambda work, *rest: shares.append(work.keywords["share"]) or (_ for _ in ()))
+    monkeypatch.setattr(workers, "in_processes", noted)
     for jobs in (2, 3, 0):
         sweep.run([tiny()], tmp_path, pool=Pool(jobs=jobs))
     assert shares == [4, 2, 1]
