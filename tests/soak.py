@@ -34,7 +34,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.
 import torch
 import victims
 
-from mocalib import MoCA, RunConfig, environment, files, integrity, paths, sweep
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, environment, files, integrity, paths, sweep
 from mocalib.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.runs import open_run
 from mocalib.workers import LOG
@@ -64,8 +64,8 @@ WAYS_OUT = {  # what a message says that should be removed -> how it is found th
 
 
 def sweep_here(folder: Path, engine: str, address: str | None) -> None:
-    how = {"threads": 1, "n": 100, "checkpoint_seconds": 0.0, "jobs": 2}
-    sweep.run(GRID, folder, engine=engine, address=address, **how)
+    compute = Compute(threads=1, checkpoint_seconds=0.0)
+    sweep.run(GRID, folder, compute, Scoring(n=100), Pool(engine, jobs=2, address=address))
 
 
 class Soak:

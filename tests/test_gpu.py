@@ -9,8 +9,8 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import Stopped, assert_same, stop_at_step, weights
 
-from mocalib import data, evaluate, latent, objectives, rehearsal, sweep, train
-from mocalib.algorithm1 import algorithm1
+from mocalib import Compute, Pool, Scoring, data, evaluate, latent, objectives, plan, sweep, train
+from mocalib.algorithm1 import Settings, algorithm1
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 EXACT = tiny(learning_rate=2.0**-7, decay_every=1)
@@ -25,23 +25,21 @@ def _exact(monkeypatch):
 
 def test_float64_steps_of_a_gpu_equal_algorithm_1(tmp_path):
     config = replace(EXACT, precision="float64", decay_every=0)
-    run = train(config, runs=tmp_path, device="cuda", compile=False)
+    run = train(config, tmp_path, Compute("cuda", compile=False))
     plain = objectives.build(config, (1, 16, 16)).double().cuda().train()
     batches = data.ResidentImages(data.load(config).train.images, 32, config.seed, "cuda", torch.float64)
     moca, T = config.objective, 3 * batches.steps_per_epoch
     nets = plain.encoder, copy.deepcopy(plain.encoder), plain.decoder
-    rules = {"m0": moca.momentum, "T": T, "lambda_": moca.weight, "tau": moca.temperature, "lr": config.learning_rate}
-    steps = list(algorithm1(*nets, plain.queue.keys.T.clone(), map(batches.batch, range(T)), **rules))
+    settings = Settings(moca.momentum, T, moca.weight, moca.temperature, config.learning_rate)
+    steps = list(algorithm1(nets, plain.queue.keys.T.clone(), map(batches.batch, range(T)), settings))
     per_line = T // len(run.metrics)
     for i, line in enumerate(run.metrics):
         part = steps[i * per_line : (i + 1) * per_line]
         assert line["loss"] == pytest.approx(sum(step["L"] for step in part) / len(part), rel=1e-9)
 
 
-def test_a_rehearsal_steps_scores_and_counts_memory_on_the_gpu():
-    found = rehearsal.rehearse(tiny(precision="bfloat16"), "cuda", extractor="cifar10")
-    assert found.memory > 0
-    assert "GB" in str(found)
+def test_a_plan_counts_memory_on_the_gpu():
+    assert plan.measure(tiny(precision="bfloat16"), Compute("cuda")).memory > 0
 
 
 def test_principal_components_of_the_gpu_are_the_cpus(digits):
@@ -50,12 +48,12 @@ def test_principal_components_of_the_gpu_are_the_cpus(digits):
 
 
 def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path, monkeypatch):
-    launched = train(EXACT, runs=tmp_path / "launched", device="cuda", compile=False)
+    launched = train(EXACT, tmp_path / "launched", Compute("cuda", compile=False))
     go_on = stop_at_step(monkeypatch, 12)
     with pytest.raises(Stopped):
-        train(EXACT, runs=tmp_path / "replayed", device="cuda", checkpoint_seconds=0)
+        train(EXACT, tmp_path / "replayed", Compute("cuda", checkpoint_seconds=0))
     go_on()
-    replayed = train(EXACT, runs=tmp_path / "replayed", device="cuda")
+    replayed = train(EXACT, tmp_path / "replayed", Compute("cuda"))
     assert replayed.environment["compiled"]
     for one, other in zip(launched.metrics, replayed.metrics, strict=True):
         assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
@@ -66,38 +64,38 @@ def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path, monkeypatc
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_every_method_is_replayed_and_resumed(tmp_path, monkeypatch, method):
     config = replace(EXACT, objective=method, learning_rate=1e-3)
-    launched = train(config, runs=tmp_path / "launched", device="cuda", compile=False)
+    launched = train(config, tmp_path / "launched", Compute("cuda", compile=False))
     go_on = stop_at_step(monkeypatch, 13)  # in the second stage, where there is one
     with pytest.raises(Stopped):
-        train(config, runs=tmp_path / "replayed", device="cuda", checkpoint_seconds=0)
+        train(config, tmp_path / "replayed", Compute("cuda", checkpoint_seconds=0))
     go_on()
-    replayed = train(config, runs=tmp_path / "replayed", device="cuda")
+    replayed = train(config, tmp_path / "replayed", Compute("cuda"))
     for one, other in zip(launched.metrics, replayed.metrics, strict=True):
         assert one.keys() == other.keys()
         if "reconstruction" in one:
             assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
-    assert evaluate(replayed, n=200, device="cuda")
+    assert evaluate(replayed, Scoring(n=200), Compute("cuda"))
 
 
 def test_bfloat16_trains_and_is_scored(tmp_path):
-    run = train(replace(EXACT, precision="bfloat16"), runs=tmp_path, device="cuda")
+    run = train(replace(EXACT, precision="bfloat16"), tmp_path, Compute("cuda"))
     assert run.metrics[-1]["reconstruction"] < run.metrics[0]["reconstruction"]
-    assert evaluate(run, n=200, device="cuda")
+    assert evaluate(run, Scoring(n=200), Compute("cuda"))
 
 
 def test_images_that_do_not_fit_are_copied_batch_by_batch_in_the_same_order(tmp_path, monkeypatch):
-    resident = train(EXACT, runs=tmp_path / "resident", device="cuda", compile=False)
+    resident = train(EXACT, tmp_path / "resident", Compute("cuda", compile=False))
     monkeypatch.setattr(data, "_fits", lambda images, device: False)
-    assert_same(weights(resident), weights(train(EXACT, runs=tmp_path / "host", device="cuda", compile=False)))
+    assert_same(weights(resident), weights(train(EXACT, tmp_path / "host", Compute("cuda", compile=False))))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
 def test_another_gpu_than_the_first_trains(tmp_path):
-    run = train(EXACT, runs=tmp_path, device="cuda:1")
+    run = train(EXACT, tmp_path, Compute("cuda:1"))
     assert run.metrics[-1]["reconstruction"] < run.metrics[0]["reconstruction"]
 
 
 def test_two_runs_share_a_gpu_in_a_sweep(tmp_path):
     configs = [tiny(seed=seed, epochs=1) for seed in range(2)]
-    found = sweep.run(configs, tmp_path, jobs=2, gpus=0.5, device="cuda", n=100)
+    found = sweep.run(configs, tmp_path, Compute("cuda"), Scoring(n=100), Pool(jobs=2, gpus=0.5))
     assert all(run.finished and run.scores for run in found)

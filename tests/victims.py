@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mocalib import figures, sweep, train, training  # noqa: F401  (imported once, by the server)
+from mocalib import Compute, figures, sweep, train, training  # noqa: F401  (imported once, by the server)
 from mocalib.config import RunConfig
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -49,7 +49,7 @@ def reported(pipe, function: Callable, arguments: tuple) -> None:
 
 def train_here(config: RunConfig, directory: Path, checkpoint_seconds: float = 0.0) -> None:
     """One thread, a checkpoint a step."""
-    train(config, directory=directory, threads=1, checkpoint_seconds=checkpoint_seconds)
+    train(config, directory=directory, compute=Compute(threads=1, checkpoint_seconds=checkpoint_seconds))
 
 
 def die_at(boundary: int, function: Callable, *arguments: Any) -> None:
