@@ -2,13 +2,16 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from torchvision.datasets import CelebA
+import numpy as np
+from torchvision.datasets import CIFAR10, CelebA
+from torchvision.datasets.utils import check_integrity
 
-from mocalib import cifar10, decoding, embedded, files, folders, paths
+from mocalib import decoding, embedded, files, folders, paths
 from mocalib.config import OWN_SIZES, RunConfig
 
 
@@ -28,6 +31,7 @@ class Named(NamedTuple):
     ways: tuple[str, str, str]
 
 
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # as Keras and torchdata check it
 CELEBA_FILES = {name: (file_id, md5) for file_id, md5, name in CelebA.file_list}  # torchvision's table
 CELEBA_ZIP, CELEBA_SPLIT = "img_align_celeba.zip", "list_eval_partition.txt"
 COUNTS = {  # training (of CelebA with its validation part) and test images
@@ -46,10 +50,10 @@ TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # of
 NAMED = {
     "cifar10": Named(
         0,
-        f"{cifar10.ARCHIVE} (170 MB), or the folder {cifar10.UNPACKED} unpacked from it",
-        f"sha256 {cifar10.SHA256}",
+        f"{CIFAR10.filename} (170 MB), or the folder {CIFAR10.base_folder} unpacked from it",
+        f"sha256 {CIFAR10_SHA256}",
         (
-            f"with a network, start again: it is downloaded from {cifar10.URL}",
+            f"with a network, start again: it is downloaded from {CIFAR10.url}",
             "download it on another machine and put it there",
             f"{ELSEWHERE}; torchvision's own folder will do",
         ),
@@ -118,7 +122,7 @@ def missing(dataset: str, root: Path, reason: str = "") -> str:
 
 def _root(config: RunConfig) -> Path:
     root = Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
-    within = (cifar10.ARCHIVE, cifar10.UNPACKED, CELEBA_ZIP)  # people point at these as well as at their folder
+    within = (CIFAR10.filename, CIFAR10.base_folder, CELEBA_ZIP)  # people point at these as well as at their folder
     return root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
 
 
@@ -129,7 +133,7 @@ def _images(config: RunConfig, listing: folders.Listing) -> Source:
 
     def write(folder: Path) -> list[str]:
         if listing.files.place.name == CELEBA_ZIP and listing.official:
-            _check_md5(listing.files.place, "unpack it there and remove it")
+            _check_celeba(listing.files.place, "unpack it there and remove it")
         return decoding.decode(listing, size, crop, folder, config.skip_broken)
 
     return Source(key | ({"skip_broken": True} if config.skip_broken else {}), write)
@@ -157,7 +161,7 @@ def _celeba(config: RunConfig) -> Source:
     archive, lists = root / CELEBA_ZIP, [(root / CELEBA_SPLIT).with_suffix(suffix) for suffix in (".txt", ".csv")]
     split = next(filter(Path.exists, lists), None)
     if split and split.name == CELEBA_SPLIT:
-        _check_md5(split, f"save it as {lists[1].name}, as Kaggle's copy is named, for which no checksum is known")
+        _check_celeba(split, f"save it as {lists[1].name}, as Kaggle's copy is named, for which no checksum is known")
     found = folders.find(archive if archive.exists() else root) if root.is_dir() else None
     if split is None or not found.names:
         lacks = [what for what, there in ((CELEBA_SPLIT, split), ("images", found and found.names)) if not there]
@@ -186,13 +190,17 @@ def _check_counts(dataset: str, place: Path, splits: list[list[str]]) -> None:
         )
 
 
-def _check_md5(path: Path, if_trusted: str) -> None:
+def _check_celeba(path: Path, if_trusted: str) -> None:
+    _check(path, "md5", CELEBA_FILES[path.name][1], f"if you trust it, {if_trusted}")
+
+
+def _check(path: Path, kind: str, expected: str, way_out: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
-    if found != (expected := CELEBA_FILES[path.name][1]):
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found != expected:
         raise ValueError(
-            f"{path} is cut short or not the official file: its md5 is {found}, not {expected}. Get it anew (see "
-            f"data/README.md), or, if you trust it, {if_trusted}"
+            f"{path} is cut short or not the official file: its {kind} is {found}, not {expected}. Get it anew (see "
+            f"data/README.md), or, {way_out}"
         )
 
 
@@ -216,20 +224,53 @@ def _celebahq(config: RunConfig) -> Source:
 def _cifar10(config: RunConfig) -> Source:
     """CIFAR-10 from its official archive, or the folder unpacked from it; downloaded if neither is in its own place."""
     root, (size, crop) = _root(config), _size_and_crop(config)
+    archive, batches = root / CIFAR10.filename, root / CIFAR10.base_folder
 
     def write(folder: Path) -> None:
-        reason = ", and nothing is downloaded into a root that was given" if config.root else ""
-        if not config.root and not any((root / name).exists() for name in (cifar10.ARCHIVE, cifar10.UNPACKED)):
-            try:
-                files.download(cifar10.URL, root / cifar10.ARCHIVE, cifar10.SHA256)
-            except (OSError, RuntimeError) as error:
-                reason = f", and the download failed ({error})"
-        try:
-            cifar10.write(root, size, crop, folder)
-        except FileNotFoundError:
-            raise FileNotFoundError(missing("cifar10", root, reason)) from None
+        if batches.is_dir():
+            _check_batches(batches)
+            _write_cifar10(root, size, crop, folder)
+            return
+        if not archive.exists():
+            _download_cifar10(archive, given=bool(config.root))
+        _check(archive, "sha256", CIFAR10_SHA256, "with a network, remove it, to have it downloaded again")
+        with files.writing(folder):
+            shutil.unpack_archive(archive, folder, filter="data")  # beside the arrays, as a root may be read-only
+        _write_cifar10(folder, size, crop, folder)
+        shutil.rmtree(folder / CIFAR10.base_folder)
 
-    return Source({"sha256": cifar10.SHA256, "size": size, "crop": crop, "format": decoding.FORMAT}, write)
+    return Source({"sha256": CIFAR10_SHA256, "size": size, "crop": crop, "format": decoding.FORMAT}, write)
+
+
+def _download_cifar10(archive: Path, given: bool) -> None:
+    reason = ", and nothing is downloaded into a root that was given"
+    if not given:
+        try:
+            return files.download(CIFAR10.url, archive, CIFAR10_SHA256)
+        except (OSError, RuntimeError) as error:
+            reason = f", and the download failed ({error})"
+    raise FileNotFoundError(missing("cifar10", archive.parent, reason))
+
+
+def _check_batches(folder: Path) -> None:
+    """Name the damaged one; torchvision, too, checks all before it reads any, since a pickle can run code."""
+    for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]:
+        if not check_integrity(folder / name, md5):
+            raise ValueError(
+                f"{folder / name} is missing or damaged: its md5 is not {md5}; get it anew (see data/README.md)"
+            )
+
+
+def _write_cifar10(place: Path, size: int, crop: int, folder: Path) -> None:
+    """Write arrays and labels, N 3 H W and N, of the batches in a place."""
+    for split in folders.SPLITS:
+        found = CIFAR10(place, train=split == "train")
+        images = found.data.transpose(0, 3, 1, 2)  # N 3 32 32
+        if (size, crop) != (32, 0):
+            images = np.stack([decoding.pixels(image, size, crop) for image, _ in found])
+        order = folders.shuffled(range(len(images)))
+        files.write_array(folder / f"{split}.npy", images[order])
+        files.write_array(folder / f"{split}-labels.npy", np.array(found.targets, np.int64)[order])
 
 
 def _digits(config: RunConfig) -> Source:

@@ -15,7 +15,7 @@ ORDER = [
     ["scales"],
     ["parameters"],
     ["progress", "files", "environment"],
-    ["folders", "decoding", "embedded", "cifar10", "sources", "data"],
+    ["folders", "decoding", "embedded", "sources", "data"],
     ["models", "losses", "momentum", "latent", "distances", "classifiers", "meter"],
     ["features"],
     ["objectives", "algorithm1", "seals"],

@@ -10,7 +10,7 @@ from importlib import metadata
 
 import yaml
 
-from mocalib import RunConfig, cifar10, config, paths, sources
+from mocalib import RunConfig, config, paths, sources
 
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
@@ -72,7 +72,7 @@ def test_every_dataset_is_described_with_its_checksum_and_three_ways_to_get_it()
     for name in config.DATASETS:
         assert f"`{name}`" in text
     for checksum in (
-        cifar10.SHA256,
+        sources.CIFAR10_SHA256,
         *(sources.CELEBA_FILES[name][1] for name in (sources.CELEBA_ZIP, sources.CELEBA_SPLIT)),
     ):
         assert f"`{checksum}`" in text

@@ -13,7 +13,7 @@ from conftest import picture
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from mocalib import RunConfig, cifar10, data, embedded, paths, sources
+from mocalib import RunConfig, data, embedded, paths, sources
 
 
 class Python2Pickler(pickle._Pickler):
@@ -53,20 +53,22 @@ def batches(scratch, monkeypatch):
             }
             python2_pickle(batch, folder / name)
         content[split] = (np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels))
-        tables[split] = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name, _ in table]
-    (folder / "batches.meta").write_bytes(b"not read")
-    monkeypatch.setattr(cifar10, "BATCHES", tables)
+        tables[f"{split}_list"] = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name, _ in table]
+    python2_pickle({b"label_names": [b"airplane"]}, folder / "batches.meta")
+    tables["meta"] = CIFAR10.meta | {"md5": hashlib.md5((folder / "batches.meta").read_bytes()).hexdigest()}
+    for name, table in tables.items():
+        monkeypatch.setattr(CIFAR10, name, table)
     return content
 
 
 @pytest.fixture
 def archive(batches, monkeypatch):
     """The same in the official archive."""
-    folder = paths.RAW / "cifar10" / cifar10.UNPACKED
-    with tarfile.open(path := paths.RAW / "cifar10" / cifar10.ARCHIVE, "w:gz") as tar:
-        tar.add(folder, arcname=cifar10.UNPACKED)
+    folder = paths.RAW / "cifar10" / CIFAR10.base_folder
+    with tarfile.open(path := paths.RAW / "cifar10" / CIFAR10.filename, "w:gz") as tar:
+        tar.add(folder, arcname=CIFAR10.base_folder)
     shutil.rmtree(folder)
-    monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(sources, "CIFAR10_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
 
@@ -94,9 +96,25 @@ def test_cifar10_is_read_from_the_folder_that_torchvision_unpacks(batches, scrat
         shutil.rmtree(paths.CACHE)
 
 
+def test_an_archive_in_a_given_root_is_unpacked_elsewhere(archive, batches, scratch, monkeypatch):
+    root = archive.parent.rename(scratch / "elsewhere")
+    monkeypatch.setattr(sources.files, "download", None)
+    for given in (root, root / CIFAR10.filename):
+        assert_cifar10(data.load(RunConfig(dataset="cifar10", root=str(given))), batches)
+        [cache] = paths.CACHE.glob("cifar10-*/")
+        written = ["cache.json", "test-labels.npy", "test.npy", "train-labels.npy", "train.npy"]
+        assert sorted(path.name for path in cache.iterdir()) == written
+        shutil.rmtree(paths.CACHE)
+    assert list(root.iterdir()) == [root / CIFAR10.filename]
+    (root / CIFAR10.filename).write_bytes(b"cut short")
+    with pytest.raises(ValueError, match="elsewhere/cifar-10-python.tar.gz is cut short or not the official file"):
+        data.load(RunConfig(dataset="cifar10", root=str(root)))
+    assert not paths.CACHE.exists() or not list(paths.CACHE.glob("cifar10-*/"))
+
+
 def test_cifar10_is_downloaded_once_and_checked(archive, batches, scratch, monkeypatch):
     archive.rename(scratch / "server.tar.gz")
-    monkeypatch.setattr(cifar10, "URL", (scratch / "server.tar.gz").as_uri())
+    monkeypatch.setattr(CIFAR10, "url", (scratch / "server.tar.gz").as_uri())
     assert_cifar10(data.load(RunConfig(dataset="cifar10")), batches)
     assert archive.exists()
     with monkeypatch.context() as patch:
@@ -124,26 +142,35 @@ def test_cifar10_comes_at_other_sizes(batches):
 def test_a_cut_archive_is_named_and_a_tampered_batch_is_never_unpickled(archive, batches, scratch):
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=rf"{cifar10.ARCHIVE} is cut short or not the official file: its sha256 is"):
+    with pytest.raises(ValueError, match=rf"{CIFAR10.filename} is cut short or not the official file: its sha256 is"):
         data.load(RunConfig(dataset="cifar10"))
     archive.write_bytes(content)
     with tarfile.open(archive) as tar:
         tar.extractall(archive.parent, filter="data")
-    bad = archive.parent / cifar10.UNPACKED / "data_batch_3"
+    bad = archive.parent / CIFAR10.base_folder / "data_batch_3"
     bad.write_bytes(b"cos\nsystem\n(S'touch " + str(scratch / "ran").encode() + b"'\ntR.")
     with pytest.raises(ValueError, match="data_batch_3 is missing or damaged: its md5 is not"):
         data.load(RunConfig(dataset="cifar10"))
     bad.unlink()
     with pytest.raises(ValueError, match="data_batch_3 is missing or damaged"):
         data.load(RunConfig(dataset="cifar10"))
+    shutil.rmtree(bad.parent)
+    data.load(RunConfig(dataset="cifar10"))
+    shutil.rmtree(paths.CACHE)
+    with tarfile.open(archive) as tar:
+        tar.extractall(archive.parent, filter="data")
+    meta = bad.with_name("batches.meta")  # no images, but torchvision reads it
+    meta.write_bytes(b"cos\nsystem\n(S'touch " + str(scratch / "ran").encode() + b"'\ntR.")
+    with pytest.raises(ValueError, match=f"{meta} is missing or damaged: its md5 is not"):
+        data.load(RunConfig(dataset="cifar10"))
     assert not (scratch / "ran").exists()
     assert not list(paths.CACHE.glob("*/*.npy"))
 
 
 def test_the_constants_of_cifar10_are_the_official_ones():
-    assert hashlib.sha256().digest_size * 2 == len(cifar10.SHA256)
-    assert [name for name, _ in cifar10.BATCHES["train"]] == [f"data_batch_{i}" for i in range(1, 6)]
-    assert cifar10.URL == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    assert hashlib.sha256().digest_size * 2 == len(sources.CIFAR10_SHA256)
+    assert [name for name, _ in CIFAR10.train_list] == [f"data_batch_{i}" for i in range(1, 6)]
+    assert CIFAR10.url == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
 @pytest.fixture
@@ -343,7 +370,10 @@ def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("cifar10", ["cifar-10-python.tar.gz", cifar10.SHA256, "https://www.cs.toronto.edu/~kriz/", "download failed"]),
+        (
+            "cifar10",
+            ["cifar-10-python.tar.gz", sources.CIFAR10_SHA256, "https://www.cs.toronto.edu/~kriz/", "download failed"],
+        ),
         ("celeba", ["img_align_celeba.zip", "list_eval_partition.txt", "00d2c5bc6d35e252742224ab0c1e8fcb", "gdown"]),
         ("celebahq", ["30,000 images", "Checksum: none is published", "CelebAMask-HQ"]),
         (
