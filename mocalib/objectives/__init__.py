@@ -4,7 +4,7 @@ import torch
 
 from mocalib import methods, models
 from mocalib.config import RunConfig
-from mocalib.objectives import ae, moca, rae, two_stage_vae, vae, wae_gan, wae_mmd
+from mocalib.objectives import ae, moca, rae, two_stage_vae, vae, wae
 from mocalib.objectives.base import Group, Objective, StepLoss, Turn
 
 __all__ = ["Group", "Objective", "StepLoss", "Turn", "build"]
@@ -13,8 +13,8 @@ METHODS = {  # dispatch on the settings' type, here and nowhere else
     methods.MoCA: moca.MoCA,
     methods.AE: ae.AE,
     methods.VAE: vae.VAE,
-    methods.WAEMMD: wae_mmd.WAEMMD,
-    methods.WAEGAN: wae_gan.WAEGAN,
+    methods.WAEMMD: wae.WAEMMD,
+    methods.WAEGAN: wae.WAEGAN,
     methods.RAE: rae.RAE,
     methods.TwoStageVAE: two_stage_vae.TwoStageVAE,
 }

@@ -45,7 +45,7 @@ def step_loss(total: Tensor, terms: dict[str, Tensor], keys: Tensor | None = Non
 
 
 class Objective(nn.Module):
-    """An autoencoder and its losses; a method overrides `loss`, and what it does differently.
+    """An autoencoder and its losses; a method overrides `loss`, and what it has and does differently.
 
     A loss that needs noise takes it as an argument, so that it stays a function: N is `noise`, and the loop draws it.
     """
@@ -60,6 +60,10 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.encoder, self.decoder = config, encoder, decoder
         self.latent_dim, self.bfloat16 = latent_dim, bfloat16
+        self.setup()
+
+    def setup(self) -> None:
+        """Make what a method has beside its two nets, in a fixed order, as a seed's weights follow from it."""
 
     def groups(self) -> dict[str, Group]:
         """A partition of the trainable parameters."""

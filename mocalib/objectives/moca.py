@@ -3,9 +3,9 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mocalib import losses, methods
+from mocalib import losses
 from mocalib.momentum import KeyQueue, ema_update_, momentum_schedule
 from mocalib.objectives.base import Objective, StepLoss, step_loss
 
@@ -17,12 +17,9 @@ class MoCA(Objective):
     as in MoCo. The queue travels in `state_dict`.
     """
 
-    def __init__(
-        self, config: methods.MoCA, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
-    ) -> None:
-        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
-        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
-        self.queue = KeyQueue(config.queue_size, latent_dim)
+    def setup(self) -> None:
+        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.queue = KeyQueue(self.config.queue_size, self.latent_dim)
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Eq. 5 on images B C H W; every form of the contrast is logged, whichever is minimised."""

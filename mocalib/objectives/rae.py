@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mocalib import losses, methods
+from mocalib import losses
 from mocalib.objectives.base import Objective, StepLoss, step_loss
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -16,12 +16,9 @@ class RAE(Objective):
     In bfloat16 the iteration, too, has its precision, so that norms come to one within some thousandths.
     """
 
-    def __init__(
-        self, config: methods.RAE, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
-    ) -> None:
-        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
-        if config.regulariser == "spectral_norm":
-            for layer in [*encoder.modules(), *decoder.modules()]:
+    def setup(self) -> None:
+        if self.config.regulariser == "spectral_norm":
+            for layer in [*self.encoder.modules(), *self.decoder.modules()]:
                 if isinstance(layer, (*CONVOLUTIONS, nn.Linear)):
                     spectral_norm(layer)
 

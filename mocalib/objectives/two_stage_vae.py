@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mocalib import latent, losses, methods
+from mocalib import latent, losses
 from mocalib.models.layers import perceptron
 from mocalib.objectives.base import Group, StepLoss, Turn, step_loss
 from mocalib.objectives.vae import VAE, drawn
@@ -15,20 +15,13 @@ from mocalib.objectives.vae import VAE, drawn
 class TwoStageVAE(VAE):
     """Two VAEs of learned sigma, one after the other; images come from u through z: N(0, I), codes, pixels."""
 
-    def __init__(
-        self,
-        config: methods.TwoStageVAE,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        latent_dim: int,
-        bfloat16: bool = False,
-    ) -> None:
-        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
-        self.noise = 2 * latent_dim
-        self.second = SecondStage(latent_dim, config.second_width, config.second_layers)
+    def setup(self) -> None:
+        super().setup()
+        self.noise = 2 * self.latent_dim
+        self.second = SecondStage(self.latent_dim, self.config.second_width, self.config.second_layers)
         self.turns = (
-            Turn("autoencoder", ("autoencoder",), stop=config.first_stage),
-            Turn("second", ("second",), start=config.first_stage),
+            Turn("autoencoder", ("autoencoder",), stop=self.config.first_stage),
+            Turn("second", ("second",), start=self.config.first_stage),
         )
 
     def groups(self) -> dict[str, Group]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mocalib import losses, methods
+from mocalib import losses
 from mocalib.objectives.base import Group, Objective, StepLoss, step_loss
 
 
@@ -16,12 +16,9 @@ class VAE(Objective):
 
     heads = 2  # mean and logarithm of the variance
 
-    def __init__(
-        self, config: methods.VAE, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
-    ) -> None:
-        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
-        self.noise = latent_dim
-        self.log_sigma = nn.Parameter(torch.zeros(())) if config.likelihood == "learned" else None
+    def setup(self) -> None:
+        self.noise = self.latent_dim
+        self.log_sigma = nn.Parameter(torch.zeros(())) if self.config.likelihood == "learned" else None
 
     def groups(self) -> dict[str, Group]:
         own = [] if self.log_sigma is None else [self.log_sigma]

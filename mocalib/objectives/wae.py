@@ -1,27 +1,22 @@
-"""What both Wasserstein autoencoders are: one prior, drawn from the noise of a step, and one Adam."""
+"""WAE, the Wasserstein autoencoder: codes are drawn to a prior by a kernel or by a critic (Tolstikhin et al., 2018)."""
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from mocalib import latent, methods
-from mocalib.objectives.base import Group, Objective
+from mocalib import latent, losses
+from mocalib.models.layers import perceptron
+from mocalib.objectives.base import Group, Objective, StepLoss, Turn, step_loss
 
 BETAS = (0.5, 0.999)  # of Adam, in WAE's code
 
 
 class WAE(Objective):
-    """An autoencoder whose codes are drawn to a prior: N(0, variance I), or the uniform sphere."""
+    """What both have: a prior, N(0, variance I) or the uniform sphere, drawn from the noise of a step, and one Adam."""
 
-    def __init__(
-        self,
-        config: methods.WAEMMD | methods.WAEGAN,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        latent_dim: int,
-        bfloat16: bool = False,
-    ) -> None:
-        super().__init__(config, encoder, decoder, latent_dim, bfloat16)
-        self.noise = latent_dim
+    def setup(self) -> None:
+        self.noise = self.latent_dim
 
     def groups(self) -> dict[str, Group]:
         return {"autoencoder": super().groups()["autoencoder"]._replace(betas=BETAS)}
@@ -34,3 +29,80 @@ class WAE(Objective):
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
         return self.prior_points(latent.normal_prior(n, self.latent_dim, generator))
+
+
+class WAEMMD(WAE):
+    """Algorithm 2: squared error and weighted MMD; on the sphere the encoder and the prior are MoCA's own."""
+
+    def setup(self) -> None:
+        super().setup()
+        # E|x - y|^2 of two draws from the prior
+        self.base = 2.0 if self.config.spherical else 2.0 * self.latent_dim * self.config.prior_variance
+
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """Loss on images B C H W and as many points of the prior, made from noise B d."""
+        with self.nets():
+            z = self.encoder(x)  # B d
+            x_hat = self.decoder(z)  # B C H W
+        reconstruction = losses.reconstruction(x_hat, x)
+        mmd = losses.imq_mmd(z, self.prior_points(noise), self.base)
+        total = reconstruction + self.config.weight * mmd
+        terms = {"loss": total, "reconstruction": reconstruction, "mmd": mmd}
+        return step_loss(total, terms)
+
+
+class WAEGAN(WAE):
+    """Algorithm 1: squared error and what the critic makes of codes; then its turn, on the same images and noise.
+
+    Before both, as in its code, the encoder alone learns the prior's first two moments: part of training here, so that
+    every method sees equally many images, and of a fixed length, where its code stops below a distance of .1.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        hidden = perceptron(self.latent_dim, self.config.critic_width, self.config.critic_layers)
+        self.critic = nn.Sequential(*hidden, nn.Linear(self.config.critic_width, 1))  # B d -> B 1
+        start = self.config.pretraining
+        self.turns = (Turn("autoencoder", ("autoencoder",), start=start), Turn("critic", ("critic",), start=start))
+        if start:  # the decoder has no gradient then, and rests
+            self.turns = (Turn("pretraining", ("autoencoder",), stop=start), *self.turns)
+
+    def groups(self) -> dict[str, Group]:
+        critic = Group([*self.critic.parameters()], self.config.critic_rate, BETAS)
+        return super().groups() | {"critic": critic}
+
+    def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
+        """Loss of a turn on images B C H W and as many points of the prior, made from noise B d."""
+        return getattr(self, f"_{turn}")(x, self.prior_points(noise))
+
+    def _pretraining(self, x: Tensor, z_prior: Tensor) -> StepLoss:
+        with self.nets():
+            z = self.encoder(x)  # B d
+        moments = losses.moment_distance(z, z_prior)
+        return step_loss(moments, {"moments": moments})
+
+    def _autoencoder(self, x: Tensor, z_prior: Tensor) -> StepLoss:
+        with self.nets():
+            z = self.encoder(x)  # B d
+            x_hat = self.decoder(z)  # B C H W
+        reconstruction, penalty = losses.reconstruction(x_hat, x), losses.deceived(self.logits(z))
+        total = reconstruction + self.config.weight * penalty
+        terms = {"loss": total, "reconstruction": reconstruction, "penalty": penalty}
+        return step_loss(total, terms)
+
+    def _critic(self, x: Tensor, z_prior: Tensor) -> StepLoss:
+        with torch.no_grad(), self.nets():
+            z = self.encoder(x)  # B d
+        loss = losses.critic(self.logits(z_prior), self.logits(z))
+        return step_loss(loss, {"critic": loss})
+
+    def logits(self, z: Tensor) -> Tensor:
+        """The critic's logits of codes B d, B 1: with the log-prior trick, what the net has to learn is -log q(z).
+
+        The constant is the code's. The prior's density keeps its B 1: without that the sum would be B B.
+        """
+        if not self.config.log_prior:
+            return self.critic(z)
+        variance = self.config.prior_variance
+        constant = 0.5 * (math.log(2 * math.pi) + self.latent_dim * math.log(variance))
+        return self.critic(z) - z.square().sum(dim=1, keepdim=True) / (2 * variance) - constant
