@@ -11,11 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mocalib import contenders, data, engine, environment, objectives
+from mocalib import contenders, data, engine, environment, objectives, sources
 from mocalib.compute import Compute
 from mocalib.config import RunConfig, flat
 from mocalib.runs import Run, dtype
-from mocalib.sources import TRAINING_IMAGES
 from mocalib.training import check_device, check_threads, learning_rate, threads, tuned
 
 RECORD = 60_000  # bytes of a finished run beside its weights: those at laptop scale are 58 kB on average
@@ -121,12 +120,13 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
 def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
     """A run's training images and how many the dataset has; random ones of their shape where they are missing."""
     try:
-        images = data.load(replace(config, limit=0)).train.images
-        return images, len(images), False
+        if sources.source(config).here:  # nothing is downloaded for a plan
+            images = data.load(replace(config, limit=0)).train.images
+            return images, len(images), False
     except FileNotFoundError:
-        if config.dataset not in TRAINING_IMAGES:
+        if config.dataset not in sources.TRAINING_IMAGES:
             raise
-        return contenders.pixels(config), TRAINING_IMAGES[config.dataset], True
+    return contenders.pixels(config), sources.TRAINING_IMAGES[config.dataset], True
 
 
 def _seconds(config: RunConfig, trainer: engine.Trainer, batches: data.ResidentImages) -> float:

@@ -20,6 +20,7 @@ class Source(NamedTuple):
 
     key: dict
     write: Callable[[Path], list[str] | None]  # names of files that were left out
+    here: bool = True  # whether its files are on this disk; else `write` downloads them
 
 
 class Named(NamedTuple):
@@ -239,7 +240,8 @@ def _cifar10(config: RunConfig) -> Source:
         _write_cifar10(folder, size, crop, folder)
         shutil.rmtree(folder / CIFAR10.base_folder)
 
-    return Source({"sha256": CIFAR10_SHA256, "size": size, "crop": crop, "format": decoding.FORMAT}, write)
+    key = {"sha256": CIFAR10_SHA256, "size": size, "crop": crop, "format": decoding.FORMAT}
+    return Source(key, write, here=batches.is_dir() or archive.exists())
 
 
 def _download_cifar10(archive: Path, given: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from conftest import tiny
 
-from mocalib import Compute, MoCA, RunConfig, data, experiments, files, paths, plan, train
+from mocalib import Compute, MoCA, RunConfig, experiments, files, paths, plan, train
 from mocalib.__main__ import main
 from mocalib.methods import AE, TwoStageVAE
 
@@ -41,21 +41,14 @@ def test_each_part_of_training_counts_by_its_length(monkeypatch):
     assert seen == [0, 1, 188, 189]  # two steps of each stage of 2 epochs of 125
 
 
-def test_missing_images_are_replaced_by_random_ones_of_their_number(scratch, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda config: (_ for _ in ()).throw(FileNotFoundError("not on this disk")))
-    found = plan.measure(tiny(dataset="celeba", size=32, limit=0, batch_size=8), ONE)
-    assert found.random
-    assert found.images == 182_637
+@pytest.mark.parametrize(("dataset", "images"), [("celeba", 182_637), ("cifar10", 50_000)])
+def test_missing_images_are_replaced_by_random_ones_of_their_number(scratch, monkeypatch, dataset, images):
+    """CIFAR-10 is downloaded at its first use; a plan does without."""
+    monkeypatch.setattr(files, "download", None)
+    found = plan.measure(tiny(dataset=dataset, size=32, limit=0, batch_size=8), ONE)
+    assert (found.random, found.images) == (True, images)
     with pytest.raises(FileNotFoundError):
         plan.measure(tiny(dataset="folder", root="/nowhere"), ONE)
-
-
-def test_nothing_is_downloaded_for_it(scratch):
-    """CIFAR-10 is fetched at the first use; a plan does without."""
-    found = plan.measure(tiny(dataset="cifar10", limit=0, size=32, batch_size=8), ONE)
-    assert found.random
-    assert found.images == 50_000
-    assert not list(paths.RAW.rglob("*"))
 
 
 @pytest.mark.parametrize("keep", [(), (1,)])
