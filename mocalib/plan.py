@@ -56,6 +56,8 @@ class Cost(NamedTuple):
 
 def measured(configs: list[RunConfig], folder: Path, compute: Compute) -> int:
     """Measure the runs that are not finished and print what they will take; 1 if some of them would fail, else 0."""
+    check_threads(compute.threads)  # else every run would fail, for one reason
+    check_device(compute.device)
     todo = [config for config in configs if state(config, folder) != "finished"]
     costs = {}
     for config in todo:
@@ -95,7 +97,6 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
     Raises what `train` would raise of such a run, such as too little memory, and ArithmeticError for a loss that is
     not finite.
     """
-    check_threads(compute.threads)
     device = check_device(compute.device)
     images, n, random = _images(config)
     if device.type == "cuda":

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import RunConfig, __main__, data, evaluate, features, files, integrity, load, paths, records, seals, train
+from mocalib import RunConfig, __main__, data, evaluate, features, files, integrity, load, paths, records, seals, train, Compute, Scoring
 from mocalib.runs import Run, RunMismatch, open_run
 
 PLACES = 30
@@ -40,8 +40,8 @@ def told(function: Callable, *arguments: Any) -> tuple[str, Any]:
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory) -> Run:
-    run = train(tiny(epochs=1), tmp_path_factory.mktemp("scored"), threads=1)
-    evaluate(run, n=100)
+    run = train(tiny(epochs=1), tmp_path_factory.mktemp("scored"), Compute(threads=1))
+    evaluate(run, Scoring(n=100))
     return run
 
 
@@ -115,7 +115,7 @@ def begun(tmp_path, monkeypatch) -> Run:
     with monkeypatch.context() as patch:
         patch.setattr(data.ResidentImages, "batch", dying)
         with pytest.raises(Stopped):
-            train(config, directory=tmp_path / "begun", threads=1, checkpoint_seconds=0)
+            train(config, directory=tmp_path / "begun", compute=Compute(threads=1, checkpoint_seconds=0))
     return Run(tmp_path / "begun", config)
 
 
@@ -337,7 +337,7 @@ def test_torch_itself_reads_what_is_written(copy, tensors):
 def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, tmp_path, monkeypatch, rows):
     """The manifest goes first; until the rows follow, it takes the old ones, too, or none."""
     if rows == "never scored":
-        copy = train(tiny(epochs=1), tmp_path / "new", threads=1).directory
+        copy = train(tiny(epochs=1), tmp_path / "new", Compute(threads=1)).directory
     run, before = open_run(copy), open_run(copy).scores
     write = files.write
 
@@ -348,11 +348,11 @@ def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, t
 
     monkeypatch.setattr(files, "write", dying)
     with pytest.raises(Stopped):
-        evaluate(run, n=50)
+        evaluate(run, Scoring(n=50))
     monkeypatch.setattr(files, "write", write)
     assert open_run(copy).scores == before
     open_run(copy).verify()
-    evaluate(open_run(copy), n=50)
+    evaluate(open_run(copy), Scoring(n=50))
     assert len(open_run(copy).scores) > len(before)
     assert "replacing" not in open_run(copy).manifest
     open_run(copy).verify()
@@ -365,7 +365,7 @@ def test_a_record_that_is_replaced_while_it_is_read_is_not_called_damaged(copy, 
     def late(directory):
         if not scored:
             scored.append(directory)
-            evaluate(open_run(copy), n=50)
+            evaluate(open_run(copy), Scoring(n=50))
         return read(directory)
 
     before = len(json.loads((copy / "scores.json").read_text()))
@@ -375,7 +375,7 @@ def test_a_record_that_is_replaced_while_it_is_read_is_not_called_damaged(copy, 
 
 def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
     """Not what the disk made of its records meanwhile."""
-    whole = train(tiny(epochs=1), tmp_path / "whole", threads=1)
+    whole = train(tiny(epochs=1), tmp_path / "whole", Compute(threads=1))
     append = Run.append
 
     def spoiling(self, name, line):
@@ -385,7 +385,7 @@ def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
             path.write_text(path.read_text().replace("1", "2"))
 
     monkeypatch.setattr(Run, "append", spoiling)
-    run = train(tiny(epochs=1), tmp_path / "spoiled", threads=1)
+    run = train(tiny(epochs=1), tmp_path / "spoiled", Compute(threads=1))
     run.verify()
     for name in ("metrics.jsonl", "environment.json", "config.json"):
         assert (run.directory / name).read_bytes() == (whole.directory / name).read_bytes()
@@ -414,9 +414,9 @@ def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(co
     (copy / "scores.json").write_text((copy / "scores.json").read_text().replace("1", "7"))
     [(_, wrong)] = integrity.verify([copy])
     assert "has scores and no manifest.json; restore it, or start the run again" in wrong
-    run = train(open_run(copy).config, directory=copy, threads=1)
+    run = train(open_run(copy).config, directory=copy, compute=Compute(threads=1))
     assert run.scores == []
-    evaluate(run, n=100)
+    evaluate(run, Scoring(n=100))
     assert run.scores == before
 
 
