@@ -29,7 +29,7 @@ OWN_SIZES = {  # of datasets that have one, where `size` is 0
     "faces10k": 64,
     "celebahq": 256,  # Appendix A
 }
-FEATURES = ("inception", "classifier", "cifar10")  # extractors of the distances; of several, tables show the first
+FEATURES = ("inception", "classifier")  # extractors of the distances; of several, tables show the first
 SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # what samples are drawn from
 DIGIT_SIZES = (8, 16, 32)
 PHOTO_SIZE = 320  # half a photograph's width: training and test crops share no pixel

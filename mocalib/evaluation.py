@@ -83,7 +83,7 @@ def check(config: RunConfig, dataset: data.Dataset, scoring: Scoring = Scoring()
 def _resolved(run: Run, scoring: Scoring, epoch: int | None, seed: int = 0) -> Evaluation:
     """What is meant where features or epoch are left open."""
     about = run.environment["data"]
-    name = extractors.meant(scoring.features, run.config.dataset, about["labels"] and about["test"] > 1)
+    name = extractors.meant(scoring.features, about["labels"] and about["test"] > 1)
     last = run.manifest["epoch"]
     return Evaluation(name, scoring.n, last if epoch is None else epoch, seed, scoring.sampler)
 

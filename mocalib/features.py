@@ -1,4 +1,4 @@
-"""Feature extractors for torch-fidelity: Inception, CIFAR-10's classifier, and one of a dataset's own labels.
+"""Feature extractors for torch-fidelity: Inception, and a classifier of a dataset's own labels.
 
 Only Inception's distance may be called FID. N images, C H W image, D features.
 """
@@ -20,10 +20,6 @@ from mocalib.data import Dataset
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits
 INCEPTION_SHA256 = "6726825d"
-OWN = {
-    "cifar10": "cifar10",
-    "cifar10-jpeg": "cifar10",
-}  # datasets whose own classifier has a name: it serves others, too
 
 
 class Extractor(NamedTuple):
@@ -60,19 +56,17 @@ class _RGB(torch.utils.data.Dataset):
 def build(
     name: str, dataset: Dataset, dataset_name: str, weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
-    """Return an extractor on a device: "inception", "cifar10" (for any images), or a dataset's own "classifier".
+    """Return an extractor on a device: "inception", or a dataset's own "classifier".
 
     `weights` is a file of Inception's weights (default: the one in torch's hub folder, else torch-fidelity's
-    download). A classifier's are committed for CIFAR-10 and digits, else trained once on the training labels. Raises as
-    `check`.
+    download). A classifier's are committed for digits, else trained once on the training labels. Raises as `check`.
     """
     check(name, dataset, weights)
-    name = meant(name, dataset_name, True)
     if name == "inception":
         path, digest = inception_weights(weights)
         registered, layer = "inception-v3-compat", "2048"
     else:
-        path, digest = committed("cifar10") if name == "cifar10" else classifier_weights(dataset, dataset_name)
+        path, digest = classifier_weights(dataset, dataset_name)
         registered, layer = f"mocalib-classifier-{digest[:16]}", "features"  # a name a file: the registry keeps names
         if registered not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
             torch_fidelity.register_feature_extractor(registered, ClassifierFeatures)
@@ -100,19 +94,15 @@ def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> Non
         inception_weights(weights)
     elif name == "classifier" and dataset.train.labels is None:
         raise ValueError(
-            "features 'classifier' need class labels, and this dataset has none; "
-            "use features 'inception', 'cifar10' or 'none'"
+            "features 'classifier' need class labels, and this dataset has none; use features 'inception' or 'none'"
         )
-    elif name == "cifar10":
-        committed(name)
     elif name not in ("", "none", *FEATURES):
         raise ValueError(f"features = {name!r} is not one of {', '.join(map(repr, FEATURES))}, 'none'")
 
 
-def meant(name: str | None, dataset_name: str, classes: bool) -> str:
+def meant(name: str | None, classes: bool) -> str:
     """The extractor that a name means; by default a dataset's own classifier, where it has classes."""
-    name = name or ("classifier" if classes else "none")
-    return OWN.get(dataset_name, name) if name == "classifier" else name
+    return name or ("classifier" if classes else "none")
 
 
 def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
@@ -138,8 +128,7 @@ def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
 def _inception_help(placed: Path) -> str:
     return (
         f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
-        "(inception_weights in notebooks); features 'classifier' needs none, where there are labels, nor do 'cifar10' "
-        "and 'none'"
+        "(inception_weights in notebooks); features 'classifier' needs none, where there are labels, nor does 'none'"
     )
 
 
@@ -173,26 +162,20 @@ class ClassifierFeatures(torch_fidelity.FeatureExtractorBase):
 
 def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
     """A dataset's own classifier and its sha256: the committed and checked one, or one trained now and kept."""
-    if (paths.FEATURES / f"{dataset_name}.pt").exists():
-        return committed(dataset_name)
+    if (committed := paths.FEATURES / f"{dataset_name}.pt").exists():
+        return committed, committed_digest(committed)
     path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
     with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):  # of several processes one trains it
         if not path.exists():
-            classifiers.train_plain(dataset, path)
+            classifiers.train(dataset, path)
     return path, files.sha256(path)
 
 
-def committed(name: str) -> tuple[Path, str]:
-    """A committed classifier and its checked sha256."""
-    path = paths.FEATURES / f"{name}.pt"
-    if not path.exists() or not path.with_suffix(".json").exists():
-        raise FileNotFoundError(f"{path} or its record is missing; restore them with git")
-    return path, committed_digest(path)
-
-
 def committed_digest(path: Path) -> str:
-    """sha256 of committed weights. Raises ValueError if it is not the one of the record beside them."""
-    expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
+    """sha256 of committed weights; ValueError if their record has another, FileNotFoundError if there is no record."""
+    if not (record := path.with_suffix(".json")).exists():
+        raise FileNotFoundError(f"{record}, the record of {path.name}, is missing; restore it with git")
+    expected = json.loads(record.read_text())["sha256"]
     if (found := files.sha256(path)) != expected:
         raise ValueError(f"{path} is damaged: its sha256 is {found}, not {expected}; restore it with git")
     return found

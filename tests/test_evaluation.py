@@ -298,6 +298,11 @@ def test_a_damaged_classifier_is_refused(digits, monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "FEATURES", tmp_path)
     with pytest.raises(ValueError, match=r"digits.pt is damaged.*restore it with git"):
         features.build("classifier", digits, "digits")
+    (tmp_path / "digits.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"digits.json, the record of digits.pt, is missing; restore it with git"
+    ):
+        features.build("classifier", digits, "digits")
 
 
 def test_classifier_features_are_the_same_for_grey_and_for_three_equal_channels(digits):
@@ -324,19 +329,19 @@ def test_a_labelled_folder_gets_a_classifier_of_its_own_once(scratch, monkeypatc
                 Image.fromarray((noise + shade).astype(np.uint8)).save(path)
     config = RunConfig(dataset="folder", root=str(scratch / "shades"))
     found = data.load(config)
-    monkeypatch.setitem(classifiers.PLAIN, "steps", 40)
-    monkeypatch.setitem(classifiers.PLAIN, "batch_size", 8)
+    monkeypatch.setitem(classifiers.TRAINING, "steps", 40)
+    monkeypatch.setitem(classifiers.TRAINING, "batch_size", 8)
     extractor = features.build("classifier", found, "folder")
     saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
     assert saved["record"]["test_accuracy"] == 1.0
-    monkeypatch.setattr(classifiers, "train_plain", None)
+    monkeypatch.setattr(classifiers, "train", None)
     assert features.build("classifier", found, "folder").digest == extractor.digest
     assert extractor(found.test.images).shape == (8, 64)
 
 
 def test_a_limited_run_gets_the_classifier_of_the_whole_set(scratch, monkeypatch):
     two_classes(scratch / "ab")
-    monkeypatch.setitem(classifiers.PLAIN, "steps", 5)
+    monkeypatch.setitem(classifiers.TRAINING, "steps", 5)
     run = train(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1), runs=scratch)
     evaluate(run, n=50)
     saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
@@ -363,7 +368,7 @@ def test_a_handful_of_test_images_is_enough(scratch, monkeypatch, count):
             picture(scratch / "few" / split / "ab"[i % 2] / f"{i}.png", size=(16, 16), seed=i + 10 * (split == "test"))
     config = tiny(dataset="folder", root=str(scratch / "few"), limit=0, batch_size=4, epochs=1)
     run = train(config, runs=scratch)
-    monkeypatch.setitem(classifiers.PLAIN, "steps", 5)
+    monkeypatch.setitem(classifiers.TRAINING, "steps", 5)
     rows = evaluate(run, n=50)
     assert any(row["features"] for row in rows) == (count > 1)  # one image has no covariance
     assert figures.tiles(run, "reconstructions.png").shape[:2] == (4, 8)
@@ -431,7 +436,7 @@ def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monke
 
 
 def test_unknown_features_are_refused(digits):
-    with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'classifier', 'cifar10'"):
+    with pytest.raises(ValueError, match="features = 'vgg' is not one of 'inception', 'classifier', 'none'"):
         features.build("vgg", digits, "digits")
 
 

@@ -23,7 +23,6 @@ PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "m
 MARKERS = "osD^vPX"
 DISTANCE = {
     "inception": "FID",
-    "cifar10": "Fréchet distance\n(CIFAR-10 classifier)",
     "classifier": "Fréchet distance\n(classifier features)",
     "": "no score",
 }

@@ -50,7 +50,6 @@ def file_name(name: str) -> str:
 
 FEATURES = {
     "inception": "fd is FID",
-    "cifar10": "fd of features of a CIFAR-10 classifier at 32x32, not FID",
     "classifier": "fd of classifier features, not FID",
     "": "no labels, no score",
 }
