@@ -1,17 +1,18 @@
-"""Feature extractors for torch-fidelity: Inception, and a classifier of a dataset's own labels.
+"""Feature extractors: torch-fidelity's Inception, and a classifier of a dataset's own labels.
 
-Only Inception's distance may be called FID. N images, C H W image, D features.
+Only Inception's distance may be called FID. N images, B batch, C H W image, D features.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
 import torch
 import torch_fidelity
-from torch import Tensor, nn
-from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
+from torch import Tensor
+from torch_fidelity.utils import create_feature_extractor
 
 from mocalib import classifiers, files, paths
 from mocalib.classifiers import BATCH
@@ -23,34 +24,20 @@ INCEPTION_SHA256 = "6726825d"
 
 
 class Extractor(NamedTuple):
-    """A torch-fidelity extractor with the layer it is read at and the sha256 of its weights file."""
+    """What takes features of images, with the sha256 of its weights file."""
 
     name: str  # one of FEATURES
     digest: str
-    layer: str
-    module: nn.Module
+    device: torch.device | str
+    batch_features: Callable[[Tensor], Tensor]  # uint8 B 3 H W to B D, on the device
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features N D (float32, CPU) of images N C H W (uint8; one channel is shown as three equal ones)."""
         if images.dtype != torch.uint8:
             raise ValueError(f"features are taken of uint8 images, as files hold them, not of {images.dtype}")
-        cuda = next(self.module.parameters()).is_cuda
-        found = get_featuresdict_from_dataset(_RGB(images), self.module, BATCH, cuda, save_cpu_ram=True, verbose=False)
-        return found[self.layer]
-
-
-class _RGB(torch.utils.data.Dataset):
-    """Bare uint8 C H W tensors of three channels, the only input that every extractor takes."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int) -> Tensor:
-        return self.images[i].expand(3, -1, -1)
+        batches = (batch.expand(-1, 3, -1, -1).contiguous() for batch in images.split(BATCH))
+        return torch.cat([self.batch_features(batch.to(self.device)).cpu() for batch in batches])
 
 
 def build(
@@ -64,20 +51,13 @@ def build(
     check(name, dataset, weights)
     if name == "inception":
         path, digest = inception_weights(weights)
-        registered, layer = "inception-v3-compat", "2048"
-    else:
-        path, digest = classifier_weights(dataset, dataset_name)
-        registered, layer = f"mocalib-classifier-{digest[:16]}", "features"  # a name a file: the registry keeps names
-        if registered not in torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY:
-            torch_fidelity.register_feature_extractor(registered, ClassifierFeatures)
-    module = create_feature_extractor(
-        registered,
-        [layer],
-        cuda=torch.device(device).type == "cuda",
-        feature_extractor_weights_path=str(path),
-        verbose=False,
-    )
-    return Extractor(name, digest, layer, module)
+        inception = create_feature_extractor(
+            "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(path), verbose=False
+        ).to(device)
+        return Extractor(name, digest, device, lambda batch: inception(batch)[0])
+    path, digest = classifier_weights(dataset, dataset_name)
+    net = classifiers.read(path).to(device)
+    return Extractor(name, digest, device, lambda batch: net.features(batch.float() / 255))
 
 
 def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:
@@ -130,34 +110,6 @@ def _inception_help(placed: Path) -> str:
         f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
         "(inception_weights in notebooks); features 'classifier' needs none, where there are labels, nor does 'none'"
     )
-
-
-class ClassifierFeatures(torch_fidelity.FeatureExtractorBase):
-    """The classifier as torch-fidelity wants it: uint8 N 3 H W in, a tuple of features out."""
-
-    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str, **kwargs) -> None:
-        super().__init__(name, features_list)
-        self.net = classifiers.read(Path(feature_extractor_weights_path))
-        self.eval()
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.net.features(images.float() / 255),)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str]:
-        return ("features",)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "features"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        return torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
 
 
 def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:

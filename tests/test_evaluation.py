@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,13 +66,54 @@ def test_a_single_image_has_no_covariance():
         evaluation.frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
 
 
+class OfTorchFidelity(torch_fidelity.FeatureExtractorBase):
+    """The digits' classifier as torch-fidelity wants it: uint8 N 3 H W in, a tuple of features out."""
+
+    def __init__(self, name, features_list, feature_extractor_weights_path, **_):
+        super().__init__(name, features_list)
+        self.net = classifiers.read(Path(feature_extractor_weights_path))
+
+    def forward(self, images):
+        return (self.net.features(images.float() / 255),)
+
+    @staticmethod
+    def get_provided_features_list():
+        return ("features",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric):
+        return "features"
+
+    @staticmethod
+    def can_be_compiled():
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile():
+        return torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+
+
+class Images(torch.utils.data.Dataset):
+    """uint8 3 H W images, which torch-fidelity takes."""
+
+    def __init__(self, images):
+        self.images = images.expand(-1, 3, -1, -1)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i]
+
+
 def test_scores_equal_torch_fidelitys_own_interface(digits):
     """The rows come from its parts, one pass of the extractor; `calculate_metrics` must say the same."""
+    torch_fidelity.register_feature_extractor("classifier-of-digits", OfTorchFidelity)
     extractor = features.build("classifier", digits, "digits")
     a, b = digits.train.images[:400], 255 - digits.test.images[:300]
     found, reference = extractor(a), extractor(b)
     whole = torch_fidelity.calculate_metrics(
-        input1=features._RGB(a), input2=features._RGB(b), feature_extractor=extractor.module.get_name(),
+        input1=Images(a), input2=Images(b), feature_extractor="classifier-of-digits",
         feature_extractor_weights_path=str(paths.FEATURES / "digits.pt"), fid=True, kid=True, prc=True,
         kid_subset_size=300, rng_seed=0, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
