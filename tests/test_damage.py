@@ -14,7 +14,22 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import RunConfig, __main__, data, evaluate, features, files, integrity, load, paths, records, seals, train, Compute, Scoring
+from mocalib import (
+    Compute,
+    RunConfig,
+    Scoring,
+    __main__,
+    data,
+    evaluate,
+    features,
+    files,
+    integrity,
+    load,
+    paths,
+    records,
+    seals,
+    train,
+)
 from mocalib.runs import Run, RunMismatch, open_run
 
 PLACES = 30
@@ -217,7 +232,7 @@ def test_a_cache_with_another_header_is_refused_or_harmless(cache, digits, monke
 
 
 def test_a_changed_pixel_is_found_by_verifying(cache, capsys):
-    assert __main__.main(["--verify"]) == 0
+    assert __main__.main(["verify"]) == 0
     content = bytearray((cache / "train.npy").read_bytes())
     for place in np.linspace(200, len(content) - 1, PLACES).astype(int).tolist():
         content[place] ^= 4
@@ -226,7 +241,7 @@ def test_a_changed_pixel_is_found_by_verifying(cache, capsys):
             data.verify(cache)
         content[place] ^= 4
     (cache / "train.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert __main__.main(["--verify"]) == 1
+    assert __main__.main(["verify"]) == 1
     assert f"the decoded images in {cache} are damaged (its fingerprint is" in capsys.readouterr().out
 
 
@@ -241,13 +256,13 @@ def test_damaged_features_of_real_images_are_taken_anew(scratch, digits):
 
 
 def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys):
-    assert __main__.main(["--verify", str(copy), str(begun.directory)]) == 0
+    assert __main__.main(["verify", str(copy), str(begun.directory)]) == 0
     for path in (copy / "weights.pt", begun.directory / "previous.pt"):
         content = bytearray(path.read_bytes())
         content[1000] ^= 1
         path.write_bytes(content)
     (copy / "samples.png").unlink()
-    assert __main__.main(["--verify", str(copy), str(begun.directory)]) == 1
+    assert __main__.main(["verify", str(copy), str(begun.directory)]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2:] == ["restore what is named, or remove it, and start again", "2 read whole, 2 damaged"]
     assert any("not as its manifest says: samples.png" in line for line in printed)
