@@ -1,6 +1,7 @@
 """Shared by all tests: no network, no display, and a scratch place for runs, caches and figures."""
 
 import os
+import re
 import runpy
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def tiny(**changes) -> RunConfig:
         "objective": moca,
     }
     return RunConfig(**settings | changes)
+
+
+def says(*words: object) -> str:
+    """A pattern of a message that has these in this order, whatever the words between them."""
+    return "(?s)" + ".*".join(re.escape(str(word)) for word in words)
 
 
 def unit_vectors(n: int, d: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

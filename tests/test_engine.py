@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny
+from conftest import says, tiny
 from test_objectives import METHODS, batch, built, noise_for
-from test_training import Stopped, assert_same, stop_at_step, weights
+from test_training import assert_same, stopped, weights
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -163,9 +163,9 @@ def test_every_run_of_a_process_is_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     with torch._dynamo.config.patch(recompile_limit=1):
         for seed in range(3):
-            objective = objectives.build(tiny(seed=seed), (1, 16, 16)).train()
+            objective = objectives.build(tiny(seed=seed, model="hq", blocks=2), (1, 8, 8)).train()
             trainer = engine.Trainer(objective, 1, CPU, compile=True)
-            list(trainer.step(0, torch.rand(8, 1, 16, 16), 1e-3))
+            list(trainer.step(0, torch.rand(8, 1, 8, 8), 1e-3))
     assert len(compiled) == 3
 
 
@@ -246,16 +246,12 @@ def replayed(monkeypatch):
 EXACT = tiny(learning_rate=2.0**-7, decay_every=1)  # rates that float32, the tensors' precision, holds exactly
 
 
-def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, monkeypatch, replayed):
+def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, replayed):
     """Warm-up steps leave no trace, neither at the start nor at a resume; rate and progress reach the replays."""
-    launched = train(EXACT, runs=tmp_path / "launched")
+    launched = train(EXACT, directory=tmp_path / "launched")
     replayed()
-    whole = train(EXACT, runs=tmp_path / "whole")
-    go_on = stop_at_step(monkeypatch, 12)
-    with pytest.raises(Stopped):
-        train(EXACT, runs=tmp_path / "parts", checkpoint_seconds=0)
-    go_on()
-    parts = train(EXACT, runs=tmp_path / "parts")
+    whole = train(EXACT, directory=tmp_path / "whole")
+    parts = train(EXACT, directory=stopped(tmp_path / "parts", 12, EXACT))
     for run in (whole, parts):
         assert_same(weights(launched), weights(run))
         assert (launched.directory / "metrics.jsonl").read_bytes() == (run.directory / "metrics.jsonl").read_bytes()
@@ -348,33 +344,13 @@ def test_without_its_instructions_bfloat16_is_computed_in_float32_and_recorded_s
     assert environment.net_precision("float64", CPU) == "float64"
 
 
-def test_a_resumed_run_keeps_the_precision_and_compilation_of_its_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    config = tiny(precision="bfloat16")
-    whole = train(config, runs=tmp_path / "whole", compile=True)
-    go_on = stop_at_step(monkeypatch, 9)
-    with pytest.raises(Stopped):
-        train(config, runs=tmp_path / "parts", compile=True, checkpoint_seconds=0)
-    go_on()
-    monkeypatch.setattr(environment, "has_bfloat16", lambda device: False)
-    parts = train(config, runs=tmp_path / "parts")
-    assert (parts.environment["nets"], parts.environment["compiled"]) == ("bfloat16", True)
-    assert_same(weights(whole), weights(parts))
-
-
 def test_a_run_is_not_resumed_with_the_other_compilation(tmp_path, monkeypatch):
     """Before a checkpoint nothing was computed, so that a compilation that fails can be left out."""
-    go_on = stop_at_step(monkeypatch, 0)
-    with pytest.raises(Stopped):
-        train(tiny(), runs=tmp_path, compile=True)
+    directory = stopped(tmp_path, 0, compile=True)
     monkeypatch.setattr(torch, "compile", None)
-    go_on()
-    stop_at_step(monkeypatch, 9)
-    with pytest.raises(Stopped):
-        train(tiny(), runs=tmp_path, compile=False, checkpoint_seconds=0)
-    with pytest.raises(RunMismatch, match="was begun with compile=False, and True is asked; leave compile out"):
-        train(tiny(), runs=tmp_path, compile=True)
+    stopped(directory, 2, compile=False)
+    with pytest.raises(RunMismatch, match=says("compile=False", "True", "leave compile out")):
+        train(tiny(), directory=directory, compile=True)
 
 
 FAST = RunConfig(
@@ -416,40 +392,43 @@ def test_a_compiled_run_follows_the_reference(tmp_path, precision):
         assert other["contrastive"] == pytest.approx(one["contrastive"], abs=0.25)
 
 
-# Trains 40 steps on a sparse memory-mapped file of so many 64x64 images; prints the anonymous memory in use, in MB.
+# Trains 10 steps on a sparse memory-mapped file of few and of many images; prints the anonymous memory in use, in MB.
 ON_A_SPARSE_CACHE = """
 import sys
+from pathlib import Path
 import numpy as np, torch
 from mocalib import MoCA, RunConfig, data, train, training
 from mocalib.runs import Run
 
-n, folder = int(sys.argv[1]), sys.argv[2]
-np.lib.format.open_memmap(f"{folder}/train.npy", mode="w+", dtype=np.uint8, shape=(n, 3, 64, 64))
-training.LOG_LINES, lines = 10**9, []  # a line a step
-images, test = data._open(f"{folder}/train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-data.load = lambda config: data.Dataset(data.Split(images, None), data.Split(test, None), "0" * 64, [])
+class Enough(Exception):
+    pass
 
 def append(self, name, line):
-    lines.append(line)
-    if len(lines) == 80:  # of two logs
+    if line["step"] == 10:
         [status] = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
         print("MB", int(status.split()[1]) // 1024)
-        raise SystemExit
+        raise Enough
 
-Run.append = append
-settings = {"width": 2, "blocks": 1, "latent_dim": 8, "objective": MoCA(queue_size=100)}
-train(RunConfig(dataset="folder", root="images", size=64, **settings), runs=folder, threads=1)
+training.LOG_LINES, Run.append = 10**9, append  # a line a step
+config = RunConfig(dataset="folder", root="x", size=64, width=2, blocks=1, latent_dim=8, objective=MoCA(queue_size=100))
+for n in map(int, sys.argv[2:]):
+    folder = Path(sys.argv[1], str(n))
+    folder.mkdir()
+    np.lib.format.open_memmap(folder / "train.npy", mode="w+", dtype=np.uint8, shape=(n, 3, 64, 64))
+    images, test = data._open(folder / "train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    data.load = lambda config: data.Dataset(data.Split(images, None), data.Split(test, None), "0" * 64, [])
+    try:
+        train(config, directory=folder, threads=1)
+    except Enough:
+        pass
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc")
 def test_a_cache_larger_than_memory_stays_on_the_disk(tmp_path):
     """6 GB, memory-mapped and sparse, against 12 MB."""
-    used = []
-    for n in (1_000, 490_000):
-        folder = tmp_path / str(n)
-        folder.mkdir()
-        done = subprocess.run([sys.executable, "-c", ON_A_SPARSE_CACHE, str(n), folder], capture_output=True, text=True)
-        used.append(int(re.search(r"MB (\d+)", done.stdout)[1]))
-    assert (folder / "train.npy").stat().st_size > 6e9
-    assert used[1] - used[0] < 500
+    command = [sys.executable, "-c", ON_A_SPARSE_CACHE, tmp_path, "1000", "490000"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    few, many = map(int, re.findall(r"MB (\d+)", done.stdout))
+    assert (tmp_path / "490000" / "train.npy").stat().st_size > 6e9
+    assert many - few < 500

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny
 from test_objectives import METHODS
-from test_training import Stopped, assert_same, stop_at_step, weights
+from test_training import assert_same, stopped, weights
 
 from mocalib import Compute, Pool, Scoring, data, evaluate, latent, objectives, plan, sweep, train
 from mocalib.algorithm1 import Settings, algorithm1
@@ -47,13 +47,10 @@ def test_principal_components_of_the_gpu_are_the_cpus(digits):
     assert torch.allclose(latent.variances(few, "cuda"), latent.variances(few), atol=1e-9)
 
 
-def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path, monkeypatch):
+def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path):
     launched = train(EXACT, tmp_path / "launched", Compute("cuda", compile=False))
-    go_on = stop_at_step(monkeypatch, 12)
-    with pytest.raises(Stopped):
-        train(EXACT, tmp_path / "replayed", Compute("cuda", checkpoint_seconds=0))
-    go_on()
-    replayed = train(EXACT, tmp_path / "replayed", Compute("cuda"))
+    killed = stopped(tmp_path / "replayed", 12, EXACT, device="cuda")
+    replayed = train(EXACT, compute=Compute("cuda"), directory=killed)
     assert replayed.environment["compiled"]
     for one, other in zip(launched.metrics, replayed.metrics, strict=True):
         assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
@@ -62,14 +59,11 @@ def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_every_method_is_replayed_and_resumed(tmp_path, monkeypatch, method):
+def test_every_method_is_replayed_and_resumed(tmp_path, method):
     config = replace(EXACT, objective=method, learning_rate=1e-3)
     launched = train(config, tmp_path / "launched", Compute("cuda", compile=False))
-    go_on = stop_at_step(monkeypatch, 13)  # in the second stage, where there is one
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "replayed", Compute("cuda", checkpoint_seconds=0))
-    go_on()
-    replayed = train(config, tmp_path / "replayed", Compute("cuda"))
+    killed = stopped(tmp_path / "replayed", 13, config, device="cuda")  # in the second stage, where there is one
+    replayed = train(config, compute=Compute("cuda"), directory=killed)
     for one, other in zip(launched.metrics, replayed.metrics, strict=True):
         assert one.keys() == other.keys()
         if "reconstruction" in one:

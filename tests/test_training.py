@@ -3,19 +3,16 @@
 import copy
 import json
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import filelock
 import numpy as np
 import pytest
 import torch
-from conftest import picture, tiny
+from conftest import picture, says, tiny
 from test_objectives import METHODS
 
 from mocalib import MoCA, algorithm1, data, engine, environment, files, load, objectives, paths, runs, train, training
@@ -25,24 +22,27 @@ from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-STOPPED = "stopped by the test"
+HANGS = 600  # seconds after which a test is given up; none depends on it
 
 
 class Stopped(Exception):
     """Stands for a kill, at a chosen step."""
 
 
-def stop_at_step(monkeypatch, step: int):
-    """Let the loop die when it asks for the batch of `step`."""
+def stopped(directory, step: int, config=None, **how):
+    """Train with a checkpoint a step until the loop asks for the batch of `step`, and die; return the directory."""
     batch = data.ResidentImages.batch
 
     def dying(self, i):
         if i == step:
-            raise Stopped(STOPPED)
+            raise Stopped
         return batch(self, i)
 
-    monkeypatch.setattr(data.ResidentImages, "batch", dying)
-    return lambda: monkeypatch.setattr(data.ResidentImages, "batch", batch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.ResidentImages, "batch", dying)
+        with pytest.raises(Stopped):
+            train(config or tiny(), directory=directory, checkpoint_seconds=0, **how)
+    return directory
 
 
 def weights(run) -> dict:
@@ -53,6 +53,24 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 24 steps; what changes it takes a copy."""
+    return train(tiny(decay_every=1, keep_epochs=(1, 3)), runs=tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def mine(finished, tmp_path):
+    """A copy of it."""
+    return runs.open_run(shutil.copytree(finished.directory, tmp_path / "mine"))
+
+
+@pytest.fixture(scope="module")
+def died(finished, tmp_path_factory):
+    """Directory of the same run, killed with checkpoints of steps 13 and 14."""
+    return stopped(tmp_path_factory.mktemp("died") / "run", 14, finished.config)
 
 
 @pytest.mark.parametrize(("model", "weight"), [("a2", 0.0), ("a2", 20.0), ("a1", 20.0), ("hq", 20.0)])
@@ -96,55 +114,10 @@ def test_the_loss_falls_within_thirty_steps(tmp_path, model, size):
     assert lines[-1]["reconstruction"] < lines[0]["reconstruction"] * 0.6
 
 
-@pytest.mark.parametrize("kill", [5, 12, 23])
-def test_killed_and_resumed_equals_uninterrupted_bitwise(tmp_path, monkeypatch, kill):
-    config = tiny(learning_rate=0.01, decay_every=1, keep_epochs=(2,))
-    whole = train(config, runs=tmp_path / "whole", threads=2)
-    go_on = stop_at_step(monkeypatch, kill)
-    with pytest.raises(Stopped):
-        train(config, runs=tmp_path / "parts", threads=2, checkpoint_seconds=0)
-    go_on()
-    parts = train(config, runs=tmp_path / "parts", threads=1)  # the recorded two threads are kept
-    assert parts.environment["threads"] == 2
-    assert_same(weights(whole), weights(parts))
-    for name in ("metrics.jsonl", "config.json"):
-        assert (whole.directory / name).read_bytes() == (parts.directory / name).read_bytes()
-    kept = [files.read_tensors(run.directory / "epoch-0002.pt")["objective"] for run in (whole, parts)]
-    assert_same(*kept)
-    assert [line["step"] for line in parts.timing] == [line["step"] for line in whole.timing]
-
-
-# In pretraining and after it, in the first stage and in the second
-STAGED = [method for method in METHODS if hasattr(method, "pretraining") or method.stages > 1]
-KILLS = [*((method, 6) for method in METHODS), *((method, 1) for method in STAGED)]
-
-
-@pytest.mark.parametrize(("method", "kill"), KILLS, ids=str)
-def test_every_method_resumes_bitwise(tmp_path, monkeypatch, method, kill):
-    config = tiny(objective=method, epochs=1)
-    whole = train(config, runs=tmp_path / "whole")
-    go_on = stop_at_step(monkeypatch, kill)
-    with pytest.raises(Stopped):
-        train(config, runs=tmp_path / "parts", checkpoint_seconds=0)
-    go_on()
-    parts = train(config, runs=tmp_path / "parts")
-    assert_same(weights(whole), weights(parts))
-    assert whole.metrics == parts.metrics
-    assert len(whole.metrics) == 8
-
-
 def test_an_epoch_of_pretraining_alone_has_no_loss_to_stop_at(tmp_path):
     method = WAEGAN(pretraining=0.5, critic_width=16)
     run = train(tiny(objective=method, epochs=4, stop_at=1000.0), runs=tmp_path)
     assert run.manifest["epoch"] == 3  # the first whose reconstruction was trained
-
-
-@pytest.mark.parametrize("method", [WAEGAN(pretraining=0.99), TwoStageVAE(first_stage=0.999)], ids=str)
-def test_a_stage_without_a_step_is_refused_and_nothing_is_written(tmp_path, method):
-    with pytest.raises(ValueError, match=r"never take its turn '(autoencoder|second)' in 8 steps: .* train longer"):
-        train(tiny(objective=method, epochs=1), runs=tmp_path)
-    assert not list(tmp_path.iterdir())
-    assert train(tiny(objective=WAEGAN(pretraining=0.0, critic_width=16), epochs=1), runs=tmp_path).finished
 
 
 def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():
@@ -173,62 +146,20 @@ def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
     assert seeds == {5}
 
 
-def test_killed_by_the_system_resumes_to_the_same_scores(tmp_path):
-    """SIGKILL of the real command, from a checkpoint above step 0, with scores at the end."""
-    config = tiny(epochs=40)
-    command = [sys.executable, "-m", "mocalib", "--threads", "1", "--n", "200", "--checkpoint-seconds", "0.2"]
-    places = [tmp_path / name for name in ("whole", "parts")]
-    for place in places:
-        files.write_json(place / "config.json", config.to_dict())
-    child = subprocess.Popen([*command, str(places[1])], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (places[1] / "checkpoint.pt").exists():
-        assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert not runs.open_run(places[1]).finished
-    assert files.read_tensors(places[1] / "checkpoint.pt")["step"] > 0
-    for place in reversed(places):
-        subprocess.run([*command, str(place)], check=True, stdout=subprocess.DEVNULL)
-    whole, parts = (runs.open_run(place) for place in places)
-    assert_same(weights(whole), weights(parts))
-    assert len(whole.scores) > 8
-    for name in ("metrics.jsonl", "scores.json", "samples.png", "latents.npz"):
-        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes(), name
-    assert not list(places[1].glob("checkpoint.pt")) + list(places[1].glob("*.tmp"))
-
-
-def test_a_run_that_died_after_its_last_step_only_finishes(tmp_path, monkeypatch):
-    config = tiny()
-    whole = train(config, runs=tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "finish", lambda *_: (_ for _ in ()).throw(Stopped))
-        with pytest.raises(Stopped):
-            train(config, runs=tmp_path / "parts", checkpoint_seconds=0)
-    parts = train(config, runs=tmp_path / "parts")
-    assert_same(weights(whole), weights(parts))
-    assert parts.manifest["step"] == whole.manifest["step"] == 24
-    assert parts.metrics == whole.metrics
-
-
-def test_a_finished_run_returns_before_data_or_device_is_touched(tmp_path, monkeypatch):
-    run = train(tiny(), runs=tmp_path)
-    before = {path.name: path.stat().st_mtime_ns for path in run.directory.iterdir()}
+def test_a_finished_run_returns_before_data_or_device_is_touched(finished, monkeypatch):
+    before = {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()}
     monkeypatch.setattr(data, "load", None)
-    again = train(tiny(), runs=tmp_path, device="no such device")
+    again = train(finished.config, directory=finished.directory, device="no such device")
     assert again.finished
-    assert {path.name: path.stat().st_mtime_ns for path in run.directory.iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()} == before
 
 
-def test_a_directory_of_another_config_is_refused_with_the_fields(tmp_path):
-    run = train(tiny(), directory=tmp_path / "here")
-    other = replace(tiny(), seed=4, objective=replace(tiny().objective, weight=9.0))
-    before = (run.directory / "config.json").read_bytes()
-    with pytest.raises(RunMismatch, match=r"seed: 0 \| 4; objective.weight: 1.0 \| 9.0"):
-        train(other, directory=tmp_path / "here")
-    assert (run.directory / "config.json").read_bytes() == before
+def test_a_directory_of_another_config_is_refused_with_the_fields(finished):
+    other = replace(finished.config, seed=4, objective=replace(tiny().objective, weight=9.0))
+    before = (finished.directory / "config.json").read_bytes()
+    with pytest.raises(RunMismatch, match=says("seed: 0 | 4", "objective.weight: 1.0 | 9.0")):
+        train(other, directory=finished.directory)
+    assert (finished.directory / "config.json").read_bytes() == before
 
 
 def test_a_run_of_other_images_under_a_folder_of_the_same_name_is_refused(scratch):
@@ -242,15 +173,11 @@ def test_a_run_of_other_images_under_a_folder_of_the_same_name_is_refused(scratc
         train(configs[1], runs=scratch)
 
 
-def test_an_edited_config_is_refused_on_resume(tmp_path, monkeypatch):
-    go_on = stop_at_step(monkeypatch, 10)
-    with pytest.raises(Stopped):
-        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
-    go_on()
-    edited = tiny(learning_rate=0.5)
-    files.write_json(tmp_path / "run" / "config.json", edited.to_dict())
-    with pytest.raises(RunMismatch, match=r"checkpoint.pt was made by another config .*learning_rate: 0.001 \| 0.5"):
-        train(edited, directory=tmp_path / "run")
+def test_an_edited_config_is_refused_on_resume(tmp_path):
+    directory, edited = stopped(tmp_path / "run", 2), tiny(learning_rate=0.5)
+    files.write_json(directory / "config.json", edited.to_dict())
+    with pytest.raises(RunMismatch, match=says("checkpoint.pt", "another config", "learning_rate: 0.001 | 0.5")):
+        train(edited, directory=directory)
 
 
 def test_a_process_that_waited_is_refused_another_config(tmp_path, monkeypatch):
@@ -261,131 +188,92 @@ def test_a_process_that_waited_is_refused_another_config(tmp_path, monkeypatch):
         return started(self)
 
     monkeypatch.setattr(runs.Run, "locked", late)
-    with pytest.raises(RunMismatch, match=r"seed: 1 \| 0"):
+    with pytest.raises(RunMismatch, match=says("seed: 1 | 0")):
         train(tiny(), directory=tmp_path / "run")
 
 
 def test_a_run_that_resumes_on_another_device_says_so_in_its_record(tmp_path, monkeypatch):
-    go_on, describe = stop_at_step(monkeypatch, 10), environment.describe
+    describe, config = environment.describe, tiny(epochs=1)
     monkeypatch.setattr(environment, "describe", lambda device: describe(device) | {"device": "another"})
-    with pytest.raises(Stopped):
-        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
-    go_on()
+    directory = stopped(tmp_path / "run", 2, config)
     monkeypatch.setattr(environment, "describe", describe)
-    run = train(tiny(), directory=tmp_path / "run")
+    run = train(config, directory=directory)
     assert (run.environment["device"], run.environment["resumed_on"]) == ("another", ["cpu"])
     run.verify()
 
 
-def test_damaged_records_are_named_with_the_way_out(tmp_path):
-    run = train(tiny(epochs=1), directory=tmp_path / "run")
-    (run.directory / "manifest.json").write_text("")
-    with pytest.raises(ValueError, match=r"run/manifest.json is damaged .*restore it, or remove .*run to make it"):
-        run.verify()
+def test_damaged_records_are_named_with_the_way_out(mine):
+    (mine.directory / "manifest.json").write_text("")
+    with pytest.raises(ValueError, match=says("mine/manifest.json is damaged", "restore it, or remove", "mine")):
+        mine.verify()
 
 
-def test_a_checkpoint_that_is_no_checkpoint_is_passed_over(tmp_path, monkeypatch):
-    go_on = stop_at_step(monkeypatch, 14)
-    with pytest.raises(Stopped):
-        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
-    go_on()
-    files.write_tensors(tmp_path / "run" / "checkpoint.pt", {"step": 3})
-    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load \(ValueError\('it lacks config, env"):
-        assert train(tiny(), directory=tmp_path / "run").finished
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-OTHER_NETS = {
-    "of another shape": (lambda x: x.repeat(1, 2, 1, 1), r"(4, 2, 3, 3) torch.float32 there and (4, 1, 3, 3)"),
-    "of another precision": (lambda x: x.double(), r"(4, 1, 3, 3) torch.float64 there and (4, 1, 3, 3) torch.float32"),
-    "of other names": (None, "missing there and (4, 1, 3, 3)"),
+def no_checkpoint(path):
+    files.write_tensors(path, {"step": 3})
+
+
+def first_weight(change):
+    """What changes a checkpoint's first weight, or takes it out."""
+
+    def changed(path):
+        state = files.read_tensors(path)
+        weight = state["objective"].pop("encoder.0.weight")
+        if change:
+            state["objective"]["encoder.0.weight"] = change(weight)
+        files.write_tensors(path, state)
+
+    return changed
+
+
+HERE = ("there and", (4, 1, 3, 3), torch.float32)
+DAMAGE = {  # what is wrong with a checkpoint -> how it comes about, and what is said of it
+    "cut": (cut, ("is cut short",)),
+    "none": (no_checkpoint, ("it lacks config, env",)),
+    "of another shape": (first_weight(lambda x: x.repeat(1, 2, 1, 1)), ((4, 2, 3, 3), torch.float32, *HERE)),
+    "of another precision": (first_weight(torch.Tensor.double), ((4, 1, 3, 3), torch.float64, *HERE)),
+    "of other names": (first_weight(None), ("missing", *HERE)),
 }
 
 
-def change_first_weight(path, change):
-    state = files.read_tensors(path)
-    weight = state["objective"].pop("encoder.0.weight")
-    if change:
-        state["objective"]["encoder.0.weight"] = change(weight)
-    files.write_tensors(path, state)
-
-
-@pytest.mark.parametrize("other", OTHER_NETS)
-def test_a_checkpoint_of_other_nets_is_named_and_the_one_before_is_used(tmp_path, monkeypatch, other):
-    change, message = OTHER_NETS[other]
-    go_on = stop_at_step(monkeypatch, 14)
-    with pytest.raises(Stopped):
-        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
-    go_on()
-    change_first_weight(tmp_path / "run" / "checkpoint.pt", change)
-    named = rf"checkpoint.pt does not load .*encoder.0.weight is {re.escape(message)}"
-    with pytest.warns(UserWarning, match=named):
-        run = train(tiny(), directory=tmp_path / "run")
-    assert_same(weights(train(tiny(), directory=tmp_path / "whole")), weights(run))
-
-
-def test_only_checkpoints_of_other_nets_are_refused_with_the_way_out(tmp_path, monkeypatch):
-    go_on = stop_at_step(monkeypatch, 14)
-    with pytest.raises(Stopped):
-        train(tiny(), directory=tmp_path / "run", checkpoint_seconds=0)
-    go_on()
-    names = ("checkpoint.pt", "previous.pt")
-    for name in names:
-        change_first_weight(tmp_path / "run" / name, torch.Tensor.double)
-    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+@pytest.mark.parametrize("wrong", DAMAGE)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, died, tmp_path, wrong):
+    """Not if that is damaged, too: nothing is trained from the start unasked, and the files stay as they are."""
+    damage, said = DAMAGE[wrong]
+    first, both = (shutil.copytree(died, tmp_path / name) for name in ("first", "both"))
+    for path in (first / "checkpoint.pt", both / "checkpoint.pt", both / "previous.pt"):
+        damage(path)
+    with pytest.warns(UserWarning, match=says(first, "checkpoint.pt does not load", *said)):
+        run = train(finished.config, directory=first)
+    assert_same(weights(finished), weights(run))
+    assert run.metrics == finished.metrics  # the line logged after the older checkpoint was made again
+    before = [(both / name).read_bytes() for name in runs.CHECKPOINTS]
     with (
-        pytest.warns(UserWarning, match="does not load .*torch.float64 there"),
-        pytest.raises(RunMismatch, match=r"checkpoint.pt and previous.pt do not load; remove them to train from the"),
+        pytest.warns(UserWarning, match=says(*said)),
+        pytest.raises(RunMismatch, match=says("checkpoint.pt and previous.pt do not load; remove them")),
     ):
-        train(tiny(), directory=tmp_path / "run")
-    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+        train(finished.config, directory=both)
+    assert [(both / name).read_bytes() for name in runs.CHECKPOINTS] == before
 
 
-def test_final_weights_that_are_cut_or_of_other_nets_are_named_with_the_way_out(tmp_path):
-    run = train(tiny(epochs=1), runs=tmp_path)
-    path = run.directory / "weights.pt"
-    whole, way_out = path.read_bytes(), "Retrain the run elsewhere with: python -m mocalib"
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=rf"weights.pt does not load .*{way_out}"):
-        load(run.directory)
-    path.write_bytes(whole)
-    change_first_weight(path, lambda x: x[:2])
-    with pytest.raises(ValueError, match=rf"weights.pt does not load .*encoder.0.weight is \(2, 1, 3, 3\).*{way_out}"):
-        load(run.directory)
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(cut, ["is cut short"]), (first_weight(lambda x: x[:2]), ["encoder.0.weight is", (2, 1, 3, 3)])],
+)
+def test_final_weights_that_are_cut_or_of_other_nets_are_named_with_the_way_out(mine, damage, said):
+    damage(mine.directory / "weights.pt")
+    with pytest.raises(ValueError, match=says("weights.pt does not load", *said, "Retrain", "python -m mocalib")):
+        load(mine.directory)
 
 
-def test_other_data_are_refused_on_resume(tmp_path, monkeypatch):
-    go_on = stop_at_step(monkeypatch, 10)
-    with pytest.raises(Stopped):
-        train(tiny(), runs=tmp_path, checkpoint_seconds=0)
-    go_on()
+def test_other_data_are_refused_on_resume(died, finished, monkeypatch):
     real = data.load(tiny())
     monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="other"))
-    with pytest.raises(RunMismatch, match="was begun on other data.*Bring those back, or remove .* to train on these"):
-        train(tiny(), runs=tmp_path)
-
-
-@pytest.mark.parametrize("damaged", [["checkpoint.pt"], ["checkpoint.pt", "previous.pt"]])
-def test_a_cut_checkpoint_is_named_and_the_one_before_is_used(tmp_path, monkeypatch, damaged):
-    go_on = stop_at_step(monkeypatch, 14)
-    with pytest.raises(Stopped):
-        train(tiny(), runs=tmp_path / "parts", checkpoint_seconds=0)
-    go_on()
-    [directory] = (tmp_path / "parts").iterdir()
-    for name in damaged:
-        content = (directory / name).read_bytes()
-        (directory / name).write_bytes(content[: len(content) // 2])
-    if len(damaged) == 2:
-        with (
-            pytest.warns(UserWarning, match="(checkpoint|previous).pt does not load"),
-            pytest.raises(RunMismatch, match=r"checkpoint.pt and previous.pt do not load; remove them"),
-        ):
-            train(tiny(), runs=tmp_path / "parts")
-        return
-    with pytest.warns(UserWarning, match=r"checkpoint.pt does not load"):
-        parts = train(tiny(), runs=tmp_path / "parts")
-    whole = train(tiny(), runs=tmp_path / "whole")
-    assert_same(weights(whole), weights(parts))
-    assert parts.metrics == whole.metrics  # the line logged after the older checkpoint was dropped and made again
+    with pytest.raises(RunMismatch, match=says("other data", "'other'", "remove", died)):
+        train(finished.config, directory=died)
 
 
 @pytest.mark.parametrize("lines", [40, 1])  # seen at a log line, or before a checkpoint
@@ -398,36 +286,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_p
         return loss(self, turn, x * float("nan") if next(calls) == 13 else x)
 
     monkeypatch.setattr(objectives.moca.MoCA, "loss", explode)
-    message = r"not finite at step 13 \(autoencoder\): loss nan, reconstruction nan.*the last good checkpoint is .*pt"
-    with pytest.raises(NotFinite, match=message):
-        train(tiny(), runs=tmp_path, checkpoint_seconds=0)
-    [directory] = tmp_path.iterdir()
-    for name in ("checkpoint.pt", "previous.pt"):
-        state = files.read_tensors(directory / name)
+    said = says("not finite at step 13 (autoencoder)", "loss nan, reconstruction nan", "last good checkpoint", ".pt")
+    with pytest.raises(NotFinite, match=said):
+        train(tiny(), directory=tmp_path, checkpoint_seconds=0)
+    for name in runs.CHECKPOINTS:
+        state = files.read_tensors(tmp_path / name)
         assert state["step"] <= 13
         assert all(torch.isfinite(value).all() for value in state["objective"].values())
-    assert all(line["step"] <= 13 for line in runs.open_run(directory).metrics)
+    assert all(line["step"] <= 13 for line in runs.open_run(tmp_path).metrics)
 
 
-def test_a_second_process_waits_and_takes_the_result(tmp_path, capsys, monkeypatch):
-    finished = train(tiny(), runs=tmp_path / "other")
-    directory = tmp_path / "mine" / finished.directory.name
-    directory.mkdir(parents=True)
+def test_a_second_process_waits_and_takes_the_result(finished, tmp_path, monkeypatch):
+    directory, said, waits = tmp_path / "mine", [], threading.Event()
+    directory.mkdir()
     monkeypatch.setattr(training, "_fit", None)  # nothing is left to do
-    code = (
-        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held'); sys.stdin.read()"
-    )
-    command = [sys.executable, "-u", "-c", code, directory / ".lock"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout.readline() == "held\n"
-        with ThreadPoolExecutor() as pool:
-            waiting = pool.submit(train, tiny(), runs=tmp_path / "mine")
-            time.sleep(0.5)
+    monkeypatch.setattr(runs, "print", lambda text, **_: (said.append(text), waits.set()), raising=False)
+    with ThreadPoolExecutor() as pool:
+        with filelock.FileLock(directory / ".lock"):
+            waiting = pool.submit(train, finished.config, directory=directory)
+            assert waits.wait(HANGS)
+            shutil.copytree(finished.directory, directory, dirs_exist_ok=True, ignore=lambda *_: [".lock"])
             assert not waiting.done()
-            shutil.copytree(finished.directory, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
-            child.stdin.close()
-            assert waiting.result(timeout=60).finished
-    assert "in use by another process; waiting" in capsys.readouterr().out
+        assert waiting.result(HANGS).finished
+    assert said == [f"{directory} is in use by another process; waiting for it to end"]
 
 
 def test_the_learning_rate_is_halved_by_epoch_and_held_after_the_last():
@@ -439,9 +320,8 @@ def test_the_learning_rate_is_halved_by_epoch_and_held_after_the_last():
     assert training.learning_rate(replace(tiny(), decay_every=0), 2) == 1e-3
 
 
-def test_training_uses_the_scheduled_rate(tmp_path):
-    run = train(tiny(decay_every=1), runs=tmp_path)
-    assert {line["epoch"]: line["learning_rate"] for line in run.metrics} == {1: 1e-3, 2: 5e-4, 3: 2.5e-4}
+def test_training_uses_the_scheduled_rate(finished):
+    assert {line["epoch"]: line["learning_rate"] for line in finished.metrics} == {1: 1e-3, 2: 5e-4, 3: 2.5e-4}
 
 
 def test_a_run_stops_after_the_epoch_whose_mean_reconstruction_is_low_enough(tmp_path, monkeypatch):
@@ -455,86 +335,72 @@ def test_a_run_stops_after_the_epoch_whose_mean_reconstruction_is_low_enough(tmp
     assert stopped.metrics == free.metrics[: len(stopped.metrics)]  # schedules are planned for the full length
 
 
-def test_kept_epochs_can_be_loaded_beside_the_final_weights(tmp_path):
-    run = train(tiny(keep_epochs=(1, 3)), runs=tmp_path)
-    assert [load(run.directory, epoch).step for epoch in (1, 3, None)] == [8, 24, 24]
-    first, last = (load(run.directory, epoch).sample(2) for epoch in (1, 3))
+def test_kept_epochs_can_be_loaded_beside_the_final_weights(finished):
+    assert [load(finished.directory, epoch).step for epoch in (1, 3, None)] == [8, 24, 24]
+    first, last = (load(finished.directory, epoch).sample(2) for epoch in (1, 3))
     assert not torch.equal(first, last)
-    assert torch.equal(last, load(run.directory).sample(2))
+    assert torch.equal(last, load(finished.directory).sample(2))
 
 
-def test_weights_that_are_not_there_are_explained(tmp_path, monkeypatch):
-    run = train(tiny(), runs=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"epoch-0002.pt is not there.*keep_epochs"):
-        load(run.directory, epoch=2)
-    (run.directory / "weights.pt").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"Retrain the run elsewhere with: python -m mocalib .* --runs .*custom"
-    ):
-        load(run.directory)
+def test_weights_that_are_not_there_are_explained(mine, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=says("epoch-0002.pt", "keep_epochs")):
+        load(mine.directory, epoch=2)
+    (mine.directory / "weights.pt").unlink()
+    with pytest.raises(FileNotFoundError, match=says("Retrain", "python -m mocalib", "--runs", "custom")):
+        load(mine.directory)
     monkeypatch.setattr(paths, "RUNS", tmp_path)
-    [custom] = [train(tiny(), runs=tmp_path / "custom")]
-    (custom.directory / "weights.pt").unlink()
+    custom = shutil.copytree(mine.directory, tmp_path / "custom" / mine.config.name)
     with pytest.raises(FileNotFoundError, match=r"--runs .*custom/again$"):  # not the finished directory itself
-        load(custom.directory)
+        load(custom)
 
 
-def test_weights_of_an_unfinished_run_are_explained(tmp_path, monkeypatch):
-    stop_at_step(monkeypatch, 3)
-    with pytest.raises(Stopped):
-        train(tiny(), directory=tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match=r"not finished. Finish it with: python -m mocalib .*run"):
-        load(tmp_path / "run")
+def test_weights_of_an_unfinished_run_are_explained(died):
+    with pytest.raises(FileNotFoundError, match=says("not finished", "python -m mocalib", died)):
+        load(died)
 
 
-def test_a_manifest_seals_the_records(tmp_path):
-    run = train(tiny(), runs=tmp_path)
-    run.verify()
-    lines = (run.directory / "metrics.jsonl").read_text()
-    (run.directory / "metrics.jsonl").write_text(lines.replace("0", "1", 1))
-    with pytest.raises(ValueError, match=r"not as its manifest says: metrics.jsonl"):
-        run.verify()
+def test_a_manifest_seals_the_records(mine):
+    mine.verify()
+    lines = (mine.directory / "metrics.jsonl").read_text()
+    (mine.directory / "metrics.jsonl").write_text(lines.replace("0", "1", 1))
+    with pytest.raises(ValueError, match=says("manifest", "metrics.jsonl")):
+        mine.verify()
 
 
-def test_the_environment_is_recorded_before_the_first_step_without_names_of_host_or_user(tmp_path, monkeypatch):
-    stop_at_step(monkeypatch, 0)
-    with pytest.raises(Stopped):
-        train(tiny(), runs=tmp_path, threads=1)
-    [directory] = tmp_path.iterdir()
-    environment = json.loads((directory / "environment.json").read_text())
+def test_the_environment_is_recorded_before_the_first_step_without_names_of_host_or_user(tmp_path):
+    text = (stopped(tmp_path / "run", 0, threads=1) / "environment.json").read_text()
+    environment = json.loads(text)
     assert environment["threads"] == 1
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert environment["data"]["train"] == 256
-    assert os.uname().nodename not in (directory / "environment.json").read_text()
-    assert str(paths.ROOT) not in (directory / "environment.json").read_text()
+    assert os.uname().nodename not in text
+    assert str(paths.ROOT) not in text
 
 
 def test_torchs_own_number_of_threads_is_given_back(tmp_path):
+    """After a run that dies, too, which this one does before two threads on one core wait for each other."""
     before = torch.get_num_threads()
-    train(tiny(epochs=1), runs=tmp_path, threads=1 if before > 1 else 2)
+    stopped(tmp_path, 0, threads=1 if before > 1 else 2)
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
-    ("keywords", "message"),
+    ("changes", "how", "said"),
     [
-        ({"threads": 0}, "threads = 0: at least 1"),
-        ({"threads": 10**5}, r"threads = 100000: at least 1, and at most the \d+ cores"),
-        ({"device": "gpu"}, "device = 'gpu' is not a device to train on; use 'cpu' or 'cuda'"),
-        ({"device": "meta"}, "device = 'meta' is not a device to train on"),
-        pytest.param({"device": "cuda"}, "no CUDA device", marks=WITHOUT_GPU),
+        ({}, {"threads": 0}, ["threads = 0", 1]),
+        ({}, {"threads": 10**5}, ["threads = 100000", 1, environment.cores()]),
+        ({}, {"device": "gpu"}, ["device = 'gpu'", "'cpu' or 'cuda'"]),
+        ({}, {"device": "meta"}, ["device = 'meta'", "'cpu' or 'cuda'"]),
+        pytest.param({}, {"device": "cuda"}, ["device = 'cuda'", "no CUDA device", "'cpu'"], marks=WITHOUT_GPU),
+        ({"batch_size": 300}, {}, ["batch_size = 300", 256]),
+        ({"objective": WAEGAN(pretraining=0.99), "epochs": 1}, {}, ["'autoencoder'", "8 steps", "train longer"]),
+        ({"objective": TwoStageVAE(first_stage=0.999), "epochs": 1}, {}, ["'second'", "8 steps", "train longer"]),
     ],
 )
-def test_what_cannot_be_computed_on_is_refused_before_anything_is_written(tmp_path, keywords, message):
-    with pytest.raises(ValueError, match=message):
-        train(tiny(), runs=tmp_path / "runs", **keywords)
+def test_what_cannot_be_computed_is_refused_before_anything_is_written(tmp_path, changes, how, said):
+    with pytest.raises(ValueError, match=says(*said)):
+        train(tiny(**changes), runs=tmp_path / "runs", **how)
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="batch_size = 300 is larger than the dataset, 256"):
-        train(tiny(batch_size=300), runs=tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_weights_trained_in_bfloat16_are_float32(tmp_path):
@@ -557,6 +423,10 @@ def test_turns_are_due_by_step_and_part_of_training():
     late = Turn("b", ("g",), every=3, start=0.5)
     assert [step for step in range(10) if engine.due(early, step, 10)] == [0, 1, 2, 3, 4]
     assert [step for step in range(10) if engine.due(late, step, 10)] == [6, 9]
+
+
+def test_a_turn_that_a_method_goes_without_is_not_missed():
+    engine.check_turns(objectives.build(tiny(objective=WAEGAN(pretraining=0.0)), (1, 16, 16)), 8)
 
 
 def test_groups_that_miss_or_repeat_a_parameter_are_refused():

@@ -1,0 +1,114 @@
+"""Wherever a run is killed, the resumed one equals the uninterrupted one bit for bit: every method at every place.
+
+A place is a moment of a run that makes a checkpoint each step. What lies in its folder at that moment is copied, with
+the file that is being written cut in half: SIGKILL leaves the same. test_faults kills real processes.
+"""
+
+import math
+import os
+import shutil
+from collections import Counter
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from test_objectives import METHODS
+from test_training import assert_same, stopped, weights
+
+from mocalib import data, environment, files, train, training
+
+STEPS = 8  # two epochs of four; a log line at 3, 6 and 8
+PLACES = {  # name -> moment, the how many-th of its kind, and the step at which the run then goes on
+    "before the first step": ("step", 1, 0),
+    "in the first checkpoint": ("write checkpoint.pt", 1, 0),
+    "after the first checkpoint": ("step", 2, 1),  # in pretraining and in the first stage, where there are such
+    "in the weights of an epoch": ("write epoch-0001.pt", 1, 3),
+    "in a checkpoint": ("write checkpoint.pt", 5, 4),
+    "between the two names of a checkpoint": ("rename to checkpoint.pt", 6, 5),
+    "after a checkpoint": ("step", 7, 6),  # after pretraining, in the second stage
+    "in the final weights": ("write weights.pt", 1, STEPS),
+    "in the manifest": ("write manifest.json", 1, STEPS),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_lines():
+    """Log lines that hold several steps, so that a kill comes between them; git may move on meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "LOG_LINES", 3)
+        patch.setattr(environment, "describe", cache(environment.describe))
+        yield
+
+
+def trained(method, directory, checkpoint_seconds=math.inf):
+    config = tiny(objective=method, limit=128, epochs=2, learning_rate=0.01, decay_every=1, keep_epochs=(1,))
+    return train(config, directory=directory, checkpoint_seconds=checkpoint_seconds)
+
+
+def before(owner, name, do, patch):
+    """Let a function call `do` with its own arguments first."""
+    real = getattr(owner, name)
+    patch.setattr(owner, name, lambda *given: (do(*given), real(*given))[1])
+
+
+def copy_at_places(method, folder: Path) -> None:
+    """Train in <folder>/watched and leave what lay there at each place in <folder>/<place>."""
+    run, seen = folder / "watched", Counter()
+
+    def look(moment: str, cut: bool = False) -> None:
+        seen[moment] += 1
+        for place, (asked, number, _) in PLACES.items():
+            if (asked, number) == (moment, seen[moment]):
+                shutil.copytree(run, folder / place)
+                for written in (folder / place).glob("*.tmp") if cut else ():
+                    os.truncate(written, written.stat().st_size // 2)
+
+    def flushed(_) -> None:
+        for written in run.glob("*.tmp"):
+            look("write " + ".".join(written.name.split(".")[:2]), cut=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        before(data.ResidentImages, "batch", lambda *_: look("step"), patch)
+        before(os, "fsync", flushed, patch)
+        before(Path, "replace", lambda _, target: look(f"rename to {target.name}"), patch)
+        trained(method, run, checkpoint_seconds=0)
+
+
+@pytest.fixture(scope="module", params=METHODS, ids=str)
+def whole(request, tmp_path_factory):
+    """A run that nothing happens to and that makes no checkpoint; beside it lie copies of another at each place."""
+    folder = tmp_path_factory.mktemp("runs")
+    copy_at_places(request.param, folder)
+    return trained(request.param, folder / "whole")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(whole, place, monkeypatch):
+    taken, (*_, start) = [], PLACES[place]
+    before(data.ResidentImages, "batch", lambda _, step: taken.append(step), monkeypatch)
+    resumed = trained(whole.config.objective, whole.directory.parent / place)
+    assert taken == list(range(start, STEPS))
+    for name in ("config.json", "environment.json", "metrics.jsonl", "manifest.json"):
+        assert (resumed.directory / name).read_bytes() == (whole.directory / name).read_bytes(), name
+    for name in ("weights.pt", "epoch-0001.pt"):
+        assert_same(*(files.read_tensors(run.directory / name)["objective"] for run in (whole, resumed)))
+    assert [line["step"] for line in resumed.timing] == [3, 6, 8]
+    assert {path.name for path in resumed.directory.iterdir()} == {path.name for path in whole.directory.iterdir()}
+
+
+def test_a_resumed_run_is_computed_as_it_was_begun(tmp_path, monkeypatch):
+    """With its threads, precision and compilation, whatever is asked or found by then."""
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    config = tiny(precision="bfloat16", epochs=1, model="hq", blocks=2, size=8)
+    how, used = {"threads": 1, "compile": True}, set()
+    uninterrupted = train(config, directory=tmp_path / "whole", **how)
+    killed = stopped(tmp_path / "parts", 5, config, **how)
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: False)
+    before(data.ResidentImages, "batch", lambda *_: used.add(torch.get_num_threads()), monkeypatch)
+    resumed = train(config, directory=killed, threads=2)
+    assert used == {1}
+    assert [resumed.environment[name] for name in ("threads", "nets", "compiled")] == [1, "bfloat16", True]
+    assert_same(weights(uninterrupted), weights(resumed))
