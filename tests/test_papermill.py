@@ -6,22 +6,42 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
-from conftest import picture, tiny
+from conftest import picture, says, tiny
 from jupyter_client.manager import start_new_kernel
+from papermill import cli
 
 from mocalib import files, open_run, paths, train
 
 TRAIN = paths.ROOT / "notebooks" / "train.ipynb"
-LONG = {  # some seconds of training, as tests/conftest.py's tiny
-    "limit": 256, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 60, "momentum": 0.9,
-    "queue_size": 100, "threads": 1, "checkpoint_seconds": 0.2, "n_generated": 200,
+ENDLESS = {  # tests/conftest.py's tiny, but for its length
+    "limit": 256, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 10**6, "momentum": 0.9,
+    "queue_size": 100, "threads": 1, "checkpoint_seconds": 0.0, "n_generated": 200,
 }  # fmt: skip
+HANGS = 600  # seconds after which a test is given up; none depends on it
+
+
+def code(path: Path = TRAIN) -> list[str]:
+    """Sources of a notebook's cells."""
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def up_to_training() -> int:
+    """Number of the cells before the one that trains."""
+    return next(i for i, source in enumerate(code()) if "mocalib.train(" in source)
+
+
+def run_here(cells: list[str], changed: dict) -> None:
+    """Run cells in this process, parameters changed after the first as papermill does."""
+    namespace = {}
+    exec(cells[0], namespace)
+    namespace |= changed
+    for source in cells[1:]:
+        exec(source, namespace)
 
 
 @pytest.fixture
@@ -35,57 +55,44 @@ def papermill(out: Path, **parameters) -> list[str]:
     return [*command, *(str(word) for name, value in parameters.items() for word in ("-p", name, value))]
 
 
-def executed(path: Path) -> int:
-    return sum(bool(cell.get("execution_count")) for cell in nbformat.read(path, as_version=4).cells)
-
-
-WRONG = {  # parameter -> value, answer
-    "sead": ("3", "unknown parameter sead = 3; did you mean 'seed'?; this notebook takes: dataset, root, size"),
-    "skip_broken": ("false", "skip_broken = 'false' is not a bool (str given); write it like True or False"),
-    "epochs": ("1.5", "epochs = 1.5 is not an int (float given); write it like 3"),
-    "weight": ("nan", "weight = nan is not a finite number; write it like 1.0e-3"),
-    "size": ("-3", "size = -3 is out of range: it must be at least 0"),
-}
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """What papermill says to each wrong parameter, and the notebook it leaves; two at a time."""
-    folder = tmp_path_factory.mktemp("wrong")
-
-    def answer(name):
-        command = papermill(folder / f"{name}.ipynb", **{name: WRONG[name][0]})
-        environment = os.environ | {"MOCALIB_RUNS": str(folder / "runs")}
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-    with ThreadPoolExecutor(2) as pool:
-        return folder, dict(zip(WRONG, pool.map(answer, WRONG)))
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(answers, name):
-    folder, done = answers
-    assert done[name].returncode == 1
-    assert f"ValueError: {WRONG[name][1]}" in done[name].stderr
-    assert executed(folder / f"{name}.ipynb") == 3  # parameters, injected parameters, validation
-    assert not (folder / "runs").exists()
-
-
-def test_missing_inception_weights_are_said_before_training(tmp_path, environment):
-    out, home = tmp_path / "out.ipynb", {"TORCH_HOME": str(tmp_path / "hub"), "http_proxy": "http://127.0.0.1:9"}
-    command = papermill(out, features="inception")
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment | home | {"https_proxy": "http://127.0.0.1:9"},
-    )
+def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(tmp_path, environment):
+    command = papermill(tmp_path / "out.ipynb", sead=3)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
-    placed = tmp_path / "hub" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
-    assert re.search(rf"Place weights-inception-\S+ \(96 MB, .*\) at {placed}, or pass its path", done.stderr)
-    assert "features 'classifier' needs none, where there are labels" in done.stderr
+    assert re.search(says("ValueError", "sead = 3", "'seed'", "dataset, root, size"), done.stderr)
+    executed = [cell.get("execution_count") for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells]
+    assert sum(map(bool, executed)) == 3  # parameters, injected parameters, validation
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("sead", "3", ["sead = 3", "'seed'"]),
+        ("skip_broken", "false", ["skip_broken = 'false'", "bool", "str", "True or False"]),
+        ("epochs", "1.5", ["epochs = 1.5", "int", "float"]),
+        ("weight", "nan", ["weight = nan", "finite", "1.0e-3"]),
+        ("size", "-3", ["size = -3", 0]),
+    ],
+)
+def test_what_papermills_command_makes_of_a_wrong_value_is_refused(tmp_path, name, given, said):
+    """Its own reading of a word and its own cell, in a kernel's place this process."""
+    command = [str(TRAIN), str(tmp_path / "out.ipynb"), "--prepare-only", "-p", name, given]
+    cli.papermill(command, standalone_mode=False)
+    *cells, validation = code(tmp_path / "out.ipynb")[:3]
+    kernel = {"In": ["", *cells, validation]}
+    for source in cells:
+        exec(source, kernel)
+    with pytest.raises(ValueError, match=says(*said)):
+        exec(validation, kernel)
+
+
+def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(scratch / "hub"))
+    placed = scratch / "hub" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    with pytest.raises(FileNotFoundError, match=says("96 MB", placed, "'classifier' needs none")):
+        run_here(code(), {"features": "inception"})
+    assert not paths.RUNS.exists()
     assert not placed.parent.exists()
 
 
@@ -94,6 +101,7 @@ def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, 
     [line] = re.findall(r"^(for .*train\.ipynb.*; done)$", text, re.MULTILINE)
     assert line.count("figures/executed") == 1
     line = line.replace(".venv/bin/python", sys.executable).replace("figures/executed", str(tmp_path / "executed"))
+    line = line.replace("; done", " -p limit 512 -p n_generated 200; done")  # the same in less time
     [made] = re.findall(r"^mkdir -p (figures/executed\S*)$", text, re.MULTILINE)
     (tmp_path / "executed" / Path(made).name).mkdir(parents=True)
     subprocess.run(line, shell=True, check=True, cwd=paths.ROOT, env=environment, capture_output=True)
@@ -115,85 +123,86 @@ def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, 
 def test_images_that_changed_since_a_finished_run_are_noticed(scratch):
     for i in range(40):
         picture(scratch / "photos" / f"{i}.png", size=(16, 16), seed=i)
-    code = [cell.source for cell in nbformat.read(TRAIN, as_version=4).cells if cell.cell_type == "code"]
     changed = {"dataset": "folder", "root": str(scratch / "photos"), "width": 4, "batch_size": 8, "epochs": 1}
-
-    def run_to_the_end_of_training():
-        namespace = {}
-        exec(code[0], namespace)
-        namespace |= changed
-        for source in code[1 : 1 + next(i for i, source in enumerate(code) if "mocalib.train(" in source)]:
-            exec(source, namespace)
-
-    run_to_the_end_of_training()
-    run_to_the_end_of_training()
+    cells = code()[: 1 + up_to_training()]
+    run_here(cells, changed)
+    run_here(cells, changed)
     picture(scratch / "photos" / "3.png", size=(16, 16), seed=99)
-    with pytest.raises(AssertionError, match=r"photos has changed since .*custom/folder-a2-\w+-\w+ was trained on it"):
-        run_to_the_end_of_training()
+    with pytest.raises(AssertionError, match=says("photos has changed", paths.RUNS / "custom" / "folder-a2-")):
+        run_here(cells, changed)
 
 
-def wait_for(condition, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + HANGS
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def the_run(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "custom" / tiny(epochs=LONG["epochs"]).name
-
-
 def assert_resumable(directory: Path) -> None:
-    """Whole files only, and a checkpoint that loads."""
+    """Not finished, and a checkpoint that loads."""
     assert not (directory / "manifest.json").exists()
-    assert not list(directory.glob("*.tmp"))
     loaded = [name for name in ("checkpoint.pt", "previous.pt") if (directory / name).exists()]
     assert files.read_tensors(directory / loaded[0])["step"] > 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_papermill_that_is_stopped_leaves_no_process_and_resumes(tmp_path, environment, how):
-    command = papermill(tmp_path / "out.ipynb", **LONG)
-    child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    wait_for((the_run(tmp_path) / "previous.pt").exists, 90, "no second checkpoint")
+def test_papermill_that_is_stopped_leaves_no_process_and_what_a_run_resumes_from(tmp_path, environment, how):
+    """In a training that would never end; test_resume resumes from all that may be left."""
+    directory = tmp_path / "runs" / "custom" / tiny(epochs=ENDLESS["epochs"]).name
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = papermill(tmp_path / "out.ipynb", **ENDLESS)
+    child = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+    wait_for((directory / "previous.pt").exists)
     kernels = psutil.Process(child.pid).children(recursive=True)
     assert kernels
     os.killpg(child.pid, how)  # as a terminal does
-    assert child.wait(timeout=60) != 0
-    _, alive = psutil.wait_procs(kernels, timeout=30)
+    assert child.wait(HANGS) != 0
+    _, alive = psutil.wait_procs(kernels, HANGS)
     assert alive == []
-    assert_resumable(the_run(tmp_path))
-    if how is signal.SIGINT:
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        whole = train(tiny(epochs=LONG["epochs"]), tmp_path / "whole", threads=1)
-        for name in ("metrics.jsonl", "config.json"):
-            assert (the_run(tmp_path) / name).read_bytes() == (whole.directory / name).read_bytes()
+    assert_resumable(directory)
+
+
+HELD = """
+import time
+from mocalib import data, paths
+batch = data.ResidentImages.batch
+
+def held(images, step):
+    if step == 12:
+        data.ResidentImages.batch = batch
+        (paths.RUNS / "held").touch()
+        time.sleep(10**6)
+    return batch(images, step)
+
+data.ResidentImages.batch = held
+"""
 
 
 def test_the_stop_button_interrupts_and_the_same_cell_resumes(tmp_path, environment):
-    """A kernel as JupyterLab drives one: interrupted in the training cell, which is then run again."""
-    code = [cell.source for cell in nbformat.read(TRAIN, as_version=4).cells if cell.cell_type == "code"]
-    training = next(i for i, source in enumerate(code) if "mocalib.train(" in source)
+    """A kernel as JupyterLab drives one: interrupted in the training cell, at step 12, which is then run again."""
+    cells, training = code(), up_to_training()
+    directory = tmp_path / "runs" / "custom" / tiny().name
     manager, client = start_new_kernel(kernel_name="python3", env=environment, cwd=str(TRAIN.parent))
+
+    def execute(source):
+        reply = client.execute_interactive(source, timeout=HANGS, output_hook=lambda _: None)
+        assert reply["content"]["status"] == "ok"
+
     try:
-        changed = "\n".join(f"{name} = {value!r}" for name, value in LONG.items())
-        for source in (code[0], changed, *code[1:training]):
-            assert (
-                client.execute_interactive(source, timeout=120, output_hook=lambda _: None)["content"]["status"] == "ok"
-            )
-        client.execute(code[training])
-        wait_for((the_run(tmp_path) / "previous.pt").exists, 60, "no second checkpoint")
+        changed = "\n".join(f"{name} = {value!r}" for name, value in (ENDLESS | {"epochs": tiny().epochs}).items())
+        for source in (cells[0], changed, *cells[1:training], HELD):
+            execute(source)
+        client.execute(cells[training])
+        wait_for((tmp_path / "runs" / "held").exists)
         manager.interrupt_kernel()
-        reply = client.get_shell_msg(timeout=60)["content"]
-        assert reply["ename"] == "KeyboardInterrupt"
-        assert_resumable(the_run(tmp_path))
-        reply = client.execute_interactive(code[training], timeout=120, output_hook=lambda _: None)["content"]
-        assert reply["status"] == "ok"
+        assert client.get_shell_msg(timeout=HANGS)["content"]["ename"] == "KeyboardInterrupt"
+        assert_resumable(directory)
+        assert not list(directory.glob("*.tmp"))
+        execute(cells[training])
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    assert open_run(the_run(tmp_path)).finished
-    whole = train(tiny(epochs=LONG["epochs"]), tmp_path / "whole", threads=1)
-    assert open_run(the_run(tmp_path)).metrics == whole.metrics
+    whole = train(tiny(), tmp_path / "whole", threads=1)
+    assert open_run(directory).finished
+    assert open_run(directory).metrics == whole.metrics
