@@ -63,8 +63,8 @@ def build(
 def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:
     """Raise what `build` would raise for want of weights or labels: for use before hours of training.
 
-    FileNotFoundError where Inception's weights are not to be had, ValueError for a wrong file, an unknown name, a
-    dataset without labels or with a single test image. "" and "none" ask for no features.
+    FileNotFoundError where Inception's weights are not to be had, ValueError for a wrong file, a dataset without labels
+    or with a single test image. "" and "none" ask for no features.
     """
     if weights and name != "inception":
         raise ValueError(f"{weights} are weights for features 'inception', but features = {name!r}")
@@ -76,11 +76,9 @@ def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> Non
         raise ValueError(
             "features 'classifier' need class labels, and this dataset has none; use features 'inception' or 'none'"
         )
-    elif name not in ("", "none", *FEATURES):
-        raise ValueError(f"features = {name!r} is not one of {', '.join(map(repr, FEATURES))}, 'none'")
 
 
-def meant(name: str | None, classes: bool) -> str:
+def meant(name: str, classes: bool) -> str:
     """The extractor that a name means; by default a dataset's own classifier, where it has classes."""
     return name or ("classifier" if classes else "none")
 
