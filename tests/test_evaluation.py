@@ -13,23 +13,10 @@ import torch_fidelity
 from conftest import picture, says, tiny, two_classes
 from PIL import Image
 
-from mocalib import (
-    RunConfig,
-    classifiers,
-    data,
-    evaluate,
-    evaluation,
-    features,
-    figures,
-    files,
-    latent,
-    load,
-    paths,
-    records,
-    runs,
-    train,
-)
+from mocalib import classifiers, data, evaluate, evaluation, features, figures, files, latent, load, paths, runs, train
+from mocalib.config import RunConfig
 from mocalib.methods import AE, VAE, WAEMMD, TwoStageVAE
+from mocalib.records import compare, frame
 
 
 @pytest.fixture(scope="module")
@@ -565,8 +552,8 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path
     monkeypatch.setattr(evaluation, "load", None)  # what is there needs no weights
     assert evaluate(other, n=300, sampler="gmm10") == rows
     assert evaluate(other, n=300) == of_prior
-    assert records.frame([other])["fd_gmm"][0] == value(rows, "fd_classifier", "gmm10")
-    [shown] = records.compare(tmp_path)["fd_classifier_gmm10"]
+    assert frame([other])["fd_gmm"][0] == value(rows, "fd_classifier", "gmm10")
+    [shown] = compare(tmp_path)["fd_classifier_gmm10"]
     assert shown == round(value(rows, "fd_classifier", "gmm10"), 4)
 
 

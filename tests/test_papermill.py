@@ -66,18 +66,20 @@ def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(tmp_path, envir
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "said"),
+    ("option", "name", "given", "said"),
     [
-        ("sead", "3", ["sead = 3", "'seed'"]),
-        ("skip_broken", "false", ["skip_broken = 'false'", "bool", "str", "True or False"]),
-        ("epochs", "1.5", ["epochs = 1.5", "int", "float"]),
-        ("weight", "nan", ["weight = nan", "finite", "1.0e-3"]),
-        ("size", "-3", ["size = -3", 0]),
+        ("-p", "sead", "3", ["sead = 3", "'seed'", "dataset, root, size"]),
+        ("-p", "skip_broken", "false", ["skip_broken = 'false'", "bool", "str", "True or False"]),
+        ("-p", "epochs", "1.5", ["epochs = 1.5", "int", "float"]),
+        ("-p", "epochs", "-1", ["epochs = -1", "at least 1"]),
+        ("-r", "epochs", "3", ["epochs = '3'", "int", "str"]),
+        ("-p", "weight", "nan", ["weight = nan", "finite", "1.0e-3"]),
+        ("-r", "weight", "1e-3", ["weight = '1e-3'", "1.0e-3"]),  # as YAML reads it
     ],
 )
-def test_what_papermills_command_makes_of_a_wrong_value_is_refused(tmp_path, name, given, said):
-    """Its own reading of a word and its own cell, in a kernel's place this process."""
-    command = [str(TRAIN), str(tmp_path / "out.ipynb"), "--prepare-only", "-p", name, given]
+def test_what_papermills_command_makes_of_a_wrong_value_is_refused(tmp_path, option, name, given, said):
+    """Its own reading of a word and its own cell, run in this process in the place of a kernel."""
+    command = [str(TRAIN), str(tmp_path / "out.ipynb"), "--prepare-only", option, name, given]
     cli.papermill(command, standalone_mode=False)
     *cells, validation = code(tmp_path / "out.ipynb")[:3]
     kernel = {"In": ["", *cells, validation]}

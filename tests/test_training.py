@@ -202,20 +202,6 @@ def test_a_run_that_resumes_on_another_device_says_so_in_its_record(tmp_path, mo
     run.verify()
 
 
-def test_damaged_records_are_named_with_the_way_out(mine):
-    (mine.directory / "manifest.json").write_text("")
-    with pytest.raises(ValueError, match=says("mine/manifest.json is damaged", "restore it, or remove", "mine")):
-        mine.verify()
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def no_checkpoint(path):
-    files.write_tensors(path, {"step": 3})
-
-
 def first_weight(change):
     """What changes a checkpoint's first weight, or takes it out."""
 
@@ -230,9 +216,8 @@ def first_weight(change):
 
 
 HERE = ("there and", (4, 1, 3, 3), torch.float32)
-DAMAGE = {  # what is wrong with a checkpoint -> how it comes about, and what is said of it
-    "cut": (cut, ("is cut short",)),
-    "none": (no_checkpoint, ("it lacks config, env",)),
+DAMAGE = {  # what is wrong with a checkpoint -> how it comes about, and what is said of it; test_damage has bytes
+    "nearly empty": (lambda path: files.write_tensors(path, {"step": 3}), ("it lacks config, env",)),
     "of another shape": (first_weight(lambda x: x.repeat(1, 2, 1, 1)), ((4, 2, 3, 3), torch.float32, *HERE)),
     "of another precision": (first_weight(torch.Tensor.double), ((4, 1, 3, 3), torch.float64, *HERE)),
     "of other names": (first_weight(None), ("missing", *HERE)),
@@ -259,13 +244,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, died
     assert [(both / name).read_bytes() for name in runs.CHECKPOINTS] == before
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [(cut, ["is cut short"]), (first_weight(lambda x: x[:2]), ["encoder.0.weight is", (2, 1, 3, 3)])],
-)
-def test_final_weights_that_are_cut_or_of_other_nets_are_named_with_the_way_out(mine, damage, said):
-    damage(mine.directory / "weights.pt")
-    with pytest.raises(ValueError, match=says("weights.pt does not load", *said, "Retrain", "python -m mocalib")):
+def test_final_weights_of_other_nets_are_named_with_the_way_out(mine):
+    first_weight(lambda x: x[:2])(mine.directory / "weights.pt")
+    said = says("weights.pt does not load", "encoder.0.weight is", (2, 1, 3, 3), "Retrain", "python -m mocalib")
+    with pytest.raises(ValueError, match=said):
         load(mine.directory)
 
 
@@ -357,14 +339,6 @@ def test_weights_that_are_not_there_are_explained(mine, tmp_path, monkeypatch):
 def test_weights_of_an_unfinished_run_are_explained(died):
     with pytest.raises(FileNotFoundError, match=says("not finished", "python -m mocalib", died)):
         load(died)
-
-
-def test_a_manifest_seals_the_records(mine):
-    mine.verify()
-    lines = (mine.directory / "metrics.jsonl").read_text()
-    (mine.directory / "metrics.jsonl").write_text(lines.replace("0", "1", 1))
-    with pytest.raises(ValueError, match=says("manifest", "metrics.jsonl")):
-        mine.verify()
 
 
 def test_the_environment_is_recorded_before_the_first_step_without_names_of_host_or_user(tmp_path):
