@@ -82,6 +82,8 @@ def check(config: RunConfig, dataset: data.Dataset, scoring: Scoring = Scoring()
 
 def _resolved(run: Run, scoring: Scoring, epoch: int | None, seed: int = 0) -> Evaluation:
     """What is meant where features or epoch are left open."""
+    if epoch is not None and epoch < 0:
+        raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
     about = run.environment["data"]
     name = extractors.meant(scoring.features, about["labels"] and about["test"] > 1)
     last = run.manifest["epoch"]

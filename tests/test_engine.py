@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mocalib import RunConfig, data, engine, environment, evaluate, objectives, train
+from mocalib import Compute, RunConfig, Scoring, data, engine, environment, evaluate, objectives, train
 from mocalib.meter import Meter
 from mocalib.methods import RAE
 from mocalib.models.a2 import ResizeConv2d
@@ -348,11 +348,11 @@ def test_without_its_instructions_bfloat16_is_computed_in_float32_and_recorded_s
 
 def test_a_run_is_not_resumed_with_the_other_compilation(tmp_path, monkeypatch):
     """Before a checkpoint nothing was computed, so that a compilation that fails can be left out."""
-    directory = stopped(tmp_path, 0, compile=True)
+    directory = stopped(tmp_path, 0, compute=Compute(compile=True))
     monkeypatch.setattr(torch, "compile", None)
-    stopped(directory, 2, compile=False)
+    stopped(directory, 2, compute=Compute(compile=False))
     with pytest.raises(RunMismatch, match=says("compile=False", "True", "leave compile out")):
-        train(tiny(), directory=directory, compile=True)
+        train(tiny(), directory=directory, compute=Compute(compile=True))
 
 
 FAST = RunConfig(
@@ -370,7 +370,9 @@ def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
         for seed in range(3):
             run = train(replace(FAST, seed=seed, precision=precision), runs=tmp_path)
             lines[precision] += run.metrics
-            [row] = [r for r in evaluate(run, n=300) if (r["metric"], r["sampler"]) == ("fd_classifier", "prior")]
+            [row] = [
+                r for r in evaluate(run, Scoring(n=300)) if (r["metric"], r["sampler"]) == ("fd_classifier", "prior")
+            ]
             found.append(row["value"])
     for exact, fast in zip(lines["float32"], lines["bfloat16"], strict=True):
         assert fast["reconstruction"] == pytest.approx(exact["reconstruction"], rel=0.1)
@@ -387,7 +389,7 @@ def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
 def test_a_compiled_run_follows_the_reference(tmp_path, precision):
     """By the real compiler, about a minute each."""
     exact = train(FAST, runs=tmp_path)
-    fast = train(replace(FAST, precision=precision), runs=tmp_path / "compiled", compile=True)
+    fast = train(replace(FAST, precision=precision), tmp_path / "compiled", Compute(compile=True))
     assert fast.environment["compiled"]
     for one, other in zip(exact.metrics, fast.metrics, strict=True):
         assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)

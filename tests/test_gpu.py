@@ -49,7 +49,7 @@ def test_principal_components_of_the_gpu_are_the_cpus(digits):
 
 def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path):
     launched = train(EXACT, tmp_path / "launched", Compute("cuda", compile=False))
-    killed = stopped(tmp_path / "replayed", 12, EXACT, device="cuda")
+    killed = stopped(tmp_path / "replayed", 12, EXACT, Compute("cuda"))
     replayed = train(EXACT, compute=Compute("cuda"), directory=killed)
     assert replayed.environment["compiled"]
     for one, other in zip(launched.metrics, replayed.metrics, strict=True):
@@ -62,7 +62,7 @@ def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path):
 def test_every_method_is_replayed_and_resumed(tmp_path, method):
     config = replace(EXACT, objective=method, learning_rate=1e-3)
     launched = train(config, tmp_path / "launched", Compute("cuda", compile=False))
-    killed = stopped(tmp_path / "replayed", 13, config, device="cuda")  # in the second stage, where there is one
+    killed = stopped(tmp_path / "replayed", 13, config, Compute("cuda"))  # in the second stage, where there is one
     replayed = train(config, compute=Compute("cuda"), directory=killed)
     for one, other in zip(launched.metrics, replayed.metrics, strict=True):
         assert one.keys() == other.keys()

@@ -15,7 +15,7 @@ from conftest import picture, says, tiny
 from jupyter_client.manager import start_new_kernel
 from papermill import cli
 
-from mocalib import files, open_run, paths, train
+from mocalib import Compute, files, open_run, paths, train
 
 TRAIN = paths.ROOT / "notebooks" / "train.ipynb"
 ENDLESS = {  # tests/conftest.py's tiny, but for its length
@@ -205,6 +205,6 @@ def test_the_stop_button_interrupts_and_the_same_cell_resumes(tmp_path, environm
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    whole = train(tiny(), tmp_path / "whole", threads=1)
+    whole = train(tiny(), tmp_path / "whole", Compute(threads=1))
     assert open_run(directory).finished
     assert open_run(directory).metrics == whole.metrics

@@ -4,7 +4,6 @@ A place is a moment of a run that makes a checkpoint each step. What lies in its
 the file that is being written cut in half: SIGKILL leaves the same. test_faults kills real processes.
 """
 
-import math
 import os
 import shutil
 from collections import Counter
@@ -17,7 +16,7 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import data, environment, files, train, training
+from mocalib import Compute, data, environment, files, train, training
 
 STEPS = 8  # two epochs of four; a log line at 3, 6 and 8
 PLACES = {  # name -> moment, the how many-th of its kind, and the step at which the run then goes on
@@ -42,9 +41,9 @@ def _few_lines():
         yield
 
 
-def trained(method, directory, checkpoint_seconds=math.inf):
+def trained(method, directory, checkpoint_seconds=1.0e9):
     config = tiny(objective=method, limit=128, epochs=2, learning_rate=0.01, decay_every=1, keep_epochs=(1,))
-    return train(config, directory=directory, checkpoint_seconds=checkpoint_seconds)
+    return train(config, directory=directory, compute=Compute(checkpoint_seconds=checkpoint_seconds))
 
 
 def before(owner, name, do, patch):
@@ -103,12 +102,12 @@ def test_a_resumed_run_is_computed_as_it_was_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     config = tiny(precision="bfloat16", epochs=1, model="hq", blocks=2, size=8)
-    how, used = {"threads": 1, "compile": True}, set()
-    uninterrupted = train(config, directory=tmp_path / "whole", **how)
-    killed = stopped(tmp_path / "parts", 5, config, **how)
+    how, used = Compute(threads=1, compile=True), set()
+    uninterrupted = train(config, compute=how, directory=tmp_path / "whole")
+    killed = stopped(tmp_path / "parts", 5, config, how)
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: False)
     before(data.ResidentImages, "batch", lambda *_: used.add(torch.get_num_threads()), monkeypatch)
-    resumed = train(config, directory=killed, threads=2)
+    resumed = train(config, directory=killed, compute=Compute(threads=2))
     assert used == {1}
     assert [resumed.environment[name] for name in ("threads", "nets", "compiled")] == [1, "bfloat16", True]
     assert_same(weights(uninterrupted), weights(resumed))

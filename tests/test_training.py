@@ -15,7 +15,8 @@ import torch
 from conftest import picture, says, tiny
 from test_objectives import METHODS
 
-from mocalib import MoCA, algorithm1, data, engine, environment, files, load, objectives, paths, runs, train, training
+from mocalib import Compute, MoCA, data, engine, environment, files, load, objectives, paths, runs, train, training
+from mocalib.algorithm1 import Settings, algorithm1
 from mocalib.meter import Meter, NotFinite
 from mocalib.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.objectives import Turn
@@ -29,7 +30,7 @@ class Stopped(Exception):
     """Stands for a kill, at a chosen step."""
 
 
-def stopped(directory, step: int, config=None, **how):
+def stopped(directory, step: int, config=None, compute: Compute = Compute()):
     """Train with a checkpoint a step until the loop asks for the batch of `step`, and die; return the directory."""
     batch = data.ResidentImages.batch
 
@@ -41,7 +42,7 @@ def stopped(directory, step: int, config=None, **how):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data.ResidentImages, "batch", dying)
         with pytest.raises(Stopped):
-            train(config or tiny(), directory=directory, checkpoint_seconds=0, **how)
+            train(config or tiny(), compute=replace(compute, checkpoint_seconds=0), directory=directory)
     return directory
 
 
@@ -79,14 +80,13 @@ def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, model, wei
     moca = MoCA(temperature=0.2, momentum=0.9, queue_size=100, weight=weight)
     net = {"model": model, "blocks": 1 if model == "a2" else 2}
     config = tiny(epochs=10, limit=160, precision="float64", decay_every=0, objective=moca, **net)
-    run = train(config, runs=tmp_path, threads=1)
+    run = train(config, tmp_path, Compute(threads=1))
     engine = objectives.build(config, (1, 16, 16)).double()
     resident = data.ResidentImages(data.load(config).train.images, 32, config.seed, dtype=torch.float64)
     batches = [resident.batch(step).contiguous() for step in range(50)]
-    reference = algorithm1.algorithm1(
-        engine.encoder.train(), copy.deepcopy(engine.encoder), engine.decoder.train(), engine.queue.keys.T.clone(),
-        batches, m0=0.9, T=50, lambda_=weight, tau=0.2, lr=config.learning_rate,
-    )  # fmt: skip
+    nets = engine.encoder.train(), copy.deepcopy(engine.encoder), engine.decoder.train()
+    settings = Settings(m0=0.9, T=50, lambda_=weight, tau=0.2, lr=config.learning_rate)
+    reference = algorithm1(nets, engine.queue.keys.T.clone(), batches, settings)
     lines = run.metrics
     assert len(lines) == 50
     for line, expected in zip(lines, reference, strict=True):
@@ -149,7 +149,7 @@ def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
 def test_a_finished_run_returns_before_data_or_device_is_touched(finished, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()}
     monkeypatch.setattr(data, "load", None)
-    again = train(finished.config, directory=finished.directory, device="no such device")
+    again = train(finished.config, directory=finished.directory, compute=Compute("no such device"))
     assert again.finished
     assert {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()} == before
 
@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_p
     monkeypatch.setattr(objectives.moca.MoCA, "loss", explode)
     said = says("not finite at step 13 (autoencoder)", "loss nan, reconstruction nan", "last good checkpoint", ".pt")
     with pytest.raises(NotFinite, match=said):
-        train(tiny(), directory=tmp_path, checkpoint_seconds=0)
+        train(tiny(), directory=tmp_path, compute=Compute(checkpoint_seconds=0))
     for name in runs.CHECKPOINTS:
         state = files.read_tensors(tmp_path / name)
         assert state["step"] <= 13
@@ -342,7 +342,7 @@ def test_weights_of_an_unfinished_run_are_explained(died):
 
 
 def test_the_environment_is_recorded_before_the_first_step_without_names_of_host_or_user(tmp_path):
-    text = (stopped(tmp_path / "run", 0, threads=1) / "environment.json").read_text()
+    text = (stopped(tmp_path / "run", 0) / "environment.json").read_text()
     environment = json.loads(text)
     assert environment["threads"] == 1
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -354,15 +354,14 @@ def test_the_environment_is_recorded_before_the_first_step_without_names_of_host
 def test_torchs_own_number_of_threads_is_given_back(tmp_path):
     """After a run that dies, too, which this one does before two threads on one core wait for each other."""
     before = torch.get_num_threads()
-    stopped(tmp_path, 0, threads=1 if before > 1 else 2)
+    stopped(tmp_path, 0, compute=Compute(threads=1 if before > 1 else 2))
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
     ("changes", "how", "said"),
     [
-        ({}, {"threads": 0}, ["threads = 0", 1]),
-        ({}, {"threads": 10**5}, ["threads = 100000", 1, environment.cores()]),
+        ({}, {"threads": 10**5}, ["threads = 100000", environment.cores()]),
         ({}, {"device": "gpu"}, ["device = 'gpu'", "'cpu' or 'cuda'"]),
         ({}, {"device": "meta"}, ["device = 'meta'", "'cpu' or 'cuda'"]),
         pytest.param({}, {"device": "cuda"}, ["device = 'cuda'", "no CUDA device", "'cpu'"], marks=WITHOUT_GPU),
@@ -373,7 +372,7 @@ def test_torchs_own_number_of_threads_is_given_back(tmp_path):
 )
 def test_what_cannot_be_computed_is_refused_before_anything_is_written(tmp_path, changes, how, said):
     with pytest.raises(ValueError, match=says(*said)):
-        train(tiny(**changes), runs=tmp_path / "runs", **how)
+        train(tiny(**changes), tmp_path / "runs", Compute(**how))
     assert not (tmp_path / "runs").exists()
 
 
