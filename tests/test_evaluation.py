@@ -214,8 +214,9 @@ def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
     assert {row["epoch"] for row in early} == {1}
     assert (copy.directory / "samples-epoch-0001.png").exists()
     assert (copy.directory / "samples.png").read_bytes() == (run.directory / "samples.png").read_bytes()
-    rows = [(row["seed"], row["epoch"], row["n_reference"]) for row in copy.scores if row["sampler"] == "pca"]
-    assert rows == [(0, 3, 256), (1, 3, 256)]  # once a seed, and of the last weights alone
+    fields = ("metric", "split", "n_reference", "epoch", "seed")
+    rows = [tuple(row[name] for name in fields) for row in copy.scores if row["sampler"] == "pca"]
+    assert rows == [("reconstruction", "train", 256, 3, seed) for seed in (0, 1)]  # once, and of the last weights alone
     copy.verify()
 
 

@@ -100,7 +100,7 @@ def test_outputs_and_raising_cells_turn_the_checks_red(tmp_path):
 
 @each
 def test_the_second_cell_validates_exactly_the_parameters(path):
-    """It is read, not run: test_papermill runs one, and tests/test_config.py has the rules."""
+    """It is read, not run: test_papermill runs one."""
     body = ast.parse(cells(path)[1].source).body
     [names] = [ast.literal_eval(node.value) for node in assigned(body, "PARAMETERS")]
     assert names.split() == list(parameters(path))
