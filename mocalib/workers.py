@@ -4,9 +4,7 @@ A worker may die (out of memory, a crash in native code, a kill): its run is giv
 its checkpoint, and no other run is touched. Workers die with the process that started them.
 """
 
-import contextlib
 import faulthandler
-import itertools
 import multiprocessing
 import os
 import signal
@@ -16,7 +14,9 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -27,9 +27,8 @@ from mocalib.config import RunConfig
 Work = Callable[[RunConfig], object]
 LOG = "log.txt"  # in a run's directory: what its workers printed; no record
 LAST_LINES = 15  # of a log, in a report
-READY = "ready"  # a worker's first word
 LOOK = 1.0  # seconds after which it is said that there is nothing new
-PATIENCE = 30.0  # seconds that a worker may take to end by itself
+SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process with threads can hang
 
 
 class Event(NamedTuple):
@@ -62,162 +61,113 @@ def in_processes(
     What a worker prints goes to the run's log. `gpus`: which one each of the `jobs` workers sees; None: all. Raises
     RuntimeError if workers die before they can take a run.
     """
-    waiting, deaths, spent = deque(configs), Counter(), Counter()
-    workers, unborn = [], 0
+    waiting, tries, spent, unborn = deque(configs), Counter(), Counter(), 0
+    theirs, leash = SPAWN.Pipe(duplex=False)
+    workers = [_Worker(gpu, theirs) for gpu in gpus or [None] * jobs]
+    free, busy = deque(workers), {}
     try:
-        while waiting or workers:
-            while len(workers) < jobs and sum(worker.config is None for worker in workers) < len(waiting):
-                workers.append(_Worker({worker.place for worker in workers}, gpus))
-            for worker in [worker for worker in workers if worker.ready and worker.config is None]:
-                if waiting:
-                    worker.take(work, waiting[0], log(waiting[0]))
-                    yield Event(waiting.popleft(), ended=False)
-                else:
-                    workers.remove(worker)
-                    worker.end()
-            heard = _heard_of(workers)
-            if not heard:
+        while waiting or busy:
+            while waiting and free:
+                worker, config = free.popleft(), waiting.popleft()
+                busy[worker.take(work, config, log(config))] = worker
+                yield Event(config, ended=False)
+            ended, _ = wait(busy, LOOK, FIRST_COMPLETED)
+            if not ended:
                 yield Event()
-            for worker in heard:
-                config, told = worker.config, worker.hear()
-                if told == READY:
-                    unborn = 0
-                elif told is not None:
-                    error, seconds = told
-                    if error is not None:  # a process that failed may fail the next run, too: GPUs are like that
-                        workers.remove(worker)
-                        worker.end()
-                    yield Event(config, True, error, spent[config] + seconds)
+            for answer in ended:
+                worker = busy.pop(answer)
+                free.append(worker)
+                config, died = worker.config, answer.exception() is not None
+                error, seconds = (None, time.monotonic() - worker.since) if died else answer.result()
+                tries[config] += 1
+                spent[config] += seconds
+                unborn = unborn + 1 if worker.born.exception() else 0
+                _check_born(unborn, retries)
+                if died:
+                    error = f"its process died (tried {tries[config]} times)"
+                if error is not None or not waiting:  # after an error the next run may fail, too: GPUs are like that
+                    worker.end()
+                if died and tries[config] <= retries:
+                    waiting.append(config)
                 else:
-                    workers.remove(worker)
-                    how = worker.end()
-                    if config is None:
-                        unborn += 1
-                        _check_born(unborn, retries, how)
-                        continue
-                    deaths[config] += 1
-                    spent[config] += worker.seconds
-                    if deaths[config] <= retries:
-                        waiting.append(config)
-                    else:
-                        error = f"its process {how} (tried {deaths[config]} times)"
-                        yield Event(config, True, error, spent[config])
+                    yield Event(config, True, error, spent[config])
     finally:  # also of an interrupt, or the caller's end: what runs now is resumed by the next start
+        leash.close()
         for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
-            worker.end()
+            worker.end(wait=True)
 
 
-def _check_born(unborn: int, retries: int, how: str) -> None:
+def _check_born(unborn: int, retries: int) -> None:
     if unborn > retries:
         raise RuntimeError(
-            f"a worker {how} before it could take a run, {unborn} times in a row; what it printed says why. A script "
+            f"a worker died before it could take a run, {unborn} times in a row; what it printed says why. A script "
             'that sweeps must do so below `if __name__ == "__main__":`, since its workers import it'
         )
 
 
-def _heard_of(workers: list["_Worker"]) -> list["_Worker"]:
-    """Those that said something or died; waits a little for the first."""
-    handles = {handle: worker for worker in workers for handle in (worker.pipe, worker.process.sentinel)}
-    return list(dict.fromkeys(handles[handle] for handle in wait(list(handles), LOOK))) if handles else []
-
-
 class _Worker:
-    """A process that does one run after another: imports cost seconds each."""
+    """A process, started when it is needed, that does one run after another: imports cost seconds each.
 
-    def __init__(self, taken: set[int], gpus: list[str] | None) -> None:
-        self.place = next(place for place in itertools.count() if place not in taken)
-        context = multiprocessing.get_context("spawn")  # a forked child of a process with threads can hang
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,))
-        # Before anything is imported there: whoever looks for GPUs once sees the same ones ever after.
-        with patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": gpus[self.place]} if gpus else {}):
-            self.process.start()
-        theirs.close()
-        self.ready, self.config = False, None
+    It has an executor of its own: one with several processes ends all of them when one dies.
+    """
 
-    @property
-    def seconds(self) -> float:
-        """Since it took its run."""
-        return time.monotonic() - self._since
+    def __init__(self, gpu: str | None, leash: Connection) -> None:
+        self._seen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        self._leash, self._pool = leash, None
 
-    def take(self, work: Work, config: RunConfig, log: Path) -> None:
-        self.config, self._since = config, time.monotonic()
-        with contextlib.suppress(OSError):  # it has died already: then it is heard of, and the run given on
-            self.pipe.send((work, config, log))
-
-    def hear(self) -> tuple[str | None, float] | str | None:
-        """READY; what went wrong with its run, or None, and the seconds; None if the process died."""
+    def take(self, work: Work, config: RunConfig, log: Path) -> Future:
+        self.config, self.since = config, time.monotonic()
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, SPAWN, _begin, (self._leash,))
+            # Before anything is imported there: whoever looks for GPUs once sees the same ones ever after.
+            with patch.dict(os.environ, self._seen):
+                self.born = self._pool.submit(os.getpid)  # starts it, and is answered before its first run
         try:
-            told = self.pipe.recv() if self.pipe.poll() else None
-        except (EOFError, OSError):
-            return None
-        if told == READY:
-            self.ready = True
-        elif told is not None:
-            self.config = None
-        return told
+            return self._pool.submit(attempt, work, config, log)
+        except BrokenProcessPool:  # it died after its last run
+            self.end()
+            return self.take(work, config, log)
 
-    def end(self) -> str:
-        """Let it end, and say how it ended."""
-        self.pipe.close()
-        self.process.join(PATIENCE)
-        self.process.kill()
-        self.process.join()
-        code = self.process.exitcode
-        names = {number.value: number.name for number in signal.Signals}
-        return f"was killed by {names.get(-code, -code)}" if code < 0 else f"ended with exit code {code}"
+    def end(self, wait: bool = False) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait)
+            self._pool = None
 
 
-def _serve(pipe: multiprocessing.connection.Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _begin(leash: Connection) -> None:
+    """In a worker, first of all: leave no orphan that trains on. A leash ends when the parent lets go or is killed."""
+
+    def end_with_parent() -> None:
+        leash.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all; the parent decides
-    with contextlib.suppress(EOFError, OSError):  # the parent has ended
-        pipe.send(READY)
-        while True:
-            work, config, log = pipe.recv()
-            pipe.send(attempt(work, config, log))
-
-
-def _end_with_parent() -> None:
-    """Leave no orphan that trains on: a child does not notice by itself that its parent was killed."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def attempt(work: Work, config: RunConfig, log: Path | None = None) -> tuple[str | None, float]:
-    """Do the work; return what went wrong, or None, and the seconds that it took."""
+    """Do the work; return what went wrong, or None, and the seconds that it took. `log`: for a process of its own."""
     start, error = time.monotonic(), None
     try:
-        with contextlib.nullcontext() if log is None else printed_to(log):
-            work(config)
+        if log is not None:
+            print_to(log)
+        work(config)
     except Exception as found:  # of one run: the others are wanted all the same
         error = f"{type(found).__name__}: {found}"
+        if log is not None:
+            traceback.print_exc()
     return error, time.monotonic() - start
 
 
-@contextlib.contextmanager
-def printed_to(log: Path) -> Iterator[None]:
-    """Append all that this process prints to a file, native code, crashes and errors too, and begin with the time."""
+def print_to(log: Path) -> None:
+    """From now on append all that this process prints to a file, native code and crashes too; begin with the time."""
     files.append(log, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}\n")
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(log.open("ab"))
-        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
             stream.flush()
-            before = os.dup(number)
-            stack.callback(os.close, before)
-            stack.callback(os.dup2, before, number)
-            os.dup2(file.fileno(), number)
-        here = [stack.enter_context(open(number, "w", closefd=False, buffering=1)) for number in (1, 2)]
-        stack.enter_context(contextlib.redirect_stdout(here[0]))
-        stack.enter_context(contextlib.redirect_stderr(here[1]))
-        faulthandler.enable(here[1])
-        try:
-            yield
-        except Exception:
-            traceback.print_exc()
-            raise
+            os.dup2(file.fileno(), stream.fileno())
+            stream.reconfigure(line_buffering=True)  # a crash must not take what was said before it
+    faulthandler.enable()
 
 
 def last_lines(log: Path) -> str:

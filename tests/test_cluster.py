@@ -12,11 +12,13 @@ import pytest
 import victims
 from conftest import tiny
 
-from mocalib import paths, sweep, train, workers
+from mocalib import paths, sweep, workers
 from mocalib.cluster import _check_room, in_cluster
+from mocalib.runs import Run
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and files that it leaves to the collector
+NAMES = ("config.json", "metrics.jsonl", "scores.json", "samples.png")
 NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
@@ -67,6 +69,7 @@ def begun(folder: Path) -> dict[Path, int]:
     return {path: pid for path, pid in pids.items() if not (path / "manifest.json").exists()}
 
 
+@pytest.mark.soak
 def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_one(cluster, tmp_path):
     configs = [tiny(epochs=6, seed=seed) for seed in range(8)]
     lost = {}
@@ -90,10 +93,11 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
         assert (directory / workers.LOG).read_text().count("| 0/48 ") == 1
     for run, here in zip(found, sweep.run(configs, tmp_path / "here", **how), strict=True):
         run.verify()
-        for name in ("config.json", "metrics.jsonl", "scores.json", "samples.png"):
+        for name in NAMES:
             assert (run.directory / name).read_bytes() == (here.directory / name).read_bytes()
 
 
+@pytest.mark.soak
 def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path / "moved")
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}")  # the victims' module
@@ -118,12 +122,17 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     assert sorted(started) == [0, 1, 2, 3]
 
 
-def test_without_a_cluster_one_is_started_here_and_ends_with_the_sweep(tmp_path):
-    [run] = sweep.run([tiny(epochs=1)], tmp_path / "ray", engine="ray", address="local", jobs=1, threads=1, n=100)
-    assert run.scores
+def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_the_sweep(tmp_path):
+    good, bad = tiny(epochs=1), tiny(batch_size=512)
+    how = {"threads": 1, "n": 100}
+    with pytest.raises(sweep.SweepError, match=f"1 of 2 runs failed, .*{bad.name}: ValueError: batch_size = 512 is"):
+        sweep.run([good, bad], tmp_path / "ray", engine="ray", address="local", jobs=1, **how)
     assert not ray.is_initialized()
-    alone = train(tiny(epochs=1), tmp_path / "here", threads=1)
-    assert run.metrics == alone.metrics
+    run, [here] = Run(tmp_path / "ray" / good.name, good), sweep.run([good], tmp_path / "here", **how)
+    run.verify()
+    assert len(starts(run.directory)) == 1
+    for name in NAMES:
+        assert (run.directory / name).read_bytes() == (here.directory / name).read_bytes()
 
 
 def test_a_cluster_named_by_the_environment_that_does_not_answer_is_not_replaced(tmp_path, monkeypatch):

@@ -11,11 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import victims
@@ -69,6 +68,7 @@ def finish(directory: Path) -> None:
     assert victims.in_a_process(victims.train_here, CONFIG, directory) == (0, "")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2))
 def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path, whole, seed):
     assert killed_until_it_ends(tmp_path / "run", 4, random.Random(seed)) >= 2
@@ -90,15 +90,14 @@ def test_a_run_killed_fifty_times_equals_an_uninterrupted_one(tmp_path, whole):
     assert met >= 50
 
 
-def test_a_run_killed_at_every_boundary_of_its_writes_resumes(tmp_path, whole):
+def test_a_run_killed_at_a_boundary_of_its_writes_resumes(tmp_path, whole):
     """Config, environment, logs; a checkpoint's flush and two renames, of the first, second and third."""
-    for boundary in range(20):
+    for boundary in (5, 9, 14, 15, 16, 19):
         directory = tmp_path / str(boundary)
         code, _ = victims.in_a_process(victims.die_at, boundary, victims.train_here, CONFIG, directory)
         assert code == -signal.SIGKILL
-    for boundary in (5, 9, 14, 15, 16, 19):
-        finish(tmp_path / str(boundary))
-        assert_equal(tmp_path / str(boundary), whole)
+        finish(directory)
+        assert_equal(directory, whole)
 
 
 def test_a_run_killed_after_its_last_checkpoint_has_the_last_lines_own_rate(tmp_path, monkeypatch):
@@ -184,48 +183,68 @@ def test_a_full_disk_at_a_figure_is_named_and_the_old_one_stays(tmp_path):
 # ------------------------------------------------------------------------------------------------- workers and sweeps
 
 
-def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp_path):
-    configs, log = [tiny(seed=seed) for seed in range(5)], lambda config: tmp_path / config.name / workers.LOG
-    found = list(in_processes(partial(victims.die_on, 1), configs, log, jobs=2, retries=2))
-    ended = {event.config.seed: event.error for event in found if event.ended}
-    assert ended == {
-        0: None,
-        1: "its process was killed by SIGKILL (tried 3 times)",
-        2: "ValueError: seed 2 is impossible",
-        3: None,
-        4: None,
-    }
-    assert log(configs[1]).read_text().count("working on seed 1") == 3
+def log_in(folder: Path):
+    return lambda config: folder / config.name / workers.LOG
+
+
+def processes(log: Path) -> list[str]:
+    """Those that a run was in."""
+    return re.findall(r", process (\d+)$", log.read_text(), re.M)
+
+
+def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp_path, monkeypatch):
+    """One worker takes run after run; after a death or an error the next run has a new one."""
+    monkeypatch.setattr(workers, "SPAWN", victims.FORKS)
+    configs, log = [tiny(seed=seed) for seed in range(5)], log_in(tmp_path)
+    found = list(in_processes(partial(victims.die_on, 1), configs, log, jobs=1, retries=1))
+    ended = [(event.config.seed, event.error) for event in found if event.ended]
+    assert ended == [
+        (0, None),
+        (2, "ValueError: seed 2 is impossible"),
+        (3, None),
+        (4, None),
+        (1, "its process died (tried 2 times)"),
+    ]
+    assert log(configs[1]).read_text().count("working on seed 1") == 2
     assert "Traceback" in log(configs[2]).read_text()
-    assert sorted(event.config.seed for event in found if event.ended) == [0, 1, 2, 3, 4]
+    (first,), (_, last), (failed,), (third,), (fourth,) = (processes(log(config)) for config in configs)
+    assert processes(log(configs[1])) == [first, last]
+    assert third == fourth == last
+    assert len({first, failed, last}) == 3
 
 
-def test_a_killed_worker_costs_no_run(tmp_path, monkeypatch):
-    configs = [tiny(epochs=20, seed=seed) for seed in range(3)]
-    killed = []
+def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "SPAWN", victims.FORKS)
+    configs, log = [tiny(seed=seed) for seed in range(2)], log_in(tmp_path)
+    errors = []
+    for event in in_processes(partial(victims.die_on, -2), configs, log, jobs=1, retries=1):
+        if event.ended:
+            errors.append(event.error)
+            victim = psutil.Process(int(processes(log(event.config))[-1]))
+            victim.kill()
+            victim.wait(60)
+    assert errors == [None, None]
 
-    def kill_one():
-        directory = tmp_path / "runs" / configs[0].name
-        while not (directory / "previous.pt").exists():
-            time.sleep(0.02)
-        pid = int(re.findall(r"process (\d+)", (directory / workers.LOG).read_text())[-1])
-        os.kill(pid, signal.SIGKILL)
-        killed.append(pid)
 
-    threading.Thread(target=kill_one, daemon=True).start()
-    found = sweep.run(configs, tmp_path / "runs", jobs=2, threads=1, n=100, checkpoint_seconds=0)
-    assert killed
-    log = (found[0].directory / workers.LOG).read_text()
-    assert len(set(re.findall(r"process (\d+)", log))) == 2
-    assert killed[0] not in {child.pid for child in multiprocessing.active_children()}
-    for run in found:
-        alone = train(run.config, tmp_path / "alone", threads=1)
+def test_a_killed_worker_costs_no_run_and_the_bytes_are_those_of_one_process(tmp_path, monkeypatch):
+    configs = [tiny(epochs=2, seed=seed) for seed in range(2)]
+    how = {"threads": 1, "n": 100, "checkpoint_seconds": 0}
+    whole = sweep.run(configs, tmp_path / "whole", **how)
+    monkeypatch.setattr(sweep, "run_one", victims.run_one_killed_once)
+    found = sweep.run(configs, tmp_path / "runs", jobs=2, **how)
+    killed, other = (processes(run.directory / workers.LOG) for run in found)
+    assert len(killed) == len(set(killed)) == 2
+    assert len(other) == 1
+    assert int(killed[0]) not in {child.pid for child in multiprocessing.active_children()}
+    assert (found[0].directory / workers.LOG).read_text().count("| 0/16 ") == 1  # resumed, not begun anew
+    for run, alone in zip(found, whole, strict=True):
         run.verify()
-        for name in NAMES:
+        for name in (*NAMES, "scores.json", "samples.png"):
             assert (run.directory / name).read_bytes() == (alone.directory / name).read_bytes()
 
 
 def share(folder: Path) -> None:
+    workers.SPAWN = victims.FORKS
     sweep.run([tiny(epochs=4, seed=seed) for seed in range(3)], folder, jobs=2, threads=1, n=100)
 
 
@@ -243,8 +262,9 @@ def test_of_two_sweeps_over_one_grid_each_run_is_trained_once(tmp_path):
         assert len({(row["metric"], row["sampler"], row["split"]) for row in run.scores}) == len(run.scores)
 
 
-def test_an_impossible_run_is_reported_with_the_end_of_its_log_and_the_others_finish(tmp_path):
+def test_an_impossible_run_is_reported_with_the_end_of_its_log_and_the_others_finish(tmp_path, monkeypatch):
     """Of memory that no machine has, and of a batch that the data do not have."""
+    monkeypatch.setattr(workers, "SPAWN", victims.FORKS)
     good = tiny(epochs=1)
     huge = tiny(epochs=1, latent_dim=4096, objective=MoCA(queue_size=10**8))  # 1.6 TB of keys
     with pytest.raises(sweep.SweepError) as caught:

@@ -10,11 +10,13 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mocalib import Compute, figures, sweep, train, training  # noqa: F401  (imported once, by the server)
+from mocalib import Compute, sweep, train
 from mocalib.config import RunConfig
+from mocalib.workers import LOG
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["mocalib.sweep", "mocalib.figures"])
@@ -85,6 +87,18 @@ def die_on(seed: int, config: RunConfig) -> None:
     if config.seed == seed + 1:
         raise ValueError(f"seed {config.seed} is impossible")
     time.sleep(0.1)
+
+
+def run_one_killed_once(config: RunConfig, runs: Path, **how: Any) -> None:
+    """A sweep's work, whose first process with seed 0 is killed as it writes a later checkpoint."""
+    work = partial(sweep.run_one, config, runs, **how)
+    if config.seed == 0 and (runs / config.name / LOG).read_text().count(", process ") == 1:
+        die_at(20, work)
+    work()
+
+
+def say_gpu(config: RunConfig) -> None:
+    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 
 
 def say_place(config: RunConfig) -> None:
