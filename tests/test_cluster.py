@@ -12,7 +12,7 @@ import pytest
 import victims
 from conftest import tiny
 
-from mocalib import paths, sweep, workers
+from mocalib import Pool, paths, sweep, workers
 from mocalib.cluster import _check_room, in_cluster
 from mocalib.runs import Run
 
@@ -85,13 +85,13 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
 
     thread = threading.Thread(target=inject)
     thread.start()
-    how = {"threads": 1, "n": 100, "checkpoint_seconds": 0}
-    found = sweep.run(configs, tmp_path / "ray", engine="ray", address=cluster.address, **how)
+    how = Compute(threads=1, checkpoint_seconds=0), Scoring(n=100)
+    found = sweep.run(configs, tmp_path / "ray", *how, Pool("ray", address=cluster.address))
     thread.join()
     assert lost["node"]
     for directory in lost["begun"]:  # resumed, not begun anew
         assert (directory / workers.LOG).read_text().count("| 0/48 ") == 1
-    for run, here in zip(found, sweep.run(configs, tmp_path / "here", **how), strict=True):
+    for run, here in zip(found, sweep.run(configs, tmp_path / "here", *how), strict=True):
         run.verify()
         for name in NAMES:
             assert (run.directory / name).read_bytes() == (here.directory / name).read_bytes()
@@ -106,13 +106,13 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
         return tmp_path / str(config.seed) / workers.LOG
 
     configs = [tiny(seed=seed) for seed in range(4)]
-    how = {"jobs": None, "retries": 1, "cpus": 1, "address": cluster.address}
-    events = list(in_cluster(victims.say_place, configs, log, gpus=0.5, **how))
+    how = Pool("ray", retries=1, address=cluster.address), 1
+    events = list(in_cluster(victims.say_place, configs, log, *how, 0.5))
     assert [event.error for event in events if event.ended] == [None] * 4
     told = [re.search(r"GPU (\d of [\d.]+) (.*)", log(config).read_text()) for config in configs]
     assert {match[1] for match in told} <= {"0 of 0.5", "1 of 0.5"}  # which, depends on who ends first
     assert {match[2] for match in told} == {str(tmp_path / "moved")}
-    events = list(in_cluster(partial(victims.die_on, 1), configs, log, gpus=0, **how))
+    events = list(in_cluster(partial(victims.die_on, 1), configs, log, *how, 0.0))
     errors = {event.config.seed: event.error for event in events if event.ended}
     assert errors[0] is errors[3] is None
     assert errors[1].startswith("WorkerCrashedError: The worker died unexpectedly")
@@ -124,11 +124,11 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
 
 def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_the_sweep(tmp_path):
     good, bad = tiny(epochs=1), tiny(batch_size=512)
-    how = {"threads": 1, "n": 100}
+    how = Compute(threads=1), Scoring(n=100)
     with pytest.raises(sweep.SweepError, match=f"1 of 2 runs failed, .*{bad.name}: ValueError: batch_size = 512 is"):
-        sweep.run([good, bad], tmp_path / "ray", engine="ray", address="local", jobs=1, **how)
+        sweep.run([good, bad], tmp_path / "ray", *how, Pool("ray", jobs=1, address="local"))
     assert not ray.is_initialized()
-    run, [here] = Run(tmp_path / "ray" / good.name, good), sweep.run([good], tmp_path / "here", **how)
+    run, [here] = Run(tmp_path / "ray" / good.name, good), sweep.run([good], tmp_path / "here", *how)
     run.verify()
     assert len(starts(run.directory)) == 1
     for name in NAMES:
@@ -138,17 +138,17 @@ def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_t
 def test_a_cluster_named_by_the_environment_that_does_not_answer_is_not_replaced(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:1")
     with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
-        sweep.run([tiny()], tmp_path, engine="ray")
+        sweep.run([tiny()], tmp_path, pool=Pool(engine="ray"))
     assert not ray.is_initialized()
 
 
 def test_where_no_cluster_answers_is_said(tmp_path):
     with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
-        sweep.run([tiny()], tmp_path, engine="ray", address="127.0.0.2:1")
+        sweep.run([tiny()], tmp_path, pool=Pool(engine="ray", address="127.0.0.2:1"))
     assert not (tmp_path / tiny().name).exists()
 
 
 def test_without_ray_its_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine = 'ray' needs Ray; pip install -e '.\[ray\]', or use engine 'local'"):
-        sweep.run([tiny()], tmp_path, engine="ray")
+        sweep.run([tiny()], tmp_path, pool=Pool(engine="ray"))

@@ -20,7 +20,7 @@ import torch
 import victims
 from conftest import tiny
 
-from mocalib import MoCA, RunConfig, data, figures, files, paths, sweep, train, workers
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, data, figures, files, paths, sweep, train, workers
 from mocalib.runs import Run, open_run
 from mocalib.workers import in_processes
 
@@ -43,7 +43,7 @@ def assert_equal(directory: Path, whole: Run) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Run:
     """The run that nothing happens to."""
-    return train(CONFIG, tmp_path_factory.mktemp("whole"), threads=1)
+    return train(CONFIG, tmp_path_factory.mktemp("whole"), Compute(threads=1))
 
 
 def killed_until_it_ends(directory: Path, kills: int, moments: random.Random) -> int:
@@ -103,13 +103,13 @@ def test_a_run_killed_at_a_boundary_of_its_writes_resumes(tmp_path, whole):
 def test_a_run_killed_after_its_last_checkpoint_has_the_last_lines_own_rate(tmp_path, monkeypatch):
     """Where the steps are no multiple of the lines, the last line is still to be written."""
     config = tiny(epochs=5, limit=320, decay_every=2)  # 50 steps, a line each third
-    whole = train(config, tmp_path / "whole", threads=1)
+    whole = train(config, tmp_path / "whole", Compute(threads=1))
     finish_run = Run.finish
     monkeypatch.setattr(Run, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train(config, tmp_path / "killed", threads=1, checkpoint_seconds=0)
+        train(config, tmp_path / "killed", Compute(threads=1, checkpoint_seconds=0))
     monkeypatch.setattr(Run, "finish", finish_run)
-    resumed = train(config, tmp_path / "killed", threads=1)
+    resumed = train(config, tmp_path / "killed", Compute(threads=1))
     assert resumed.metrics[-1]["learning_rate"] == config.learning_rate / 4
     assert (resumed.directory / "metrics.jsonl").read_bytes() == (whole.directory / "metrics.jsonl").read_bytes()
 
@@ -228,10 +228,10 @@ def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path, monkeypatch):
 
 def test_a_killed_worker_costs_no_run_and_the_bytes_are_those_of_one_process(tmp_path, monkeypatch):
     configs = [tiny(epochs=2, seed=seed) for seed in range(2)]
-    how = {"threads": 1, "n": 100, "checkpoint_seconds": 0}
-    whole = sweep.run(configs, tmp_path / "whole", **how)
+    how = Compute(threads=1, checkpoint_seconds=0), Scoring(n=100)
+    whole = sweep.run(configs, tmp_path / "whole", *how)
     monkeypatch.setattr(sweep, "run_one", victims.run_one_killed_once)
-    found = sweep.run(configs, tmp_path / "runs", jobs=2, **how)
+    found = sweep.run(configs, tmp_path / "runs", *how, Pool(jobs=2))
     killed, other = (processes(run.directory / workers.LOG) for run in found)
     assert len(killed) == len(set(killed)) == 2
     assert len(other) == 1
@@ -245,7 +245,9 @@ def test_a_killed_worker_costs_no_run_and_the_bytes_are_those_of_one_process(tmp
 
 def share(folder: Path) -> None:
     workers.SPAWN = victims.FORKS
-    sweep.run([tiny(epochs=4, seed=seed) for seed in range(3)], folder, jobs=2, threads=1, n=100)
+    sweep.run(
+        [tiny(epochs=4, seed=seed) for seed in range(3)], folder, Compute(threads=1), Scoring(n=100), Pool(jobs=2)
+    )
 
 
 def test_of_two_sweeps_over_one_grid_each_run_is_trained_once(tmp_path):
@@ -268,7 +270,7 @@ def test_an_impossible_run_is_reported_with_the_end_of_its_log_and_the_others_fi
     good = tiny(epochs=1)
     huge = tiny(epochs=1, latent_dim=4096, objective=MoCA(queue_size=10**8))  # 1.6 TB of keys
     with pytest.raises(sweep.SweepError) as caught:
-        sweep.run([huge, good, tiny(batch_size=512)], tmp_path, jobs=2, n=100)
+        sweep.run([huge, good, tiny(batch_size=512)], tmp_path, scoring=Scoring(n=100), pool=Pool(jobs=2))
     told = str(caught.value)
     assert told.startswith("2 of 3 runs failed, the others are finished. ")
     assert re.search(rf"{huge.name}: RuntimeError: .*allocate", told)

@@ -10,10 +10,10 @@ import time
 import psutil
 import pytest
 import victims
-from conftest import tiny
+from conftest import says, tiny
 from tqdm import tqdm
 
-from mocalib import sweep, workers
+from mocalib import Compute, Pool, Scoring, sweep, workers
 from mocalib.runs import Run
 from mocalib.workers import in_processes
 
@@ -29,7 +29,7 @@ def test_runs_come_in_the_configs_order_and_equal_configs_are_run_once(tmp_path,
 
 def test_a_run_is_trained_and_scored_at_its_end_and_at_every_kept_epoch(tmp_path):
     config = tiny(epochs=2, keep_epochs=(0, 1))
-    [run] = sweep.run([config], tmp_path, n=100)
+    [run] = sweep.run([config], tmp_path, scoring=Scoring(n=100))
     assert {row["epoch"] for row in run.scores} == {0, 1, 2}
     assert {"samples.png", "samples-epoch-0000.png", "samples-epoch-0001.png"} <= {p.name for p in tmp_path.rglob("*")}
     reconstruction = {
@@ -37,7 +37,7 @@ def test_a_run_is_trained_and_scored_at_its_end_and_at_every_kept_epoch(tmp_path
     }
     assert reconstruction[0] > reconstruction[2]  # before training
     before = {path: path.stat().st_mtime_ns for path in run.directory.iterdir() if path.name != ".lock"}
-    sweep.run([config], tmp_path, n=100)
+    sweep.run([config], tmp_path, scoring=Scoring(n=100))
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -49,14 +49,14 @@ def test_a_failed_run_is_named_and_hides_no_other(tmp_path, monkeypatch, jobs):
     with pytest.raises(
         sweep.SweepError, match=f"1 of 3 runs failed, the others are finished. {bad.name}: ValueError: .*512"
     ):
-        sweep.run([good[0], bad, good[1]], tmp_path, jobs=jobs, n=100)
+        sweep.run([good[0], bad, good[1]], tmp_path, scoring=Scoring(n=100), pool=Pool(jobs=jobs))
     assert all(Run(tmp_path / config.name, config).finished for config in good)
     assert not (tmp_path / bad.name / "config.json").exists()
 
 
 def test_what_cannot_be_scored_is_not_trained(tmp_path, scratch):
     with pytest.raises(sweep.SweepError, match=r"nowhere.pth does not exist. Place weights-inception"):
-        sweep.run([tiny()], tmp_path, features="inception", weights=tmp_path / "nowhere.pth")
+        sweep.run([tiny()], tmp_path, scoring=Scoring(features="inception", weights=tmp_path / "nowhere.pth"))
     assert not (tmp_path / tiny().name).exists()
 
 
@@ -71,7 +71,7 @@ def test_a_reason_that_all_share_is_told_once(tmp_path):
 
 def test_jobs_below_0_are_refused(tmp_path):
     with pytest.raises(ValueError, match="jobs = -1: at least 1, or 0 for as many as there is room for"):
-        sweep.run([tiny()], tmp_path, jobs=-1)
+        sweep.run([tiny()], tmp_path, pool=Pool(jobs=-1))
 
 
 SCRIPT = """
@@ -102,17 +102,29 @@ def test_workers_end_with_their_parent(tmp_path, how):
     assert not alive
 
 
+def test_scores_of_other_features_are_added_by_the_same_sweep(tmp_path):
+    """As scores of Inception are, once its weights are there; what was scored before stays."""
+    config = tiny(epochs=2, keep_epochs=(1,))
+    [run] = sweep.run([config], tmp_path / "twice", scoring=Scoring("none", 100))
+    before = run.scores
+    [run] = sweep.run([config], tmp_path / "twice", scoring=Scoring("classifier", 100))
+    [once] = sweep.run([config], tmp_path / "once", scoring=Scoring("classifier", 100))
+    assert run.scores[: len(before)] == before
+    assert not any(row["features"] for row in before)
+    assert sorted(map(str, run.scores)) == sorted(map(str, once.scores))
+
+
 def test_a_mixture_comes_beside_what_belongs_to_a_run(tmp_path):
     """Of the last epoch alone, and once."""
     config = tiny(keep_epochs=(1,))
-    [run] = sweep.run([config], tmp_path, n=200, sampler="gmm10")
+    [run] = sweep.run([config], tmp_path, scoring=Scoring(n=200, sampler="gmm10"))
     assert {(row["epoch"], row["sampler"]) for row in run.scores if row["sampler"] in ("prior", "gmm10")} == {
         (1, "prior"),
         (3, "prior"),
         (3, "gmm10"),
     }
     before = run.scores
-    [again] = sweep.run([config], tmp_path, n=200, sampler="gmm10")
+    [again] = sweep.run([config], tmp_path, scoring=Scoring(n=200, sampler="gmm10"))
     assert again.scores == before
     assert (run.directory / "samples.png").exists()
 
@@ -138,13 +150,13 @@ def test_gpus_are_shared_out(monkeypatch, jobs, gpus, visible, shown):
 
 def test_on_a_gpu_every_run_has_a_process_of_its_own(tmp_path, monkeypatch):
     """What a failed kernel leaves of a process is of no use to the next run."""
-    monkeypatch.setattr(sweep, "check_device", lambda device: device)
+    monkeypatch.setattr(sweep, "check_device", sweep.device_of)
     monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     given = []
     monkeypatch.setattr(workers, "in_processes", lambda *arguments: given.append(arguments[3:]) or (_ for _ in ()))
-    sweep.run([tiny(seed=seed) for seed in range(2)], tmp_path, device="cuda", jobs=0, gpus=0.5)
-    sweep.run([tiny()], tmp_path, device="cuda")
+    sweep.run([tiny(seed=seed) for seed in range(2)], tmp_path, Compute("cuda"), pool=Pool(jobs=0, gpus=0.5))
+    sweep.run([tiny()], tmp_path, Compute("cuda"))
     assert given == [(4, 2, ["0", "0", "1", "1"]), (1, 2, ["0"])]
 
 
@@ -155,70 +167,53 @@ def test_each_worker_sees_its_own_gpu(tmp_path):
     assert [path.read_text().splitlines()[-1] for path in sorted(tmp_path.iterdir())] == ["GPU 3", "GPU 5"]
 
 
-def test_a_sweep_shows_what_is_done_running_and_failed_when_it_will_end_and_what_it_cost(monkeypatch, capsys):
-    """By a clock of our own: four equal runs of a minute each, two at a time."""
-    now, configs = [0.0], [tiny(seed=seed) for seed in range(4)]
-    monkeypatch.setattr(sweep.time, "time", lambda: now[0])
-    monkeypatch.setattr(sweep.time, "localtime", time.gmtime)
-    seen = []
-
-    def events():
-        yield workers.Event(configs[0], ended=False)
-        yield workers.Event(configs[1], ended=False)
-        now[0] = 60.0
-        yield workers.Event(configs[0], True, None, 60.0)
-        yield workers.Event(configs[2], ended=False)
-        yield workers.Event(configs[1], True, "ValueError: no", 60.0)
-        yield workers.Event(configs[3], ended=False)
-        now[0] = 120.0
-        yield workers.Event(configs[2], True, None, 60.0)
-        yield workers.Event(configs[3], True, None, 60.0)
-
+def test_a_sweep_shows_what_is_done_running_and_failed_and_what_it_cost(monkeypatch, capsys):
+    """Four runs of a minute each, two at a time; the second is started again before it fails."""
+    configs, seen = [tiny(seed=seed) for seed in range(4)], []
+    events = [
+        *(workers.Event(config) for config in (configs[0], configs[1], configs[1])),
+        workers.Event(configs[0], True, None, 60.0),
+        workers.Event(configs[2]),
+        workers.Event(configs[1], True, "ValueError: no", 60.0),
+        workers.Event(configs[3]),
+        *(workers.Event(config, True, None, 60.0) for config in configs[2:]),
+    ]
     monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: seen.append(text))
-    assert sweep._followed(events(), configs) == {configs[1]: "ValueError: no"}
-    assert seen[0] == "1 running, 0 failed, ends ?"
-    assert seen[2] == "1 running, 0 failed, ends Thu 00:04"
-    assert seen[4] == "1 running, 1 failed, ends Thu 00:02"
-    assert seen[-1] == "1 failed, 0.067 device-hours"
+    assert sweep._followed(iter(events), configs) == {configs[1]: "ValueError: no"}
+    assert seen[0] == "1 running, 0 failed, 0 device-hours"
+    assert seen[1:3] == ["2 running, 0 failed, 0 device-hours"] * 2
+    assert seen[3] == "1 running, 0 failed, 0.017 device-hours"
+    assert seen[-1] == "0 running, 1 failed, 0.067 device-hours"
     assert "4/4" in capsys.readouterr().out
 
 
 def test_a_damaged_directory_hides_no_other_run(tmp_path):
     configs = [tiny(epochs=1, seed=seed) for seed in range(2)]
-    sweep.run(configs[:1], tmp_path, n=100)
+    sweep.run(configs[:1], tmp_path, scoring=Scoring(n=100))
     path = tmp_path / configs[0].name / "scores.json"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(sweep.SweepError, match=r"1 of 2 runs failed, the others are.*scores.json is damaged"):
-        sweep.run(configs, tmp_path, n=100)
+        sweep.run(configs, tmp_path, scoring=Scoring(n=100))
     assert Run(tmp_path / configs[1].name, configs[1]).scores
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("compute", "pool", "said"),
     [
-        ({"engine": "slurm"}, "engine = 'slurm' is not one of"),
-        ({"gpus": 0.5}, "gpus = 0.5: of a run on 'cuda', 1 or a part of it; device = 'cpu'"),
-        ({"gpus": 1.5, "device": "cuda", "engine": "ray"}, "gpus = 1.5: of a run on 'cuda', 1 or a part of it"),
-        ({"gpus": 0, "device": "cuda", "engine": "ray"}, "gpus = 0: of a run on 'cuda'"),
-        (
-            {"device": "cuda:1", "engine": "ray"},
-            "device = 'cuda:1' is one GPU; pass 'cuda', of which each run is given",
-        ),
-        ({"device": "cuda", "jobs": 2}, "this machine has no CUDA device"),
-        ({"retries": -1}, "retries = -1: at least 0"),
-        ({"address": "", "engine": "ray"}, "address = '' is of a Ray cluster"),
-        ({"device": "gpu", "engine": "ray"}, "device = 'gpu' is not a device to train on; use 'cpu' or 'cuda'"),
-        ({"address": "x:1"}, "address = 'x:1' is of a Ray cluster, and engine = 'local'; use engine 'ray'"),
+        (Compute("cpu"), Pool(gpus=0.5), ["gpus = 0.5", "'cuda'", "device = 'cpu'"]),
+        (Compute("cuda:1"), Pool("ray"), ["device = 'cuda:1'", "pass 'cuda'"]),
+        (Compute("cuda"), Pool(jobs=2), ["no CUDA device"]),
+        (Compute("gpu"), Pool("ray"), ["device = 'gpu'", "'cpu' or 'cuda'"]),
     ],
 )
-def test_settings_that_cannot_be_are_refused(tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
-        sweep.run([tiny()], tmp_path, **settings)
+def test_settings_that_do_not_go_together_are_refused(tmp_path, compute, pool, said):
+    with pytest.raises(ValueError, match=says(*said)):
+        sweep.run([tiny()], tmp_path, compute, pool=pool)
 
 
 def test_on_a_cluster_a_relative_root_is_refused(tmp_path):
     with pytest.raises(ValueError, match="root = 'images': nodes of a cluster start elsewhere; pass an absolute path"):
-        sweep.run([tiny(dataset="folder", root="images")], tmp_path, engine="ray")
+        sweep.run([tiny(dataset="folder", root="images")], tmp_path, pool=Pool(engine="ray"))
 
 
 UNGUARDED = """
@@ -239,15 +234,6 @@ def test_a_script_that_its_workers_cannot_import_is_told_so(tmp_path):
     )
 
 
-def test_a_run_that_is_started_again_counts_as_running_once(capsys, monkeypatch):
-    shown = []
-    monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: shown.append(text.split(",")[0]))
-    config = tiny()
-    events = [workers.Event(config, False), workers.Event(config, False), workers.Event(config, True)]
-    sweep._followed(iter(events), [config])
-    assert shown[:2] == ["1 running", "1 running"]
-
-
 def test_a_sweep_shows_itself_before_the_first_run_has_ended_and_while_nothing_happens(capsys, monkeypatch):
     now = iter(range(0, 1000, 40))
     monkeypatch.setattr(sweep.time, "monotonic", lambda: next(now))
@@ -255,5 +241,5 @@ def test_a_sweep_shows_itself_before_the_first_run_has_ended_and_while_nothing_h
     events = [workers.Event(config), *[workers.Event()] * 4, workers.Event(config, True, None, 1.0)]
     sweep._followed(iter(events), [config])
     shown = capsys.readouterr().out
-    assert "0/1" in shown.split("1 running, 0 failed, ends ?")[0]
-    assert 2 <= shown.count("1 running, 0 failed, ends ?") < 5
+    assert "0/1" in shown.split("1 running, 0 failed")[0]
+    assert 2 <= shown.count("1 running, 0 failed") < 5

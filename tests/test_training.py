@@ -30,7 +30,7 @@ class Stopped(Exception):
     """Stands for a kill, at a chosen step."""
 
 
-def stopped(directory, step: int, config=None, compute: Compute = Compute()):
+def stopped(directory, step: int, config=None, compute=None):
     """Train with a checkpoint a step until the loop asks for the batch of `step`, and die; return the directory."""
     batch = data.ResidentImages.batch
 
@@ -42,7 +42,7 @@ def stopped(directory, step: int, config=None, compute: Compute = Compute()):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data.ResidentImages, "batch", dying)
         with pytest.raises(Stopped):
-            train(config or tiny(), compute=replace(compute, checkpoint_seconds=0), directory=directory)
+            train(config or tiny(), compute=replace(compute or Compute(), checkpoint_seconds=0), directory=directory)
     return directory
 
 
