@@ -69,18 +69,13 @@ def test_a_reason_that_all_share_is_told_once(tmp_path):
     assert told.count("/nowhere") == 1
 
 
-def test_jobs_below_0_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="jobs = -1: at least 1, or 0 for as many as there is room for"):
-        sweep.run([tiny()], tmp_path, pool=Pool(jobs=-1))
-
-
 SCRIPT = """
 from pathlib import Path
-from mocalib import MoCA, RunConfig, sweep
+from mocalib import MoCA, Pool, RunConfig, sweep
 if __name__ == "__main__":
     net = dict(width=4, blocks=1, latent_dim=8, objective=MoCA(queue_size=100))
     long = [RunConfig(epochs=500, seed=seed, **net) for seed in (0, 1)]
-    sweep.run(long, Path({folder!r}), jobs=2, threads=1)
+    sweep.run(long, Path({folder!r}), pool=Pool(jobs=2))
 """
 
 
@@ -217,8 +212,9 @@ def test_on_a_cluster_a_relative_root_is_refused(tmp_path):
 
 
 UNGUARDED = """
-from mocalib import RunConfig, sweep
-sweep.run([RunConfig(epochs=1, width=4, limit=256)], {folder!r}, jobs=2, retries=0)
+from mocalib import Pool, RunConfig, sweep
+configs = [RunConfig(seed=seed, epochs=1, width=4, limit=256) for seed in (0, 1)]
+sweep.run(configs, {folder!r}, pool=Pool(jobs=2, retries=0))
 """
 
 
