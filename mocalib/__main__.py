@@ -58,9 +58,9 @@ def _plan(options: argparse.Namespace) -> int:
     from mocalib import plan
 
     configs, folder = _configs(options), _folder(options)
-    for config in configs:
-        print(f"{plan.state(config, folder):<8}  {config.name}")
-    print(plan.counted(configs, folder))
+    states = [plan.state(config, folder) for config in configs]
+    print(*(f"{state:<8}  {config.name}" for state, config in zip(states, configs)), sep="\n")
+    print(f"{len(states)} runs, {states.count('finished')} of them finished")
     return plan.measured(configs, folder, _compute(options)) if options.measure else 0
 
 
@@ -147,33 +147,28 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=function)
         return made
 
-    runs, grid, compute, scoring = _where(), _grid(), _how(), _scores()
-    one = command("run", _run, "train and score the config.json in each run directory", runs, compute, scoring)
+    grid, compute, scoring = _grid(), _how(), _scores()
+    one = command("run", _run, "train and score the config.json in each run directory", compute, scoring)
     one.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="what is finished is not done again")
     told = "train and score every run of the named experiments; what was interrupted resumes"
-    many = command("sweep", _sweep, told, grid, runs, compute, scoring)
+    many = command("sweep", _sweep, told, grid, compute, scoring)
     many.add_argument("--engine", default="local", choices=ENGINES, help="processes here, or a Ray cluster")
     many.add_argument("--jobs", type=int, help="runs at a time (local: 1, or 0 for one a core; ray: all that fit)")
     many.add_argument("--gpus", type=float, help="of a run: 1 on a GPU, or a part of it (0.5: two runs share one)")
     many.add_argument("--retries", type=int, default=Pool.retries, help="of a run whose process or node dies (2)")
     many.add_argument("--address", help="of a Ray cluster; by default RAY_ADDRESS, one that runs here, or a new one")
     told = "list the runs of the named experiments and which are finished; nothing is run"
-    plan = command("plan", _plan, told, grid, runs, compute)
+    plan = command("plan", _plan, told, grid, compute)
     plan.add_argument("--measure", action="store_true", help="take a few steps of each net; print hours and bytes")
     told = "read run directories, or all runs, caches and weights, whole, and name what is damaged"
     verify = command("verify", _verify, told)
     verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
-    clock = command("benchmark", _benchmark, "time the training step beside Algorithm 1", runs)
+    clock = command("benchmark", _benchmark, "time the training step beside Algorithm 1")
     clock.add_argument("--scale", default="laptop", choices=SCALES, help="whose nets (laptop)")
     clock.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    clock.add_argument("--runs", type=Path, metavar="FOLDER", help="of the record (default: data/throughput)")
     clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
     command("figures", _figures, "draw every table and figure from committed records; nothing is trained")
-    return parser
-
-
-def _where() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="write in this folder, under the runs' own names")
     return parser
 
 
@@ -189,6 +184,7 @@ def _grid() -> argparse.ArgumentParser:
 
 def _how() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="of runs, under their own names")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     threads = "CPU threads, kept from a run's first start on (default: 1 for a net of width 16 or less, else torch's)"
     parser.add_argument("--threads", type=int, default=0, help=threads)

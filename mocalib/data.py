@@ -143,8 +143,6 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
         finally:
             lock.release()
     about = _about(folder)
-    for name, expected in about["arrays"].items():
-        _check(folder / name, expected)
     if sum(expected["bytes"] for expected in about["arrays"].values()) <= READ_WHOLE:
         _verify_once(folder, tuple((folder / name).stat().st_mtime_ns for name in about["arrays"]))
     splits = [Split(_open(folder / f"{s}.npy"), _labels(folder / f"{s}-labels.npy")) for s in ("train", "test")]
@@ -154,8 +152,6 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
 def verify(folder: Path) -> None:
     """Raise ValueError if a decoded dataset is not what was written, pixel by pixel."""
     about = _about(folder)
-    for name, expected in about["arrays"].items():
-        _check(folder / name, expected)
     if (found := fingerprint(folder)) != about["fingerprint"]:
         raise _damaged(folder, f"its fingerprint is {found[:12]}..., not {about['fingerprint'][:12]}...")
 
@@ -174,13 +170,15 @@ def _damaged(folder: Path, reason: object) -> ValueError:
 
 
 def _about(folder: Path) -> dict:
-    """cache.json, checked by the digest that it holds of its other fields."""
+    """cache.json, checked by the digest that it holds of its other fields; the arrays' headers are as it says."""
     try:
         about = json.loads((folder / "cache.json").read_bytes())
         if about.pop("sha256") != _digest(about):
             raise ValueError("it is not what its digest says")
     except (ValueError, KeyError, AttributeError, FileNotFoundError) as error:
         raise _damaged(folder, f"cache.json: {error}") from None
+    for name, expected in about["arrays"].items():
+        _check(folder / name, expected)
     return about
 
 

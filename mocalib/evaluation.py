@@ -17,7 +17,7 @@ from mocalib import data, files, latent, losses, paths
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.compute import Compute, Scoring
-from mocalib.config import MIXTURE, PRIOR, SAMPLERS, RunConfig
+from mocalib.config import MIXTURE, PRIOR, SAMPLERS
 from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
 from mocalib.runs import Run, RunMismatch, samples_file
@@ -70,13 +70,10 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> 
     return _scored(run, _resolved(run, scoring, epoch))
 
 
-def check(config: RunConfig, dataset: data.Dataset, scoring: Scoring = Scoring(), epoch: int | None = None) -> None:
-    """Raise what `evaluate` would raise of these arguments once the run is trained: for use before hours of it."""
+def check(dataset: data.Dataset, scoring: Scoring = Scoring()) -> None:
+    """Raise what `evaluate` would raise of a run on a dataset once it is trained: for use before hours of it."""
     if scoring.sampler == MIXTURE:
         latent.check_mixture(len(dataset.train.images))
-    if epoch not in (None, config.epochs, *config.keep_epochs):
-        kept = ", ".join(map(str, config.keep_epochs)) or "none"
-        raise ValueError(f"epoch = {epoch} will not be kept: keep_epochs has {kept}, and {config.epochs} is the last")
     extractors.check(scoring.features, dataset, scoring.weights)
 
 
@@ -85,7 +82,7 @@ def _resolved(run: Run, scoring: Scoring, epoch: int | None, seed: int = 0) -> E
     if epoch is not None and epoch < 0:
         raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
     about = run.environment["data"]
-    name = extractors.meant(scoring.features, about["labels"] and about["test"] > 1)
+    name = scoring.features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
     last = run.manifest["epoch"]
     return Evaluation(name, scoring.n, last if epoch is None else epoch, seed, scoring.sampler)
 

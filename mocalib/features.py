@@ -78,11 +78,6 @@ def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> Non
         )
 
 
-def meant(name: str, classes: bool) -> str:
-    """The extractor that a name means; by default a dataset's own classifier, where it has classes."""
-    return name or ("classifier" if classes else "none")
-
-
 def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
     """Inception's checked weights and their sha256: the given file, the placed one, or torch-fidelity's download."""
     placed = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION

@@ -1,7 +1,6 @@
 """Whether what lies on the disk is what was written: decoded images, features, weights, checkpoints and records."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,29 +14,23 @@ def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | 
     Run directories, or folders of them; where none are given, all in its usual place: runs, decoded images, extractors'
     files. Raises FileNotFoundError for a directory without runs.
     """
-    if directories:
-        return ((run, _wrong(_run, run)) for directory in directories for run in _runs(directory))
-    checks = itertools.chain(
-        ((data.verify, path.parent) for path in sorted(paths.CACHE.glob("*/cache.json"))),
-        ((files.read_tensors, path) for path in sorted((paths.CACHE / "features").glob("*.pt"))),
-        ((features.committed_digest, path) for path in sorted(paths.FEATURES.glob("*.pt"))),
-        ((_run, path.parent) for path in _configs()),
-    )
+    checks = []
+    if not directories:
+        checks += [(data.verify, path.parent) for path in sorted(paths.CACHE.glob("*/cache.json"))]
+        checks += [(files.read_tensors, path) for path in sorted((paths.CACHE / "features").glob("*.pt"))]
+        checks += [(features.committed_digest, path) for path in sorted(paths.FEATURES.glob("*.pt"))]
+    for place in directories or sorted({*paths.RECORDS.glob("*"), *paths.RUNS.glob("*")}):
+        runs = _runs(place)
+        if directories and not runs:
+            raise FileNotFoundError(f"{place} is no run directory and no folder of them")
+        checks += [(_run, run) for run in runs]
     return ((path, _wrong(check, path)) for check, path in checks)
 
 
-def _configs() -> list[Path]:
-    """Config or manifest of every run in a folder of runs, committed ones included."""
-    found = (path for root in (paths.RECORDS, paths.RUNS) for path in root.glob("*/*/*.json"))
-    return sorted({path.parent / "config.json" for path in found if path.name in ("config.json", "manifest.json")})
-
-
-def _runs(directory: Path) -> list[Path]:
-    if (directory / "config.json").exists() or (directory / "manifest.json").exists():
-        return [directory]
-    if not (found := sorted(path.parent for path in directory.glob("*/config.json"))):
-        raise FileNotFoundError(f"{directory} is no run directory and no folder of them")
-    return found
+def _runs(place: Path) -> list[Path]:
+    """A run directory, or those in a folder: what holds a config or a manifest."""
+    names = ("config.json", "manifest.json")
+    return sorted({path.parent for name in names for path in (*place.glob(name), *place.glob(f"*/{name}"))})
 
 
 def _run(directory: Path) -> None:

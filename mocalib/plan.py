@@ -30,11 +30,6 @@ def state(config: RunConfig, folder: Path) -> str:
     return "finished" if run.finished else "begun" if run.begun else "new"
 
 
-def counted(configs: list[RunConfig], folder: Path) -> str:
-    """How many runs there are, and how many of them are finished."""
-    return f"{len(configs)} runs, {sum(state(config, folder) == 'finished' for config in configs)} of them finished"
-
-
 class Cost(NamedTuple):
     """What some steps of a run have shown."""
 

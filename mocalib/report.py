@@ -221,13 +221,12 @@ def machine(record: dict) -> str:
 
 
 def readme_performance() -> str:
-    """README's table of speed from all committed records, with its marks."""
+    """README's table of speed from all committed records."""
     parts = []
     for record in measured():
         table = tables.throughput(record).drop(columns=["ratio without data", "d"])
         parts.append(f"{machine(record)} (`{record['command']}`):\n\n{tables.markdown(table)}\n{_free(record)}\n")
-    begin, end = marks("performance")
-    return "\n".join([f"{begin}\n", *parts, end])
+    return "\n".join(parts)
 
 
 def _free(record: dict) -> str:
@@ -242,57 +241,51 @@ def _free(record: dict) -> str:
     )
 
 
-def marks(section: str) -> tuple[str, str]:
-    """The lines between which README's section is written."""
-    return BEGIN.format(section), END.format(section)
-
-
 def readme_results(scale: str = "laptop") -> str:
-    """README's results, with its marks."""
+    """README's results."""
     runs = found_runs(paths.RECORDS / scale, scale)
-    begin, end = marks("results")
-    return f"{begin}\n\n{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}\n{end}"
+    return f"{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}"
 
 
 def readme_rivals(scale: str = "laptop") -> str:
-    """README's Table 1 with its marks: a row a method re-run, with the paper's number beside."""
+    """README's Table 1: a row a method re-run, with the paper's number beside."""
     runs = _shown("table1", found_runs(paths.RECORDS / scale, scale))
     table = tables.table1(runs, SCALES[scale])
     columns = ["fd", "sd", "fd_gmm", "sd_gmm", "seeds", "parameters", "paper_fid"]
     both = table.groupby(["dataset", "method"], sort=False)[columns].first().reset_index()  # what either row has
-    begin, end = marks("rivals")
-    return f"{begin}\n\n{tables.markdown(both)}\n{end}"
+    return tables.markdown(both)
 
 
 def readme_soak() -> str:
-    """README's sentence on the committed result of random faults, with its marks."""
+    """README's sentence on the committed result of random faults."""
     record = json.loads(paths.SOAK.read_text())
     kinds = ", ".join(f"{kind} {count}" for kind, count in record["faults"].items())
-    about, (begin, end) = record["environment"]["processor"].split(" (")[0], marks("soak")
+    about = record["environment"]["processor"].split(" (")[0]
     counted = (
         f"{record['faults_injected']} faults injected, {record['runs_finished']} runs finished, "
         f"{record['runs_lost']} lost, {record['wrong_results']} wrong results, "
         f"{record['messages_without_a_way_out']} messages without a way out"
     )
-    told = f"{record['minutes']:.0f} minutes on an {about}: **{counted}.** The faults: {kinds}."
-    return f"{begin}\n\n{told}\n\n{end}"
+    return f"{record['minutes']:.0f} minutes on an {about}: **{counted}.** The faults: {kinds}.\n"
+
+
+SECTIONS = {
+    "results": readme_results,
+    "rivals": readme_rivals,
+    "performance": readme_performance,
+    "soak": readme_soak,
+}
 
 
 def update_readme() -> None:
     """Put what is committed (results, speeds, faults) between README's marks; ValueError if a mark is missing."""
     path = paths.ROOT / "README.md"
     text = path.read_text()
-    sections = {
-        "results": readme_results,
-        "rivals": readme_rivals,
-        "performance": readme_performance,
-        "soak": readme_soak,
-    }
-    for section, written in sections.items():
-        begin, end = marks(section)
+    for section, written in SECTIONS.items():
+        begin, end = BEGIN.format(section), END.format(section)
         if text.count(begin) != 1 or text.count(end) != 1:
             raise ValueError(f"{path} lacks its marks, {begin} and {end}, once each")
-        text = f"{text.split(begin)[0]}{written()}{text.split(end)[1]}"
+        text = f"{text.split(begin)[0]}{begin}\n\n{written()}\n{end}{text.split(end)[1]}"
     files.write(path, text.encode())
 
 
@@ -307,7 +300,7 @@ def shown(name: str, scale: str, folder: Path, configs: list[RunConfig]) -> list
 
     Of Table 1, whose rows stand for themselves, each that is there, where a scale may be run in part.
     """
-    if not _in_rows(name, scale):
+    if not SCALES[scale].partial or name not in ROWS:
         return complete(folder, configs)
     return [run for config in configs if _scored(run := Run(folder / config.name, config))]
 
@@ -317,10 +310,6 @@ def complete(folder: Path, configs: list[RunConfig]) -> list[Run]:
     runs = [Run(folder / config.name, config) for config in configs]
     missing = {run.config.seed for run in runs if not _scored(run)}
     return [run for run in runs if run.config.seed not in missing]
-
-
-def _in_rows(name: str, scale: str) -> bool:
-    return SCALES[scale].partial and name in ROWS
 
 
 def _scored(run: Run) -> bool:

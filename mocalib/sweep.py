@@ -171,7 +171,7 @@ def run_one(
     `share`: threads of a wide net, where not all are its own; `directory`: the run's, if it has not its own name.
     """
     if not Run(directory or runs / config.name, config).finished:
-        evaluation.check(config, data.load(config), scoring)
+        evaluation.check(data.load(config), scoring)
     if share:
         compute = replace(compute, threads=threads(config, compute.threads, share))
     done = train(config, runs, compute, directory)
