@@ -7,17 +7,10 @@ import pandas as pd
 import pytest
 from conftest import picture, tiny
 
-from mocalib import claims, data, experiments, files, paths, records, report, seals, tables, workers
+from mocalib import claims, experiments, files, paths, records, report, seals, tables
 from mocalib.runs import Run
 from mocalib.scales import LAPTOP, PAPER, SCALES, SMOKE
 from mocalib.study import Study
-
-
-def test_anything_but_the_scales_own_goes_to_custom(scratch):
-    assert {Study("laptop", **same).output for same in ({}, {"device": "cpu"}, {"seeds": 3})} == {"laptop"}
-    for other in ({"dataset": "photos"}, {"seeds": 2}):
-        assert Study("laptop", **other).output == "custom"
-    assert Study("laptop").folder == paths.RUNS / "laptop"
 
 
 @pytest.fixture
@@ -26,6 +19,13 @@ def folder(scratch):
     for i in range(60):
         picture(scratch / "mine" / f"{i}.png", size=(20, 20), seed=i)
     return scratch / "mine"
+
+
+def test_anything_but_the_scales_own_goes_to_custom(folder):
+    assert {Study("laptop", **same).output for same in ({}, {"device": "cpu"}, {"seeds": 3})} == {"laptop"}
+    for other in ({"dataset": "folder", "root": str(folder)}, {"seeds": 2}):
+        assert Study("laptop", **other).output == "custom"
+    assert Study("laptop").folder == paths.RUNS / "laptop"
 
 
 def test_other_data_change_every_config_and_nothing_else(folder):
@@ -43,11 +43,6 @@ def test_of_few_images_all_are_taken(folder):
     assert {path.parent.name for path in study.draw("table3", study.run("table3"))} == {"custom"}
 
 
-def test_what_a_scale_does_not_run_says_which_scales_do():
-    with pytest.raises(ValueError, match="quickstart is not run at paper scale; it is at: smoke, laptop"):
-        Study("paper").configs("quickstart")
-
-
 def test_pictures_are_of_seed_0_alone():
     assert {config.seed for config in Study("laptop").configs("figure2")} == {0}
     assert {config.seed for config in Study("laptop").configs("table3")} == {0, 1, 2}
@@ -62,8 +57,8 @@ def test_differences_are_all_in_which_runs_differ():
 
 def test_committed_runs_are_taken_as_they_are(monkeypatch):
     """In a fresh clone there are no weights: nothing is trained, scored or loaded, and no process is started."""
-    for module, name in ((workers, "in_this_process"), (workers, "in_processes"), (data, "load")):
-        monkeypatch.setattr(module, name, None)
+    for name in ("mocalib.workers.in_this_process", "mocalib.workers.in_processes", "mocalib.data.load"):
+        monkeypatch.setattr(name, None)
     study = Study("laptop")
     for name in experiments.NAMES:
         if study.has(name):
@@ -74,14 +69,16 @@ def test_committed_runs_are_taken_as_they_are(monkeypatch):
         study.run(name, sampler="gmm10")
 
 
-def fake_run(folder, config, fd, **scores) -> Run:
-    """A finished run with scores written by hand."""
+def fake_run(folder, config, fd, mixed=None, plain=()) -> Run:
+    """A finished run whose scores are written by hand: distances of the prior and of a mixture, and what is `plain`."""
     run = Run(folder / config.name, config)
-    about = {"features": "classifier", "digest": "x", "n_generated": 9, "n_reference": 9, "epoch": 1, "seed": 0}
-    rows = [about | {"metric": "fd_classifier", "sampler": "prior", "split": "test", "value": fd}]
-    plain = {"features": "", "digest": ""}
-    for (metric, sampler, split), value in scores.get("plain", {}).items():
-        rows.append(about | plain | {"metric": metric, "sampler": sampler, "split": split, "value": value})
+    about = {"n_generated": 9, "n_reference": 9, "epoch": 1, "seed": 0}
+    distance = about | {"features": "classifier", "digest": "x", "metric": "fd_classifier", "split": "test"}
+    rows = [distance | {"sampler": "prior", "value": fd}]
+    rows += [] if mixed is None else [distance | {"sampler": "gmm10", "value": mixed}]
+    for value, (metric, sampler, split) in enumerate(plain):
+        plainly = {"features": "", "digest": "", "metric": metric, "sampler": sampler, "split": split}
+        rows.append(about | plainly | {"value": float(value)})
     files.write_json(run.directory / "config.json", config.to_dict())
     data = {"train": 4000, "test": 1000, "image_shape": [1, 16, 16], "labels": True, "fingerprint": "f"}
     files.write_json(run.directory / "environment.json", {"data": data, "parameters": 7, "device": "cpu", "threads": 1})
@@ -101,7 +98,7 @@ def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
 def test_every_column_of_scores_is_what_it_is_called(tmp_path):
     """A value of its own for each row of a record, so that a swap is seen."""
     keys = [*records.SCORES.values()]
-    run = fake_run(tmp_path, tiny(), 5.0, plain={key: float(i) for i, key in enumerate(keys)})
+    run = fake_run(tmp_path, tiny(), 5.0, plain=keys)
     [row] = records.frame([run]).to_dict("records")
     assert row["reconstruction"] == keys.index(("reconstruction", "reconstruction", "test"))
     assert row["reconstruction_train"] == keys.index(("reconstruction", "reconstruction", "train"))
@@ -126,12 +123,15 @@ def test_runs_scored_with_different_weights_are_not_compared(tmp_path):
         records.frame(runs)
 
 
-def test_a_run_whose_kept_epoch_is_not_scored_is_not_complete(tmp_path):
+def test_a_run_is_complete_with_scores_of_the_prior_at_the_end_and_at_every_kept_epoch(tmp_path):
     config = tiny(keep_epochs=(0,))
     run = fake_run(tmp_path, config, 5.0)
     assert report.complete(tmp_path, [config]) == []
-    rescore(run, [*run.scores, *(row | {"epoch": 0} for row in run.scores)])
+    of_kept = [row | {"epoch": 0} for row in run.scores]
+    rescore(run, run.scores + of_kept)
     assert [found.config for found in report.complete(tmp_path, [config])] == [config]
+    rescore(run, [row | {"sampler": "gmm10"} for row in run.scores[:1]] + of_kept)
+    assert report.complete(tmp_path, [config]) == []
 
 
 def test_a_study_refuses_what_no_run_can_be_made_with():
@@ -147,6 +147,8 @@ def test_a_study_refuses_what_no_run_can_be_made_with():
         Study(dataset="folder", root="/nowhere")
     with pytest.raises(ValueError, match="device = 'gpu' is not a device"):
         Study(device="gpu")
+    with pytest.raises(ValueError, match="quickstart is not run at paper scale; it is at: smoke, laptop"):
+        Study("paper").configs("quickstart")
 
 
 def test_table_3_is_means_over_seeds_beside_the_papers_numbers(tmp_path):
@@ -176,10 +178,8 @@ def test_table_2_takes_the_best_mean_and_tells_each_seeds_own(tmp_path):
 def test_table_1_has_every_method_of_the_paper_and_what_bad_looks_like(tmp_path):
     configs = experiments.configs("table1", "smoke")
     runs = [fake_run(tmp_path, config, 10.0 + i) for i, config in enumerate(configs)]
-    for row in (bad := runs[-1].scores):
-        row["epoch"] = 0
-        row["value"] = 99.0
-    rescore(runs[-1], [*runs[-1].scores, *bad])
+    bad = [row | {"epoch": 0, "value": 99.0} for row in runs[-1].scores]
+    rescore(runs[-1], runs[-1].scores + bad)
     table = tables.table1(runs, SMOKE).set_index(["dataset", "method", "row"])
     assert len(table) == len(records.paper("table1")) + 4 + 2
     assert table.loc[("CIFAR-10", "MoCA-A1", "re-run"), "fd"] == 10.0
@@ -195,18 +195,14 @@ def test_table_1_has_every_method_of_the_paper_and_what_bad_looks_like(tmp_path)
 def test_table_1_has_a_row_re_run_beside_each_that_is_cited(tmp_path):
     names = ("table1", *experiments.SHOWN_WITH["table1"])
     configs = [config for name in names for config in experiments.configs(name, "paper", seeds=2)]
-    runs = [fake_run(tmp_path, config, float(i)) for i, config in enumerate(configs)]
-    for i, run in enumerate(runs):
-        mixed = [row | {"sampler": "gmm10", "value": 100.0 + i} for row in run.scores]
-        rescore(run, [*run.scores, *mixed])
+    runs = [fake_run(tmp_path, config, float(i), mixed=100.0 + i) for i, config in enumerate(configs)]
     table = tables.table1(runs, SCALES["paper"])
     pairs = list(zip(table["dataset"], table["method"], table["row"]))
-    printed = [(row.dataset, row.method, row.fid) for row in records.paper("table1").itertuples()]
-    for dataset, method, fid in printed:
-        at = pairs.index((dataset, method, "re-run"))
-        assert pairs[at + 1][:2] == (dataset, method)
+    for printed in records.paper("table1").itertuples():
+        at = pairs.index((printed.dataset, printed.method, "re-run"))
+        assert pairs[at + 1][:2] == (printed.dataset, printed.method)
         assert pairs[at + 1][2] in ("cited", "printed")
-        assert table["paper_fid"][at + 1] == fid
+        assert table["paper_fid"][at + 1] == printed.fid
     at = configs.index(SCALES["paper"].rivals["CelebA"]["WAE-GAN"])  # its seeds 0 and 1 are side by side
     row = table.iloc[pairs.index(("CelebA", "WAE-GAN", "re-run"))]
     assert (row["fd"], row["fd_gmm"], row["seeds"]) == (at + 0.5, at + 100.5, 2)
@@ -214,13 +210,10 @@ def test_table_1_has_a_row_re_run_beside_each_that_is_cited(tmp_path):
 
 
 def test_rivals_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
-    def runs(name, fd, seeds):
-        return [fake_run(tmp_path, config, fd) for config in experiments.configs(name, "laptop", seeds)]
+    def runs(name, seeds, *distances):
+        return [fake_run(tmp_path, config, *distances) for config in experiments.configs(name, "laptop", seeds)]
 
-    found = {"table1": runs("table1", 5.0, 3), "rivals_celeba": runs("rivals_celeba", 8.0, 2)}
-    for run in found["rivals_celeba"]:
-        mixed = [row | {"sampler": "gmm10", "value": 4.0} for row in run.scores]
-        rescore(run, [*run.scores, *mixed])
+    found = {"table1": runs("table1", 3, 5.0), "rivals_celeba": runs("rivals_celeba", 2, 8.0, 4.0)}
     by_name = {finding.claim.name: finding for finding in report.findings(found, "laptop")}
     assert by_name["competitive"].effects == pytest.approx([math.log(4 / 5)] * 2)
     assert by_name["competitive"].verdict == "holds"
@@ -229,12 +222,6 @@ def test_rivals_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
     found["table1"] = [run for run in found["table1"] if run.config.seed == 0]  # and the other way round
     by_name = {finding.claim.name: finding for finding in report.findings(found, "laptop")}
     assert len(by_name["competitive"].effects) == 1
-
-
-def test_a_run_scored_with_a_mixture_alone_is_not_complete(tmp_path):
-    run = fake_run(tmp_path, tiny(), 5.0)
-    rescore(run, [row | {"sampler": "gmm10"} for row in run.scores])
-    assert report.complete(tmp_path, [run.config]) == []
 
 
 def test_along_training_every_scored_epoch_has_its_images_and_seconds(tmp_path):
@@ -286,11 +273,10 @@ def test_only_seeds_of_which_everything_is_there_are_compared(tmp_path):
 
 def test_evidence_does_not_shrink_unseen(scratch, monkeypatch):
     """Of a seed, all runs or none: else `make figures` stops."""
-    records_folder = scratch / "committed"
-    monkeypatch.setattr(paths, "RECORDS", records_folder)
+    monkeypatch.setattr(paths, "RECORDS", scratch / "committed")
     configs = experiments.configs("table3", "laptop", seeds=2)
     for config in configs[:-1]:
-        fake_run(records_folder / "laptop", config, 5.0)
+        fake_run(scratch / "committed" / "laptop", config, 5.0)
     with pytest.raises(ValueError, match=f"table3, seed 1: 1 of 3 runs are missing in .*: {configs[-1].name}; restore"):
         report.draw("laptop")
 
@@ -300,18 +286,6 @@ def test_a_report_without_runs_says_not_run_everywhere(scratch):
     assert set(pd.read_csv(csv)["verdict"]) == {"not run"}
     assert "Nothing was run." in md.read_text()
     assert len(pd.read_csv(csv)) == len(claims.CLAIMS)
-
-
-def test_inceptions_distances_are_taken_only_where_every_run_has_them(tmp_path):
-    runs = [fake_run(tmp_path, tiny(seed=seed), 5.0) for seed in range(2)]
-    assert records.common_features(runs) == "classifier"
-    rows = runs[0].scores
-    fid = [row | {"metric": "fid", "features": "inception", "value": 70.0} for row in rows]
-    rescore(runs[0], rows + fid)
-    assert list(records.frame(runs)["fd"]) == [5.0, 5.0]
-    rescore(runs[1], rows + fid)
-    assert list(records.frame(runs)["fd"]) == [70.0, 70.0]
-    assert set(records.frame(runs)["features"]) == {"inception"}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -354,9 +328,8 @@ def shown_run(folder, config, fd) -> Run:
 def test_table_1_has_the_rows_that_were_run_and_claims_that_need_more_are_not_run(partly, scratch):
     written = {path.name: path for path in report.draw("paper")}
     table = pd.read_csv(written["table1.csv"])
-    assert table[table["row"] == "re-run"].set_index("method")["fd"].to_dict() == {
-        "MoCA-A2": 9.0, "WAE-MMD (sphere)": 12.0, "AE": 30.0
-    }  # fmt: skip
+    again = table[table["row"] == "re-run"].set_index("method")["fd"].to_dict()
+    assert again == {"MoCA-A2": 9.0, "WAE-MMD (sphere)": 12.0, "AE": 30.0}
     assert {"convergence.csv", "table3.csv", "figure05.csv"}.isdisjoint(written)
     verdicts = pd.read_csv(written["report.csv"]).set_index("claim")["verdict"]
     assert verdicts.pop("MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10.") == "holds (one seed)"
@@ -379,7 +352,8 @@ def test_an_axis_with_a_gap_is_not_drawn_and_the_report_says_what_there_is(partl
 
 
 def test_each_claim_has_a_paragraph_that_says_whether_it_agrees(partly):
-    told = {line.split(".**")[0].strip("*"): line for line in _paragraphs(partly) if line.startswith("**")}
+    [_, md] = report.write(report.found_runs(partly[0].directory.parent, "paper"), "paper")
+    told = {line.split(".**")[0].strip("*"): line for line in md.read_text().split("\n") if line.startswith("**")}
     assert len(told) == len(claims.CLAIMS)
     of_wae = told["MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10"]
     assert "The paper: WAE-MMD: 80.9, MoCA-A2: 54.36. Here: moca: 9, wae-mmd: 12." in of_wae
@@ -388,10 +362,6 @@ def test_each_claim_has_a_paragraph_that_says_whether_it_agrees(partly):
     assert told["MoCA-A2 is competitive on CelebA"].endswith("Not run; what it needs: table1 and rivals_celeba.")
     left_out = told["The contrastive term makes samples of uniform points better"]
     assert left_out.endswith("Not run: this scale leaves it out.")
-
-
-def _paragraphs(runs: list[Run]) -> list[str]:
-    return report.write(report.found_runs(runs[0].directory.parent, "paper"), "paper")[1].read_text().split("\n")
 
 
 def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(partly):
@@ -403,7 +373,8 @@ def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(partly)
         rescore(run, run.scores + more, epoch=100)
     assert records.common_features(partly) == "classifier"
     assert records.common_features(partly[:2], epoch=1) == "inception"
-    assert records.common_features(partly[:1]) == "inception"
+    alone = records.frame(partly[:1])
+    assert (alone["fd"][0], alone["features"][0]) == (70.0, "inception")
     assert records.common_features(partly[:1], along=True) == "classifier"
     assert records.frame(partly)["fd"].tolist() == [9.0, 12.0, 30.0]
     along = tables.convergence(partly[:2], PAPER)
@@ -414,17 +385,18 @@ def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(partly)
 
 def test_what_beside_a_claim_is_not_complete_leaves_it_undecided(partly):
     """The best of some rivals is not the best rival."""
-    found = report.found_runs(partly[0].directory.parent, "paper")
-    verdicts = {finding.claim.name: finding.verdict for finding in report.findings(found, "paper")}
-    assert verdicts["state-of-the-art"] == "not run"
+    folder = partly[0].directory.parent
+
+    def verdict():
+        found = report.findings(report.found_runs(folder, "paper"), "paper")
+        return next(finding.verdict for finding in found if finding.claim.name == "state-of-the-art")
+
+    assert verdict() == "not run"
     for name, config in PAPER.rivals["CIFAR-10"].items():
         if name not in ("AE", "WAE-MMD (sphere)"):
-            run = fake_run(partly[0].directory.parent, config, 20.0)
-            mixed = [row | {"sampler": "gmm10"} for row in run.scores]
-            rows = [row | {"epoch": epoch} for row in run.scores + mixed for epoch in (*config.keep_epochs, 100)]
+            run = fake_run(folder, config, 20.0, mixed=20.0)
+            rows = [row | {"epoch": epoch} for row in run.scores for epoch in (*config.keep_epochs, 100)]
             rescore(run, rows, epoch=100)
     for run in partly:
         rescore(run, run.scores + [row | {"sampler": "gmm10"} for row in run.scores if row["epoch"] == 100], epoch=100)
-    found = report.found_runs(partly[0].directory.parent, "paper")
-    verdicts = {finding.claim.name: finding.verdict for finding in report.findings(found, "paper")}
-    assert verdicts["state-of-the-art"] == "holds (one seed)"
+    assert verdict() == "holds (one seed)"
