@@ -124,13 +124,11 @@ def test_data_without_labels_decide_nothing_that_needs_distances():
     assert judged("queue-flat", frame("queue_size", {1: math.nan, 2: math.nan})).verdict == "not run"
 
 
-def test_the_best_score_of_each_temperature_counts():
+def test_scores_are_compared_at_the_best_weight_and_stability_across_weights():
+    """Of temperatures the best scores, of dimensions the worst over the best."""
     cells = {(0.1, 1.0): 9, (0.1, 10.0): 4, (1.0, 1.0): 3 * 4, (1.0, 10.0): 2 * 4}
     found = judged("temperature-score", grid("temperature", cells))
     assert found.effects == (pytest.approx(math.log(2)),) * 3
-
-
-def test_stability_across_weights_is_compared_between_dimensions():
     cells = {(12, 1.0): 10, (12, 10.0): 11, (96, 1.0): 30, (96, 10.0): 10}
     found = judged("dimension-stable", grid("latent_dim", cells))
     assert found.effects == (pytest.approx(math.log(3) - math.log(1.1)),) * 3
@@ -183,12 +181,10 @@ def test_ranks_against_rivals_are_not_decided_by_cited_numbers():
 def along(**distances) -> pd.DataFrame:
     names = {"SPHERE": "WAE-MMD (sphere)", "GAN": "WAE-GAN"}
     rows = [
-        {"method": names.get(method, method), "seed": seed, "epoch": epoch, "fd": value}
-        for method, values in distances.items()
-        for seed in range(3)
-        for epoch, value in enumerate(values, 1)
-    ]
-    return pd.DataFrame(rows)
+        (names.get(method, method), seed, epoch, value)
+        for method, values in distances.items() for seed in range(3) for epoch, value in enumerate(values, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["method", "seed", "epoch", "fd"])
 
 
 def test_convergence_is_compared_before_the_last_epoch_with_the_better_wae():
@@ -201,8 +197,8 @@ def test_convergence_is_compared_before_the_last_epoch_with_the_better_wae():
 def test_stability_is_how_far_a_distance_rises_above_its_least_so_far():
     found = judged("steadier", along(MoCA=(10, 5, 6), SPHERE=(20, 2, 4), GAN=(20, 2, 8), VAE=(9, 9, 9)))
     assert found.effects == (pytest.approx(math.log(2) - math.log(1.2)),) * 3
-    neither = along(MoCA=(3, 2), SPHERE=(3, 1), GAN=(3, 1))
-    assert judged("steadier", neither).verdict == "within noise"
+    falling = along(MoCA=(3, 2), SPHERE=(3, 1), GAN=(3, 1))
+    assert judged("steadier", falling).verdict == "within noise"
 
 
 def test_precision_is_held_against_the_images_own():

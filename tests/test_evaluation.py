@@ -1,16 +1,16 @@
 """Scores: closed forms, torch-fidelity's own way of computing them, what is counted, named, kept and refused."""
 
-import hashlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch_fidelity
-from conftest import picture, says, tiny, two_classes
+from conftest import picture, says, tiny
 from PIL import Image
 
 from mocalib import classifiers, data, evaluate, evaluation, features, figures, files, latent, load, paths, runs, train
@@ -153,14 +153,6 @@ def test_more_training_codes_are_decoded_than_are_looked_at(run, fresh, monkeypa
     assert row["n_generated"] == 100
 
 
-def test_rows_that_are_there_are_not_made_again_and_need_no_weights(run, monkeypatch):
-    before = {path.name: path.read_bytes() for path in run.directory.iterdir() if path.suffix != ".pt"}
-    monkeypatch.setattr(evaluation, "load", None)
-    monkeypatch.setattr(data, "load", None)
-    assert len(evaluate(run, Scoring(n=300))) == len(run.scores)
-    assert {path.name: path.read_bytes() for path in run.directory.iterdir() if path.suffix != ".pt"} == before
-
-
 def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
     copy = copied(run, tmp_path / "copy")
     first = copy.scores
@@ -265,33 +257,51 @@ def test_singular_values_lie_beside_those_of_uniform_codes(run):
     assert value(run.scores, "uniformity", "train_codes") >= latent.uniform_uniformity(8) - 0.05
 
 
-def test_reference_features_are_kept_under_data_split_n_and_digest(digits, scratch):
-    extractor = features.build("classifier", digits, "digits")
-    calls = []
+@pytest.fixture
+def passed(monkeypatch):
+    """How many images each call of an extractor takes."""
+    counts, extract = [], features.Extractor.__call__
 
-    def counting(batch):
-        calls.append(len(batch))
-        return extractor.batch_features(batch)
+    def counting(self, images):
+        counts.append(len(images))
+        return extract(self, images)
 
-    counted, images = extractor._replace(batch_features=counting), digits.test.images
-    first = features.cached_features(counted, images[:20], "aa" * 32, "test")
-    assert torch.equal(features.cached_features(counted, images[:20], "aa" * 32, "test"), first)
-    assert calls == [20]
-    features.cached_features(counted, images[:30], "aa" * 32, "test")
-    features.cached_features(counted, images[:20], "bb" * 32, "test")
-    features.cached_features(counted, images[:20], "aa" * 32, "train")
-    features.cached_features(counted._replace(digest="f" * 64), images[:20], "aa" * 32, "test")
-    assert calls == [20, 30, 20, 20, 20]
+    monkeypatch.setattr(features.Extractor, "__call__", counting)
+    return counts
 
 
-def test_the_committed_classifier_is_what_its_record_says(digits):
+def test_reference_features_are_kept_under_data_split_n_and_digest(digits, scratch, passed):
+    extractor, images = features.build("classifier", digits, "digits"), digits.test.images
+    first = features.cached_features(extractor, images[:20], "aa" * 32, "test")
+    assert torch.equal(features.cached_features(extractor, images[:20], "aa" * 32, "test"), first)
+    assert passed == [20]
+    features.cached_features(extractor, images[:30], "aa" * 32, "test")
+    features.cached_features(extractor, images[:20], "bb" * 32, "test")
+    features.cached_features(extractor, images[:20], "aa" * 32, "train")
+    features.cached_features(extractor._replace(digest="f" * 64), images[:20], "aa" * 32, "test")
+    assert passed == [20, 30, 20, 20, 20]
+
+
+def test_a_second_evaluation_recomputes_no_features_of_real_images(fresh, passed):
+    """Another seed: only what is generated anew passes through the extractor, each image once."""
+    evaluate(fresh, Scoring(n=210), seed=5)
+    first = len(passed)
+    evaluate(fresh, Scoring(n=210), seed=6)
+    assert first <= 5
+    assert passed[first:] == [210, 1000, 210]  # samples, reconstructions of the test split, decoded training codes
+
+
+def test_the_committed_classifier_is_what_its_record_says_and_reads_larger_images(digits):
+    """Digits of 32 pixels, averaged down to 16, as Inception's to 299, are nearly the ones it was trained on."""
     path = paths.FEATURES / "digits.pt"
-    record = json.loads(path.with_suffix(".json").read_text())
-    guesses = classifiers.read(path)(digits.test.images.float() / 255).argmax(1)
+    record, net = json.loads(path.with_suffix(".json").read_text()), classifiers.read(path)
+    guesses = net(digits.test.images.float() / 255).argmax(1)
     assert (guesses == digits.test.labels).double().mean().item() == pytest.approx(record["test_accuracy"], abs=0.002)
     assert record["test_accuracy"] >= 0.96
     assert record["fingerprint"] == digits.fingerprint
     assert path.stat().st_size < 300_000
+    large = data.load(RunConfig(size=32)).test
+    assert (net(large.images.float() / 255).argmax(1) == large.labels).double().mean() > 0.9
 
 
 def test_a_damaged_classifier_is_refused(digits, monkeypatch, tmp_path):
@@ -316,38 +326,24 @@ def test_classifier_features_are_the_same_for_grey_and_for_three_equal_channels(
         extractor(digits.test.images[:10].float())
 
 
-def test_the_classifier_reads_other_sizes_at_its_native_one():
-    """16 pixels, as Inception's 299: digits of 32 pixels, averaged down, are nearly the ones it was trained on."""
-    large = data.load(RunConfig(size=32)).test
-    net = classifiers.read(paths.FEATURES / "digits.pt")
-    assert (net(large.images.float() / 255).argmax(1) == large.labels).double().mean() > 0.9
-
-
-def test_a_labelled_folder_gets_a_classifier_of_its_own_once(scratch, monkeypatch):
+def test_a_labelled_folder_gets_a_classifier_of_its_own_once_and_of_all_its_images(scratch, monkeypatch):
     for split, count in (("train", 12), ("test", 4)):
         for shade, name in ((40, "dark"), (200, "light")):
             for i in range(count):
                 path = picture(scratch / "shades" / split / name / f"{i}.png", size=(16, 16), seed=i + count)
                 Image.fromarray(np.asarray(Image.open(path)) // 8 + np.uint8(shade)).save(path)
-    config = RunConfig(dataset="folder", root=str(scratch / "shades"))
-    found = data.load(config)
+    config = tiny(dataset="folder", root=str(scratch / "shades"), limit=8, batch_size=8, epochs=1)
+    run = train(config, runs=scratch)
     monkeypatch.setitem(classifiers.TRAINING, "steps", 40)
     monkeypatch.setitem(classifiers.TRAINING, "batch_size", 8)
-    extractor = features.build("classifier", found, "folder")
-    saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
-    assert saved["record"]["test_accuracy"] == 1.0
+    rows = evaluate(run, Scoring(n=50))
+    record = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))["record"]
+    assert (record["n_train"], record["test_accuracy"]) == (24, 1.0)
     monkeypatch.setattr(classifiers, "train", None)
-    assert features.build("classifier", found, "folder").digest == extractor.digest
-    assert extractor(found.test.images).shape == (8, 64)
-
-
-def test_a_limited_run_gets_the_classifier_of_the_whole_set(scratch, monkeypatch):
-    two_classes(scratch / "ab")
-    monkeypatch.setitem(classifiers.TRAINING, "steps", 5)
-    run = train(tiny(dataset="folder", root=str(scratch / "ab"), limit=8, batch_size=8, epochs=1), runs=scratch)
-    evaluate(run, Scoring(n=50))
-    saved = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))
-    assert saved["record"]["n_train"] == 24
+    whole = data.load(replace(config, limit=0))
+    extractor = features.build("classifier", whole, "folder")
+    assert {row["digest"] for row in rows if row["features"]} == {extractor.digest}
+    assert extractor(whole.test.images).shape == (8, 64)
 
 
 def test_a_set_without_labels_is_scored_without_distances(scratch, monkeypatch):
@@ -391,6 +387,20 @@ def test_what_cannot_be_scored_is_refused(tmp_path, run, monkeypatch):
         evaluate(run, Scoring(n=123))
 
 
+def test_what_would_fail_after_training_fails_before_it(digits):
+    one = digits._replace(test=data.Split(digits.test.images[:1], digits.test.labels[:1]))
+    with pytest.raises(ValueError, match=says("'classifier'", "one test image", "'none'")):
+        features.check("classifier", one)
+    with pytest.raises(ValueError, match=says("/a.pth", "'inception'", "features = 'classifier'")):
+        features.check("classifier", digits, "/a.pth")
+    for name in ("", "none", "classifier"):
+        features.check(name, digits)
+    few = data.load(tiny(limit=9))
+    evaluation.check(tiny(limit=9), few)
+    with pytest.raises(ValueError, match=says(10, 9)):
+        evaluation.check(tiny(limit=9), few, Scoring(sampler="gmm10"))
+
+
 def test_missing_and_wrong_weights_of_inception_say_what_to_place_where(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     said = says("weights-inception-2015-12-05-6726825d.pth", tmp_path, "checkpoints", "'classifier' needs none")
@@ -400,19 +410,8 @@ def test_missing_and_wrong_weights_of_inception_say_what_to_place_where(digits, 
         features.build("inception", digits, "digits", weights=tmp_path / "nowhere.pth")
     assert not list(tmp_path.rglob("*.pth*"))
     (tmp_path / "wrong.pth").write_bytes(b"anything")
-    said = says("wrong.pth", hashlib.sha256(b"anything").hexdigest()[:8], "6726825d")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=says("wrong.pth", "ee087417", "6726825d")):  # sha256 of "anything"
         features.build("inception", digits, "digits", weights=tmp_path / "wrong.pth")
-
-
-def test_what_would_fail_after_training_fails_before_it(digits):
-    one = digits._replace(test=data.Split(digits.test.images[:1], digits.test.labels[:1]))
-    with pytest.raises(ValueError, match=says("'classifier'", "one test image", "'none'")):
-        features.check("classifier", one)
-    with pytest.raises(ValueError, match=says("/a.pth", "'inception'", "features = 'classifier'")):
-        features.check("classifier", digits, "/a.pth")
-    for name in ("", "none", "classifier"):
-        features.check(name, digits)
 
 
 def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monkeypatch):
@@ -434,22 +433,6 @@ def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monke
         assert torch.allclose(found, template.eval()(digits.test.images[:3].expand(-1, 3, -1, -1))[0], atol=1e-5)
 
 
-def test_a_second_evaluation_recomputes_no_features_of_real_images(fresh, monkeypatch):
-    """Another seed: only what is generated anew passes through the extractor, each image once."""
-    passed, extract = [], features.Extractor.__call__
-
-    def counted(self, images):
-        passed.append(len(images))
-        return extract(self, images)
-
-    monkeypatch.setattr(features.Extractor, "__call__", counted)
-    evaluate(fresh, Scoring(n=210), seed=5)
-    first = len(passed)
-    evaluate(fresh, Scoring(n=210), seed=6)
-    assert first <= 5
-    assert passed[first:] == [210, 1000, 210]  # samples, reconstructions of the test split, decoded training codes
-
-
 def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
     """What expectation maximisation keeps, whatever it finds: overall mean, and covariance (but for 1e-6)."""
     generator = torch.Generator().manual_seed(0)
@@ -464,20 +447,13 @@ def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
     assert not torch.equal(points, latent.mixture(z, 40_000, seed=2))
 
 
-def test_a_mixture_finds_two_clusters_that_one_gaussian_would_bridge():
+def test_a_mixture_bridges_no_gap_between_clusters_and_says_what_it_cannot_fit():
     sides = 10 * (torch.arange(400) % 2).unsqueeze(1)
     z = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) * 0.1 + sides
     between = latent.mixture(z, 2_000, seed=0)[:, 0]
     assert ((between > 2) & (between < 8)).sum() == 0
-
-
-def test_too_few_codes_and_codes_that_no_mixture_fits_are_named():
     with pytest.raises(ValueError, match=says(10, 9)):
         latent.mixture(torch.randn(9, 2), 5, seed=0)
-    few = data.load(tiny(limit=9))
-    evaluation.check(tiny(limit=9), few)
-    with pytest.raises(ValueError, match=says(10, 9)):
-        evaluation.check(tiny(limit=9), few, Scoring(sampler="gmm10"))
     with pytest.raises(ValueError, match=says("20 codes of d 3", "score the prior alone")):
         latent.mixture(torch.full((20, 3), float("nan")), 5, seed=0)
 
@@ -492,7 +468,8 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path
     assert other.scores == [*before, *rows]
     changed = {name for name, digest in other.manifest["files"].items() if files_before.get(name) != digest}
     assert changed == {"scores.json"}
-    monkeypatch.setattr(evaluation, "load", None)  # what is there needs no weights
+    monkeypatch.setattr(evaluation, "load", None)  # what is there needs neither weights nor data
+    monkeypatch.setattr(data, "load", None)
     assert evaluate(other, Scoring(n=300, sampler="gmm10")) == rows
     assert evaluate(other, Scoring(n=300)) == of_prior
     assert frame([other])["fd_gmm"][0] == value(rows, "fd_classifier", "gmm10")

@@ -21,17 +21,13 @@ def committed() -> dict[str, Run]:
     return {path.name: open_run(path) for path in COMMITTED}
 
 
-def test_committed_records_are_what_their_manifests_sealed(committed):
-    assert committed
+def test_every_run_of_the_laptop_scale_is_committed_and_no_other_as_its_manifest_sealed_it(committed):
+    assert {config.name for config in experiments.everything("laptop", 3)} == set(committed)
     for run in committed.values():
         run.verify()
         assert run.directory.name == run.config.name
         assert run.scores
         assert not run.environment["dirty"]
-
-
-def test_every_run_of_the_laptop_scale_is_committed_and_no_other(committed):
-    assert {config.name for config in experiments.everything("laptop", 3)} == set(committed)
 
 
 @pytest.fixture
