@@ -99,19 +99,14 @@ def test_best_weights_are_compared_in_decades(name, axis, low, high):
     assert re.fullmatch(rf"\w+ {low:g}: 10, fd 5.05; \w+ {high:g}: 100 \(highest tried\), fd 6.06", found.shown)
 
 
-def test_a_best_weight_at_the_wrong_end_of_its_grid_cannot_hold():
-    """The least value's optimum may lie above 10, the greatest one's below 10: nobody knows by how much."""
+def test_only_weights_tried_at_both_ends_are_compared():
     cells = {(8, 1.0): 9, (8, 10.0): 5, (32, 10.0): 5, (32, 100.0): 6, (8, 0.1): 9, (32, 1.0): 7}
     found = judged("size-weight", grid("size", cells))
     assert (found.effects, found.verdict) == ((0.0,) * 3, "does not hold")  # 10 and 10, of 1 and 10 alone
     cells = {(8, 1.0): 9, (8, 10.0): 8, (8, 100.0): 5, (32, 1.0): 9, (32, 10.0): 8, (32, 100.0): 5}
-    assert judged("size-weight", grid("size", cells)).effects == (0.0,) * 3
-
-
-def test_only_weights_tried_at_both_ends_are_compared():
-    """Over all weights the best would move from 1 to 1000; both tried 10 and 100."""
+    assert judged("size-weight", grid("size", cells)).effects == (0.0,) * 3  # the optimum of 8 may lie above
     cells = {(8, 1.0): 1, (8, 10.0): 6, (8, 100.0): 5, (32, 10.0): 6, (32, 100.0): 5, (32, 1000.0): 1}
-    assert judged("size-weight", grid("size", cells)).effects == (0.0,) * 3
+    assert judged("size-weight", grid("size", cells)).effects == (0.0,) * 3  # over all it would move from 1 to 1000
     cells = {(12, 1.0): 99, (12, 10.0): 6, (12, 100.0): 5, (96, 10.0): 6, (96, 100.0): 5, (96, 1000.0): 99}
     assert judged("dimension-stable", grid("latent_dim", cells)).effects == pytest.approx((0.0,) * 3)
 
@@ -187,14 +182,12 @@ def along(**distances) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "epoch", "fd"])
 
 
-def test_convergence_is_compared_before_the_last_epoch_with_the_better_wae():
+def test_along_training_speed_is_compared_before_the_last_epoch_and_stability_by_rises_above_the_least_so_far():
+    """Both with the better WAE."""
     found = judged("faster", along(MoCA=(10, 5, 9), SPHERE=(20, 30, 1), GAN=(40, 10, 1), VAE=(1, 1, 1)))
     assert found.effects == (pytest.approx(math.log(2)),) * 3
     assert found.verdict == "holds"
     assert found.shown.startswith("epochs 1, 2, 3; MoCA: 10, 5, 9; ")
-
-
-def test_stability_is_how_far_a_distance_rises_above_its_least_so_far():
     found = judged("steadier", along(MoCA=(10, 5, 6), SPHERE=(20, 2, 4), GAN=(20, 2, 8), VAE=(9, 9, 9)))
     assert found.effects == (pytest.approx(math.log(2) - math.log(1.2)),) * 3
     falling = along(MoCA=(3, 2), SPHERE=(3, 1), GAN=(3, 1))

@@ -16,7 +16,7 @@ from PIL import Image
 from mocalib import classifiers, data, evaluate, evaluation, features, figures, files, latent, load, paths, runs, train
 from mocalib.compute import Scoring
 from mocalib.config import RunConfig
-from mocalib.methods import AE, VAE, WAEMMD, TwoStageVAE
+from mocalib.methods import VAE, WAEMMD, TwoStageVAE
 from mocalib.records import compare, frame
 from mocalib.training import use_threads
 
@@ -99,8 +99,7 @@ def test_scores_equal_torch_fidelitys_own_interface(digits):
         feature_extractor_weights_path=str(paths.FEATURES / "digits.pt"), fid=True, kid=True, prc=True,
         kid_subset_size=300, rng_seed=0, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
-    ours = evaluation.frechet_distance(found, reference)
-    assert ours == pytest.approx(whole["frechet_inception_distance"], rel=1e-4)
+    assert evaluation.frechet_distance(found, reference) == pytest.approx(whole["frechet_inception_distance"], rel=1e-4)
     kid = evaluation.kernel_distance(found, reference)
     assert kid == pytest.approx(whole["kernel_inception_distance_mean"], rel=1e-4)
 
@@ -142,6 +141,10 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     codes = net.encode(digits.train.images[:256])
     ratio = np.linalg.cond(codes.double().numpy())
     assert value(run.scores, "singular_value_ratio", "train_codes") == pytest.approx(ratio, rel=1e-4)
+    with np.load(run.directory / "latents.npz") as found:
+        assert found["singular_values"].shape == found["uniform"].shape == (8,)
+        assert found["uniform"].mean() == pytest.approx(np.sqrt(256 / 8), rel=0.02)
+    assert value(run.scores, "uniformity", "train_codes") >= latent.uniform_uniformity(8) - 0.05
 
 
 def test_more_training_codes_are_decoded_than_are_looked_at(run, fresh, monkeypatch):
@@ -211,7 +214,7 @@ def test_scores_are_computed_with_the_recorded_threads(fresh, monkeypatch):
         assert (fresh.environment["threads"], used, torch.get_num_threads()) == (1, [1], 2)
 
 
-def test_grids_hold_the_images_that_they_say(run, digits):
+def test_grids_hold_the_images_that_they_say_and_interpolations_end_at_reconstructions(run, digits):
     net = load(run.directory)
     samples = figures.tiles(run, "samples.png").flatten(0, 1)
     assert torch.equal(samples, (net.sample(40, seed=0) * 255).round().to(torch.uint8))
@@ -224,37 +227,24 @@ def test_grids_hold_the_images_that_they_say(run, digits):
     for sample, neighbour in zip(samples[:5].int(), near.int()):
         distances = (digits.train.images[:256].int() - sample).square().sum((1, 2, 3))
         assert (neighbour - sample).square().sum() == distances.min()
-
-
-def test_interpolations_end_at_reconstructions(run, digits):
-    net, x = load(run.directory), digits.test.images[:4]
-    between = net.interpolate(x[:2], x[2:], 5)
+    x0, x1 = digits.test.images[:2], digits.test.images[2:4]
+    between = net.interpolate(x0, x1, 5)
     assert between.shape == (2, 5, 1, 16, 16)
-    assert torch.allclose(between[:, 0], net.decode(net.encode(x[:2])), atol=1e-4)
-    middle = torch.nn.functional.normalize(net.encode(x[:2]) + net.encode(x[2:]), dim=1)
+    assert torch.allclose(between[:, 0], net.decode(net.encode(x0)), atol=1e-4)
+    middle = torch.nn.functional.normalize(net.encode(x0) + net.encode(x1), dim=1)
     assert torch.allclose(between[:, 2], net.decode(middle), atol=1e-4)
 
 
-def test_images_are_rounded_to_the_nearest_and_survive_the_png_in_colour():
+def test_images_are_rounded_and_survive_the_png_in_colour_and_the_nearest_is_the_brute_force_minimum():
     x = torch.tensor([-0.1, 0.0, 0.5 / 255 + 1e-4, 0.999, 1.0, 1.2])
     assert evaluation.to_uint8(x).tolist() == [0, 0, 1, 255, 255, 255]
     images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = np.asarray(Image.open(io.BytesIO(evaluation._png(images, 3))))
     assert np.array_equal(pixels[4:8, 8:12], images[5].permute(1, 2, 0).numpy())
-
-
-def test_nearest_is_the_brute_force_minimum():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(0, 256, (n, 1, 3, 3), dtype=torch.uint8, generator=generator) for n in (5, 6_000))
     expected = [min(range(6_000), key=lambda j, i=i: int((a[i].int() - b[j].int()).square().sum())) for i in range(5)]
     assert evaluation.nearest(a, b).tolist() == expected
-
-
-def test_singular_values_lie_beside_those_of_uniform_codes(run):
-    with np.load(run.directory / "latents.npz") as found:
-        assert found["singular_values"].shape == found["uniform"].shape == (8,)
-        assert found["uniform"].mean() == pytest.approx(np.sqrt(256 / 8), rel=0.02)
-    assert value(run.scores, "uniformity", "train_codes") >= latent.uniform_uniformity(8) - 0.05
 
 
 @pytest.fixture
@@ -458,7 +448,7 @@ def test_a_mixture_bridges_no_gap_between_clusters_and_says_what_it_cannot_fit()
         latent.mixture(torch.full((20, 3), float("nan")), 5, seed=0)
 
 
-def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path, monkeypatch):
+def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, digits, tmp_path, monkeypatch):
     other = copied(run, tmp_path / "run")
     of_prior, before, files_before = evaluate(other, Scoring(n=300)), other.scores, other.manifest["files"]
     rows = evaluate(other, Scoring(n=300, sampler="gmm10"))
@@ -468,6 +458,8 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path
     assert other.scores == [*before, *rows]
     changed = {name for name, digest in other.manifest["files"].items() if files_before.get(name) != digest}
     assert changed == {"scores.json"}
+    codes = evaluation.mixture_codes(load(other.directory), digits.train.images[:256], 50, seed=0)
+    assert torch.allclose(codes.norm(dim=1), torch.ones(50), atol=1e-5)  # on the sphere, where codes are
     monkeypatch.setattr(evaluation, "load", None)  # what is there needs neither weights nor data
     monkeypatch.setattr(data, "load", None)
     assert evaluate(other, Scoring(n=300, sampler="gmm10")) == rows
@@ -477,16 +469,8 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, tmp_path
     assert shown == round(value(rows, "fd_classifier", "gmm10"), 4)
 
 
-def test_codes_of_a_mixture_lie_on_the_sphere_where_codes_do(run, digits, tmp_path):
-    codes = evaluation.mixture_codes(load(run.directory), digits.train.images[:256], 50, seed=0)
-    assert torch.allclose(codes.norm(dim=1), torch.ones(50), atol=1e-5)
-    plain = load(train(tiny(objective=AE(), epochs=1), runs=tmp_path).directory)
-    codes = evaluation.mixture_codes(plain, digits.train.images[:256], 50, seed=0)
-    assert (codes.norm(dim=1) - 1).abs().min() > 0.1
-
-
 @pytest.mark.parametrize("method", [VAE("learned"), WAEMMD(), TwoStageVAE(first_stage=0.5, second_width=16)], ids=str)
-def test_methods_off_the_sphere_are_scored_and_interpolate_along_lines(method, digits, tmp_path):
+def test_methods_off_the_sphere_are_scored_there_and_interpolate_along_lines(method, digits, tmp_path):
     run = train(tiny(objective=method, epochs=2), runs=tmp_path)
     rows = evaluate(run, Scoring(n=300))
     assert all(np.isfinite(row["value"]) for row in rows)
@@ -497,6 +481,8 @@ def test_methods_off_the_sphere_are_scored_and_interpolate_along_lines(method, d
     assert torch.allclose(middle, autoencoder.decode((z0 + z1) / 2), atol=1e-5)
     unit = torch.nn.functional.normalize(autoencoder.encode(digits.train.images[:256]), dim=1)  # all it was trained on
     assert value(rows, "uniformity", "train_codes") == pytest.approx(latent.uniformity(unit), abs=1e-4)
+    codes = evaluation.mixture_codes(autoencoder, digits.train.images[:256], 50, seed=0)
+    assert (codes.norm(dim=1) - 1).abs().min() > 0.1
 
 
 @pytest.mark.parametrize("count", [30, 400])  # fewer images than values, and more

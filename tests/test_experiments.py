@@ -29,12 +29,7 @@ def moca(config, **changes):
     return replace(config, objective=replace(config.objective, **changes))
 
 
-TABLE_1 = {
-    CIFAR_A2,
-    moca(replace(CIFAR_A2, model="a1"), weight=1000.0),
-    CELEBA_A2,
-    moca(replace(CELEBA_A2, model="a1"), weight=1000.0),
-}
+TABLE_1 = {CIFAR_A2, CELEBA_A2} | {moca(replace(a2, model="a1"), weight=1000.0) for a2 in (CIFAR_A2, CELEBA_A2)}
 APPENDIX_C = [100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000]
 SIZES = [(s, w) for s, w in product((32, 64, 256), APPENDIX_C) if s < 256 or w >= 5000]
 LOG = [100, 300, 1000, 3000, 9000, 18_000, 36_000, 72_000, 144_000]
@@ -90,13 +85,15 @@ def test_the_grid_is_the_papers(name):
     assert set(found) == PAPER_GRID[name]
 
 
-def test_every_table_and_figure_of_the_paper_is_an_experiment():
+def test_every_table_and_figure_of_the_paper_is_an_experiment_and_no_other():
     wanted = {f"table{n}" for n in range(1, 5)} | {f"figure{n}" for n in range(1, 16)}
     ours = {"rivals_cifar10", "rivals_celeba", "convergence", "table1_wae", "table1_forms", "appendix_a", "quickstart"}
     assert wanted | ours == set(experiments.NAMES) == set(PAPER_GRID)
+    with pytest.raises(ValueError, match=r"experiment = 'table5' is not one of 'quickstart', 'table1', "):
+        configs("table5", "paper")
 
 
-def test_a_scale_lists_every_run_once():
+def test_a_scale_lists_every_run_once_and_seeds_from_0_beside_each_other():
     alone = {name: configs(name, "paper") for name in experiments.NAMES}
     everything = experiments.everything("paper", 1)
     assert len(everything) == len(set(everything))
@@ -104,6 +101,9 @@ def test_a_scale_lists_every_run_once():
     # 4 of Table 1, 10 rivals on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
     # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
     assert len(everything) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
+    found = configs("table3", "laptop", seeds=2)
+    assert [config.seed for config in found] == [0, 1] * len(LAPTOP.momenta)
+    assert [config.objective.momentum for config in found[::2]] == list(LAPTOP.momenta)
 
 
 def test_laptop_has_at_most_180_runs_with_three_seeds():
@@ -129,17 +129,6 @@ def test_every_scale_has_ends_and_enough_points_on_every_axis(scale):
     assert settings.n_generated == 10_000 or scale == "smoke"
     assert settings.seeds >= 1
     assert {config.precision for config in experiments.everything(scale, 1)} == {"float32"}
-
-
-def test_seeds_are_counted_from_0_beside_each_other():
-    found = configs("table3", "laptop", seeds=2)
-    assert [config.seed for config in found] == [0, 1] * len(LAPTOP.momenta)
-    assert [config.objective.momentum for config in found[::2]] == list(LAPTOP.momenta)
-
-
-def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match=r"experiment = 'table5' is not one of 'quickstart', 'table1', "):
-        configs("table5", "paper")
 
 
 def test_ratios_of_the_papers_own_settings():

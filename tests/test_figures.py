@@ -49,7 +49,7 @@ def test_grids_draw_from_records(run, draw, scratch):
     assert pdf.stat().st_size > 1_000
 
 
-def test_singular_values_are_drawn_as_recorded(quickstart):
+def test_singular_values_are_drawn_as_recorded_and_from_a_tenth_on_in_use(quickstart, tmp_path):
     """A line a run, and one of uniform codes."""
     [ax] = figures.singular_values({run.config.name: run for run in quickstart[:2]}).axes
     recorded = []
@@ -58,6 +58,10 @@ def test_singular_values_are_drawn_as_recorded(quickstart):
             recorded.append(dict(found))
     expected = [*(values["singular_values"] for values in recorded), recorded[0]["uniform"]]
     assert np.array_equal([line.get_ydata() for line in lines_of(ax)], expected)
+    few = Run(tmp_path, run.config)
+    np.savez(tmp_path / "latents.npz", singular_values=np.array([50.0, 20.0, 5.0, 4.9, 0.1]), uniform=np.ones(5))
+    assert figures.directions(few) == 3
+    assert figures.directions(run) == run.config.latent_dim
 
 
 def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(run, scratch):
@@ -135,7 +139,13 @@ def test_runs_are_compared_by_what_differs_and_by_their_scores(quickstart, tmp_p
         assert table.loc[run.directory.name, "reconstruction"] == round(error, 4)
 
 
-def test_a_comparison_mixes_neither_extractors_nor_epochs(tmp_path):
+def test_a_comparison_mixes_neither_extractors_nor_epochs_and_leaves_gaps(tmp_path):
+    """Of a run that is not scored, and of one that is not finished."""
+    train(tiny(epochs=1), runs=tmp_path)
+    (tmp_path / "unfinished").mkdir()
+    table = records.compare(tmp_path)
+    assert list(table.index) == [tiny(epochs=1).name]
+    assert list(table.columns) == []
     run = train(tiny(epochs=2, keep_epochs=(1,)), runs=tmp_path)
     about = {"sampler": "prior", "split": "test", "n_generated": 9, "n_reference": 9, "digest": "", "seed": 0}
     values = [
@@ -144,16 +154,8 @@ def test_a_comparison_mixes_neither_extractors_nor_epochs(tmp_path):
     ]  # fmt: skip
     rows = [about | dict(zip(("metric", "features", "epoch", "value"), value)) for value in values]
     run.add_scores(rows, {})
-    [found] = records.compare(tmp_path).to_dict("records")
+    found = records.compare(tmp_path).loc[run.config.name].drop(["epochs", "keep_epochs"]).to_dict()
     assert found == {"fd_classifier": 5.0, "fid": 7.0, "precision_classifier": 0.5, "precision_inception": 0.7}
-
-
-def test_runs_that_are_not_scored_or_not_finished_do_not_hinder_a_comparison(tmp_path):
-    train(tiny(epochs=1), runs=tmp_path)
-    (tmp_path / "unfinished").mkdir()
-    table = records.compare(tmp_path)
-    assert list(table.index) == [tiny(epochs=1).name]
-    assert list(table.columns) == []
 
 
 def test_a_caption_says_what_a_run_is_and_the_epochs_that_were_trained(quickstart, tmp_path):
@@ -232,10 +234,3 @@ def test_convergence_shows_every_method_against_images_and_seconds():
     unlabelled = figures.curves.convergence(pd.DataFrame(rows).assign(fd=np.nan, features=""))
     assert [text.get_text() for text in unlabelled.legends[0].get_texts()] == ["MoCA", "VAE"]
     assert unlabelled.axes[0].get_ylabel() == "no score"
-
-
-def test_directions_in_use_are_those_of_at_least_a_tenth(run, tmp_path):
-    other = Run(tmp_path, run.config)
-    np.savez(tmp_path / "latents.npz", singular_values=np.array([50.0, 20.0, 5.0, 4.9, 0.1]), uniform=np.ones(5))
-    assert figures.directions(other) == 3
-    assert figures.directions(run) == run.config.latent_dim

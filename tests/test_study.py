@@ -21,14 +21,11 @@ def folder(scratch):
     return scratch / "mine"
 
 
-def test_anything_but_the_scales_own_goes_to_custom(folder):
+def test_other_data_change_every_config_and_nothing_else_and_go_to_custom(folder):
     assert {Study("laptop", **same).output for same in ({}, {"device": "cpu"}, {"seeds": 3})} == {"laptop"}
     for other in ({"dataset": "folder", "root": str(folder)}, {"seeds": 2}):
         assert Study("laptop", **other).output == "custom"
     assert Study("laptop").folder == paths.RUNS / "laptop"
-
-
-def test_other_data_change_every_config_and_nothing_else(folder):
     own, other = Study("paper").configs("table3"), Study("paper", "folder", str(folder), crop=16).configs("table3")
     for config, changed in zip(own, other):
         assert config.differences(changed) == ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "crop: 0 | 16"]
