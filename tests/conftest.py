@@ -75,11 +75,3 @@ def picture(path: Path, size=(20, 16), mode: str = "RGB", seed: int = 0) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.frombytes(mode, size, pixels.tobytes()).save(path)
     return path
-
-
-def two_classes(folder: Path) -> None:
-    """Write a labelled folder: 12 training and 12 test images of 16 pixels in each of two classes."""
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            for i in range(12):
-                picture(folder / split / name / f"{i}.png", size=(16, 16), seed=i + 20 * (split == "test"))
