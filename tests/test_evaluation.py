@@ -386,9 +386,9 @@ def test_what_would_fail_after_training_fails_before_it(digits):
     for name in ("", "none", "classifier"):
         features.check(name, digits)
     few = data.load(tiny(limit=9))
-    evaluation.check(tiny(limit=9), few)
+    evaluation.check(few)
     with pytest.raises(ValueError, match=says(10, 9)):
-        evaluation.check(tiny(limit=9), few, Scoring(sampler="gmm10"))
+        evaluation.check(few, Scoring(sampler="gmm10"))
 
 
 def test_missing_and_wrong_weights_of_inception_say_what_to_place_where(digits, tmp_path, monkeypatch):
