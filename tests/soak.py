@@ -79,7 +79,7 @@ class Soak:
 
     def grid(self, folder: Path, engine: str, end: float) -> None:
         """Sweep a grid until it is finished, with faults until the time is up, and compare it."""
-        cluster = _cluster() if engine == "ray" else None
+        cluster = victims.cluster() if engine == "ray" else None
         try:
             for start in range(STARTS):
                 quiet = time.monotonic() > end or start > STARTS // 2
@@ -94,27 +94,20 @@ class Soak:
     def _start(self, folder: Path, engine: str, cluster: object, quiet: bool) -> bool:
         """One start of the sweep, and what befalls it; whether all runs are finished then."""
         how = (folder, engine, cluster.address if cluster else None)
-        ours, theirs = victims.FORKS.Pipe(duplex=False)
         limited = not quiet and self.moments.random() < 0.15
-        work = (victims.with_files_below, (30_000, sweep_here, *how)) if limited else (sweep_here, how)
-        process = victims.FORKS.Process(target=victims.reported, args=(theirs, *work))
-        process.start()
-        theirs.close()
+        work = (victims.with_files_below, 30_000, sweep_here) if limited else (sweep_here,)
+        process, pipe = victims.begin(*work, *how)
         while not quiet and not limited and process.is_alive():
             process.join(self.moments.uniform(0.3, 5.0))
             if process.is_alive() and self._alive(folder):  # else nothing is at stake yet
                 getattr(self, self.moments.choice(self._kinds(engine)))(folder, process, cluster)
-        try:
-            told = ours.recv()
-        except EOFError:
-            told = "killed"
-        process.join()
-        if told and told != "killed":
-            self._mend(told)
-        elif told:
+        _, told = victims.end(process, pipe)
+        if told == "killed":
             time.sleep(1.0)  # its workers see that it is gone
             for _ in range(self.moments.randrange(4)):
                 self._damage(folder)
+        elif told:
+            self._mend(told)
         return not told
 
     def _kinds(self, engine: str) -> list[str]:
@@ -123,9 +116,8 @@ class Soak:
 
     def _alive(self, folder: Path) -> list[int]:
         """The processes that runs are in now, by the last starts in their logs."""
-        logs = [path.read_text(errors="replace") for path in folder.glob(f"*/{LOG}")]
-        last = [int(starts[-1]) for log in logs if (starts := re.findall(r", process (\d+)$", log, re.MULTILINE))]
-        return sorted({pid for pid in last if _is_ours(pid)})
+        starts = [victims.processes(path) for path in folder.glob(f"*/{LOG}")]
+        return sorted(pid for pid in {int(of[-1]) for of in starts if of} if _is_ours(pid))
 
     def _kill_worker(self, folder: Path, process: object, cluster: object) -> None:
         os.kill(self.moments.choice(self._alive(folder) or [process.pid]), signal.SIGKILL)
@@ -137,17 +129,16 @@ class Soak:
         self.faults["sweep killed"] += 1
 
     def _second_sweep(self, folder: Path, process: object, cluster: object) -> None:
-        second = victims.FORKS.Process(target=victims.reported, args=(_Nobody(), sweep_here, (folder, "local", None)))
-        second.start()
+        second, pipe = victims.begin(sweep_here, folder, "local", None)
         self.faults["second sweep"] += 1
         second.join(self.moments.uniform(2.0, 12.0))
         second.kill()
-        second.join()
+        victims.end(second, pipe)
 
     def _lose_node(self, folder: Path, process: object, cluster: object) -> None:
         cluster.remove_node(cluster.second, allow_graceful=False)
         self.faults["node lost"] += 1
-        cluster.second = cluster.add_node(**NODE)
+        cluster.second = cluster.add_node(**victims.NODE)
 
     def _damage(self, folder: Path) -> None:
         """Cut a file, or change one byte of it, while no sweep runs."""
@@ -209,29 +200,12 @@ class Soak:
         self.wrong += not same
 
 
-class _Nobody:
-    """A pipe's end that nobody reads."""
-
-    def send(self, told: str) -> None: ...
-
-
 def _is_ours(pid: int) -> bool:
     """Whether a process is there and is a worker of this package: numbers are given again."""
     try:
         return b"multiprocessing" in (text := Path(f"/proc/{pid}/cmdline").read_bytes()) or text.startswith(b"ray::")
     except OSError:
         return False
-
-
-NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
-
-
-def _cluster() -> object:
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args=NODE)
-    found.second = found.add_node(**NODE)
-    return found
 
 
 def main() -> int:

@@ -3,37 +3,36 @@
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import victims
 from conftest import tiny
+from test_faults import assert_same_bytes
 
-from mocalib import Pool, paths, sweep, workers
+from mocalib import Compute, Pool, Scoring, paths, sweep, workers
 from mocalib.cluster import _check_room, in_cluster
 from mocalib.runs import Run
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and files that it leaves to the collector
-NAMES = ("config.json", "metrics.jsonl", "scores.json", "samples.png")
-NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
+HOW = Compute(threads=1, checkpoint_seconds=0), Scoring(n=100)
 
 
 def test_a_run_that_no_node_has_room_for_is_refused_here_and_said_elsewhere(capsys):
-    class OneNode:
-        def nodes(self):
-            dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
-            return [{"Alive": True, "Resources": {"CPU": 2.0}}, dead]
-
+    dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    one_node = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}, dead])
     told = "a run wants 4 CPUs and 1 GPUs, and the nodes have 2 CPUs and 0 GPUs; change threads, gpus or device"
     with pytest.raises(ValueError, match=told):
-        _check_room(OneNode(), 4, 1.0, ours=True)
-    _check_room(OneNode(), 4, 1.0, ours=False)
+        _check_room(one_node, 4, 1.0, ours=True)
+    _check_room(one_node, 4, 1.0, ours=False)
     assert f"{told}, or wait until the cluster has such a node" in capsys.readouterr().out
-    _check_room(OneNode(), 2, 0.0, ours=True)
+    _check_room(one_node, 2, 0.0, ours=True)
     assert capsys.readouterr().out == ""
 
 
@@ -41,10 +40,7 @@ def test_a_run_that_no_node_has_room_for_is_refused_here_and_said_elsewhere(caps
 def cluster(monkeypatch):
     """Two nodes of two CPUs; the second has two GPUs, so to speak."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args=NODE)
-    found.second = found.add_node(**NODE, num_gpus=2)
+    found = victims.cluster(num_gpus=2)
     yield found
     ray.shutdown()
     found.shutdown()
@@ -57,15 +53,10 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def starts(directory: Path) -> list[str]:
-    """The processes that a run was in."""
-    return re.findall(r", process (\d+)$", (directory / workers.LOG).read_text(), re.M)
-
-
 def begun(folder: Path) -> dict[Path, int]:
     """Runs with two checkpoints that are not finished, and the process that each is in."""
     found = {path.parent for path in folder.glob("*/previous.pt")}
-    pids = {path: int(starts(path)[-1]) for path in found}
+    pids = {path: int(victims.processes(path / workers.LOG)[-1]) for path in found}
     return {path: pid for path, pid in pids.items() if not (path / "manifest.json").exists()}
 
 
@@ -79,22 +70,19 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
         lost["begun"] = begun(tmp_path / "ray")
         lost["run"], pid = next(iter(lost["begun"].items()))
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: len(starts(lost["run"])) > 1)
+        wait_for(lambda: len(victims.processes(lost["run"] / workers.LOG)) > 1)
         cluster.remove_node(cluster.second, allow_graceful=False)
         lost["node"] = True
 
     thread = threading.Thread(target=inject)
     thread.start()
-    how = Compute(threads=1, checkpoint_seconds=0), Scoring(n=100)
-    found = sweep.run(configs, tmp_path / "ray", *how, Pool("ray", address=cluster.address))
+    found = sweep.run(configs, tmp_path / "ray", *HOW, Pool("ray", address=cluster.address))
     thread.join()
     assert lost["node"]
     for directory in lost["begun"]:  # resumed, not begun anew
         assert (directory / workers.LOG).read_text().count("| 0/48 ") == 1
-    for run, here in zip(found, sweep.run(configs, tmp_path / "here", *how), strict=True):
-        run.verify()
-        for name in NAMES:
-            assert (run.directory / name).read_bytes() == (here.directory / name).read_bytes()
+    for run, here in zip(found, sweep.run(configs, tmp_path / "here", *HOW), strict=True):
+        assert_same_bytes(run, here)
 
 
 @pytest.mark.soak
@@ -124,31 +112,24 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
 
 def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_the_sweep(tmp_path):
     good, bad = tiny(epochs=1), tiny(batch_size=512)
-    how = Compute(threads=1), Scoring(n=100)
     with pytest.raises(sweep.SweepError, match=f"1 of 2 runs failed, .*{bad.name}: ValueError: batch_size = 512 is"):
-        sweep.run([good, bad], tmp_path / "ray", *how, Pool("ray", jobs=1, address="local"))
+        sweep.run([good, bad], tmp_path / "ray", *HOW, Pool("ray", jobs=1, address="local"))
     assert not ray.is_initialized()
-    run, [here] = Run(tmp_path / "ray" / good.name, good), sweep.run([good], tmp_path / "here", *how)
-    run.verify()
-    assert len(starts(run.directory)) == 1
-    for name in NAMES:
-        assert (run.directory / name).read_bytes() == (here.directory / name).read_bytes()
+    run, [here] = Run(tmp_path / "ray" / good.name, good), sweep.run([good], tmp_path / "here", *HOW)
+    assert len(victims.processes(run.directory / workers.LOG)) == 1
+    assert_same_bytes(run, here)
 
 
-def test_a_cluster_named_by_the_environment_that_does_not_answer_is_not_replaced(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.2:1")
+@pytest.mark.parametrize(("variable", "address"), [("127.0.0.2:1", None), ("", "127.0.0.2:1")])
+def test_a_cluster_that_does_not_answer_is_named_and_not_replaced(tmp_path, monkeypatch, variable, address):
+    monkeypatch.setenv("RAY_ADDRESS", variable)
     with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
-        sweep.run([tiny()], tmp_path, pool=Pool(engine="ray"))
+        sweep.run([tiny()], tmp_path, pool=Pool("ray", address=address))
     assert not ray.is_initialized()
-
-
-def test_where_no_cluster_answers_is_said(tmp_path):
-    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
-        sweep.run([tiny()], tmp_path, pool=Pool(engine="ray", address="127.0.0.2:1"))
     assert not (tmp_path / tiny().name).exists()
 
 
 def test_without_ray_its_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine = 'ray' needs Ray; pip install -e '.\[ray\]', or use engine 'local'"):
-        sweep.run([tiny()], tmp_path, pool=Pool(engine="ray"))
+        sweep.run([tiny()], tmp_path, pool=Pool("ray"))

@@ -1,6 +1,9 @@
 """The benchmark: what it counts is counted right, its clock is fair, and evidence is not overwritten."""
 
+import contextlib
+import copy
 import functools
+import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,6 +12,7 @@ import pytest
 import torch
 from conftest import tiny
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mocalib import __main__, clocks, contenders, environment, figures, models, paths, report, tables, throughput
@@ -33,26 +37,26 @@ class Operations(TorchDispatchMode):
         return self.now
 
 
-@pytest.fixture
-def operations(monkeypatch):
+@contextlib.contextmanager
+def counted_operations():
     """The clock of what is timed counts operations."""
-    with Operations() as counted:
-        monkeypatch.setattr(clocks, "clock", counted.clock)
-        monkeypatch.setattr(throughput, "clock", counted.clock)
-        yield
+    with Operations() as counted, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clocks, "clock", counted.clock)
+        patch.setattr(throughput, "clock", counted.clock)
+        yield patch
 
 
-@pytest.fixture
-def record(tmp_path, monkeypatch, operations):
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
     """A smoke measurement by the package's own command, in this process instead of nine others."""
-    monkeypatch.setattr(throughput, "apart", lambda function, *asked, device, threads: function(*asked, device))
-    monkeypatch.setattr(throughput, "REPEATS", 2)
-    ceiling = functools.cache(throughput._ceiling)
-    monkeypatch.setattr(throughput, "_ceiling", lambda dtype, device: ceiling(torch.float32, device))  # the fast one
-    monkeypatch.setattr(throughput, "subprocess", SimpleNamespace(run=lambda *_, **__: None))  # which only imports
-    command = ["benchmark", "--scale", "smoke", "--runs", str(tmp_path), "--threads", "1"]
-    assert __main__.main(command) == 0
-    return json.loads((tmp_path / "smoke-cpu.json").read_text())
+    folder, ceiling = tmp_path_factory.mktemp("throughput"), functools.cache(throughput._ceiling)
+    with counted_operations() as patch:
+        patch.setattr(throughput, "apart", lambda function, *asked, device, threads: function(*asked, device))
+        patch.setattr(throughput, "REPEATS", 2)
+        patch.setattr(throughput, "_ceiling", lambda dtype, device: ceiling(torch.float32, device))  # the fast one
+        patch.setattr(throughput, "subprocess", SimpleNamespace(run=lambda *_, **__: None))  # which only imports
+        assert __main__.main(["benchmark", "--scale", "smoke", "--runs", str(folder), "--threads", "1"]) == 0
+    return json.loads((folder / "smoke-cpu.json").read_text())
 
 
 def test_a_record_says_what_was_measured_where_and_how(record):
@@ -73,8 +77,9 @@ def test_a_record_says_what_was_measured_where_and_how(record):
     assert min(value for name, value in record["costs"].items() if name.endswith("seconds")) > 0
 
 
-def test_the_parts_of_a_step_hold_nearly_all_of_its_operations(operations):
-    parts = throughput.parts(contenders.Engine(SMALL, CPU, compile=False), CPU)
+def test_the_parts_of_a_step_hold_nearly_all_of_its_operations():
+    with counted_operations():
+        parts = throughput.parts(contenders.Engine(SMALL, CPU, compile=False), CPU)
     whole = parts.pop("step")
     assert set(parts) == {
         "data", "encoder", "key encoder", "decoder", "losses", "backward", "Adam", "EMA", "queue", "log",
@@ -83,34 +88,21 @@ def test_the_parts_of_a_step_hold_nearly_all_of_its_operations(operations):
     assert 0.9 < sum(parts.values()) / whole < 1
 
 
-def multiplications(net: nn.Module, *x: torch.Tensor) -> dict[nn.Module, int]:
-    """Multiplications of each convolution and linear layer, counted from shapes."""
-    found, hooks = {}, []
-
-    def count(layer, inputs, output):
-        kernel = layer.weight[0].numel()  # channels in, times the kernel's area
-        found[layer] = output.numel() * kernel
-
-    for layer in net.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            hooks.append(layer.register_forward_hook(count))
-    net(*x)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
 def test_operations_of_algorithm_1_are_those_of_its_layers():
     """Two operations a multiplication; backward once for weights and once for inputs, but for the images'."""
-    work = contenders.Printed(SMALL, CPU)
+    work, found = contenders.Printed(SMALL, CPU), {}
+
+    def count(layer, inputs, output):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            found[layer] = output.numel() * layer.weight[0].numel()  # channels in, times the kernel's area
+
+    with register_module_forward_hook(count):
+        counted = throughput.operations(work)
     o, B, d, K = work.objective, SMALL.batch_size, SMALL.latent_dim, SMALL.objective.queue_size
-    x = torch.rand(B, 1, 16, 16)
-    encoder, key = multiplications(o.encoder, x), sum(multiplications(o.key_encoder, x).values())
-    decoder = sum(multiplications(o.decoder, torch.rand(B, d)).values())
-    stem = encoder[o.encoder[0]]
+    forward, stem = sum(found.values()), found[o.encoder[0]]
+    keys = sum(found.get(layer, 0) for layer in o.key_encoder.modules())  # have no backward
     contrast = 2 * B * d * K + 2 * B * d  # logits and their gradient to the queries
-    expected = 3 * (sum(encoder.values()) + decoder) - stem + key + contrast
-    assert throughput.operations(work) == 2 * expected
+    assert counted == 2 * (3 * forward - 2 * keys - stem + contrast)
 
 
 def test_the_engine_does_fewer_operations_where_it_folds_upsampling(monkeypatch):
@@ -124,15 +116,11 @@ def test_the_engine_does_fewer_operations_where_it_folds_upsampling(monkeypatch)
 
 
 def test_contenders_take_turns_each_first_in_its_own_and_the_first_rounds_do_not_count(monkeypatch):
-    monkeypatch.setattr(clocks, "seconds", lambda work, device, steps: work())
-    order = []
-
-    def work(name, times):
-        times = iter(times)
-        return lambda: order.append(name) or next(times)
-
-    found = clocks.rounds({"a": work("a", [99, 1, 5, 3]), "b": work("b", [99, 7, 6, 9])}, CPU, repeats=3)
-    assert found == {"a": [1, 5, 3], "b": [7, 6, 9]}
+    """What is timed takes as long as its turn, counted from 0."""
+    turns, order = itertools.count(), []
+    monkeypatch.setattr(clocks, "seconds", lambda work, device, steps: work() or next(turns))
+    found = clocks.rounds({name: functools.partial(order.append, name) for name in "ab"}, CPU, repeats=3)
+    assert found == {"a": [3, 4, 7], "b": [2, 5, 6]}
     assert "".join(order) == "ab" + "ba" + "ab" + "ba"
 
 
@@ -153,7 +141,7 @@ def test_a_held_feed_costs_no_loading():
 
 
 def test_a_watch_adds_up_calls_within_a_step(monkeypatch):
-    ticks = iter(range(100))
+    ticks = itertools.count()
     monkeypatch.setattr(clocks, "clock", lambda device: float(next(ticks)))
     watch = clocks.Watch(CPU)
     inner = watch.around("inner", lambda: None)
@@ -164,10 +152,13 @@ def test_a_watch_adds_up_calls_within_a_step(monkeypatch):
     assert watch.medians(skip=1) == {"inner": 2.0, "outer": 5.0}
 
 
+def peaks(configs, device):
+    return [throughput.peak_memory(ENGINE, config, device) for config in configs]
+
+
 def test_peak_memory_is_of_a_process_of_its_own():
-    small, large = (
-        clocks.apart(throughput.peak_memory, ENGINE, replace(SMALL, width=w), device=CPU, threads=1) for w in (4, 64)
-    )
+    """One for both here: a peak can only rise."""
+    small, large = clocks.apart(peaks, [replace(SMALL, width=w) for w in (4, 64)], device=CPU, threads=1)
     assert 2**26 < small < large - 16 * 10_000_000  # 11 M more parameters: weights, keys' encoder, gradients, moments
     assert large < 2**32
 
@@ -186,15 +177,12 @@ def test_growth_changes_one_axis_at_a_time(monkeypatch):
     monkeypatch.setattr(throughput, "GROWTH", {"queue_size": (50, 200), "size": (16, 32)})
     monkeypatch.setattr(throughput, "contender", lambda name, config, device: [name, *base.differences(config)])
     monkeypatch.setattr(throughput, "rounds", lambda works, *_: {key: [work] for key, work in works.items()})
-    assert [row for axis in throughput.GROWTH for row in throughput.along(base, axis, CPU)] == [
-        {"axis": axis, "value": value, "contender": name, "seconds": [name, f"{field}: {before} | {value}"]}
-        for axis, field, before, values in (
-            ("queue_size", "objective.queue_size", 100, (50, 200)),
-            ("size", "size", 0, (16, 32)),
-        )
-        for value in values
-        for name in (ALGORITHM_1, ENGINE)
-    ]
+    for axis, before, values in (("queue_size", "objective.queue_size: 100", (50, 200)), ("size", "size: 0", (16, 32))):
+        assert throughput.along(base, axis, CPU) == [
+            {"axis": axis, "value": value, "contender": name, "seconds": [name, f"{before} | {value}"]}
+            for value in values
+            for name in (ALGORITHM_1, ENGINE)
+        ]
 
 
 def test_committed_records_are_not_overwritten(monkeypatch, scratch):
@@ -222,37 +210,26 @@ def test_every_scale_times_nets_of_the_size_of_its_images(scale):
             models.build(config.model, shape, config.latent_dim, config.width, config.blocks)
 
 
-HAND = {
-    "environment": {"device": "cpu", "processor": "a CPU", "threads": 2, "versions": {"torch": "2.14.1"}},
-    "command": "python -m mocalib throughput --scale laptop --device cpu",
-    "ceiling": {"bfloat16": 400.0},
-    "cases": [{
-        "config": tiny().to_dict(), "image_shape": [1, 16, 16], "nets": "bfloat16",
-        "ratio": {"median": 2.0, "low": 1.9, "high": 2.15}, "ratio_without_data": {"median": 1.5},
-        "operations": {"engine": 100, "Algorithm 1": 200},
-        "contenders": {
-            "Algorithm 1": {"images_per_second": 32.0, "seconds": 1.0, "peak_memory": 100},
-            "engine": {"images_per_second": 64.0, "seconds": 0.5, "peak_memory": 50},
-        },
-        "parts": {"encoder": 0.7, "data": 0.01, "EMA": 0.02, "queue": 0.03, "log": 0.04, "step": 1.0},
-    }],
-    "growth": [
+def test_tables_of_a_record_by_hand(record):
+    """A measured one, in which round numbers are put."""
+    record = copy.deepcopy(record)
+    [case] = record["cases"]
+    plain, ours = case["contenders"][ALGORITHM_1], case["contenders"][ENGINE]
+    plain["peak_memory"], ours["peak_memory"], ours["seconds"], case["operations"][ENGINE] = 100, 50, 0.5, 100
+    case["ratio"], record["ceiling"][case["nets"]] = {"median": 2.0, "low": 1.9, "high": 2.15}, 400
+    case["parts"] |= {"data": 0.01, "EMA": 0.02, "queue": 0.03, "log": 0.04, "step": 1.0}
+    record["growth"] = [
         {"axis": "queue_size", "value": value, "contender": name, "seconds": seconds}
-        for value, name, seconds in [(5_000, "engine", 2.0), (120_000, "engine", 2.2), (120_000, "Algorithm 1", 9.0)]
-    ],
-}  # fmt: skip
-
-
-def test_tables_of_a_record_by_hand():
-    [row] = tables.throughput(HAND).to_dict("records")
-    assert (row["ratio"], row["engine, images/s"], row["nets in"]) == (2.0, 64.0, "bfloat16")
-    assert row["quartiles"] == "1.90 to 2.15"
-    assert row["memory, of Algorithm 1's"] == 0.5
-    assert row["of ceiling"] == 100 / 0.5 / 400
-    free = tables.free(HAND)
+        for value, name, seconds in [(5_000, ENGINE, 2.0), (120_000, ENGINE, 2.2), (120_000, ALGORITHM_1, 9.0)]
+    ]
+    [row] = tables.throughput(record).to_dict("records")
+    assert (row["ratio"], row["engine, images/s"], row["nets in"]) == (2.0, ours["images_per_second"], case["nets"])
+    assert (row["quartiles"], row["memory, of Algorithm 1's"], row["of ceiling"]) == ("1.90 to 2.15", 0.5, 0.5)
+    free = tables.free(record)
     assert free["together"] == pytest.approx(0.1)
     assert free["step at K 120,000 over K 5,000"] == pytest.approx(1.1)
-    assert report.machine(HAND) == "a CPU, 2 threads, torch 2.14.1"
+    record["environment"] = {"device": "cpu", "processor": "a CPU", "threads": 2, "versions": {"torch": "2.14.1"}}
+    assert report.machine(record) == "a CPU, 2 threads, torch 2.14.1"
 
 
 def test_the_committed_record_keeps_what_the_project_promises():
@@ -260,9 +237,8 @@ def test_the_committed_record_keeps_what_the_project_promises():
     [record] = [r for r in report.measured() if r["scale"] == "laptop" and r["environment"]["device"] == "cpu"]
     assert record["environment"]["dirty"] is False
     cases = {(case["config"]["width"], case["image_shape"][1]): case for case in record["cases"]}
-    for (width, size), least in {(64, 32): 2.0, (32, 32): 1.7, (64, 64): 2.5}.items():
-        case = cases[width, size]
-        config = case["config"]
+    for net, least in {(64, 32): 2.0, (32, 32): 1.7, (64, 64): 2.5}.items():
+        case, config = cases[net], cases[net]["config"]
         assert (config["latent_dim"], config["objective"]["queue_size"], config["batch_size"]) == (128, 30_000, 64)
         assert case["nets"] == "bfloat16"
         assert case["ratio"]["median"] >= least

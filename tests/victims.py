@@ -6,11 +6,13 @@ mocalib is imported, since each of them imports this.
 
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +22,33 @@ from mocalib.workers import LOG
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["mocalib.sweep", "mocalib.figures"])
+NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
-def in_a_process(function: Callable, *arguments: Any, seconds: float | None = None) -> tuple[int, str]:
-    """Exit code (negative: the signal) and what went wrong, of a process; killed after some seconds, if given."""
+def begin(function: Callable, *arguments: Any) -> tuple[Any, Connection]:
+    """A process that does this, and the end of a pipe that says what went wrong in it."""
     ours, theirs = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=reported, args=(theirs, function, arguments))
     process.start()
     theirs.close()
-    if seconds is not None:
-        process.join(seconds)
-        process.kill()
+    return process, ours
+
+
+def end(process: Any, ours: Connection) -> tuple[int, str]:
+    """Wait for it; return its exit code (negative: the signal), and what went wrong."""
     try:
         error = ours.recv()
-    except EOFError:  # killed
-        error = ""
+    except EOFError:
+        error = "killed"
     process.join()
     return process.exitcode, error
 
 
-def reported(pipe, function: Callable, arguments: tuple) -> None:
+def in_a_process(function: Callable, *arguments: Any) -> tuple[int, str]:
+    return end(*begin(function, *arguments))
+
+
+def reported(pipe: Connection, function: Callable, arguments: tuple) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
         function(*arguments)
@@ -92,9 +101,14 @@ def die_on(seed: int, config: RunConfig) -> None:
 def run_one_killed_once(config: RunConfig, runs: Path, **how: Any) -> None:
     """A sweep's work, whose first process with seed 0 is killed as it writes a later checkpoint."""
     work = partial(sweep.run_one, config, runs, **how)
-    if config.seed == 0 and (runs / config.name / LOG).read_text().count(", process ") == 1:
+    if config.seed == 0 and len(processes(runs / config.name / LOG)) == 1:
         die_at(20, work)
     work()
+
+
+def processes(log: Path) -> list[str]:
+    """Those that a run was in, by its log."""
+    return re.findall(r", process (\d+)$", log.read_text(errors="replace"), re.MULTILINE)
 
 
 def say_gpu(config: RunConfig) -> None:
@@ -108,3 +122,12 @@ def say_place(config: RunConfig) -> None:
     part = ray.get_runtime_context().get_assigned_resources()["GPU"]
     print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], "of", part, os.environ["MOCALIB_RUNS"], flush=True)
     time.sleep(1.0)
+
+
+def cluster(**more: int) -> Any:
+    """A Ray cluster of two nodes; the second has what is given, beside its CPUs."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args=NODE)
+    found.second = found.add_node(**NODE, **more)
+    return found
