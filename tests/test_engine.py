@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from conftest import says, tiny
 from test_objectives import METHODS, batch, built, noise_for
 from test_training import assert_same, stopped, weights
-from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -27,7 +26,7 @@ from mocalib.models.a2 import ResizeConv2d
 from mocalib.runs import RunMismatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-NETS = pytest.mark.parametrize("model", ["a1", "a2", "hq"])
+BLOCKS = {"a1": 2, "a2": 1, "hq": 2}  # of each net
 
 
 def test_upsampling_and_convolution_fold_into_one_transposed_convolution():
@@ -54,34 +53,16 @@ def test_bfloat16_takes_the_folded_form_and_float32_does_not(monkeypatch):
         layer.bfloat16()(x.bfloat16())
 
 
-def on_fake_cuda(objective):
-    """Put parameters and buffers on a GPU that need not be there: only shapes, dtypes and devices are computed."""
-
-    def fake(value):
-        return torch.empty(value.shape, dtype=value.dtype, device=CUDA)
-
-    for module in objective.modules():
-        for name, value in module._parameters.items():
-            if value is not None:
-                module._parameters[name] = nn.Parameter(fake(value), requires_grad=value.requires_grad)
-        for name, value in module._buffers.items():
-            if value is not None:
-                module._buffers[name] = fake(value)
-    return objective
-
-
-OTHER_METHODS = [("a2", method) for method in METHODS[1:] if method != RAE(regulariser="spectral_norm")]
-# whose power iteration draws vectors of its own, and which no fake device can stand for
+# A power iteration draws vectors of its own, which no fake device can stand for.
+FAKED = [method for method in METHODS[1:] if method != RAE(regulariser="spectral_norm")]
 
 
 @pytest.mark.parametrize(
-    ("model", "method"), [(model, METHODS[0]) for model in ("a1", "a2", "hq")] + OTHER_METHODS, ids=str
+    ("model", "method"), [*((model, METHODS[0]) for model in BLOCKS), *(("a2", method) for method in FAKED)], ids=str
 )
 def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, model, method):
     """Fake tensors raise where a value would be read back; autograd and Adam's kernel need a real GPU: left out."""
-    config = tiny(model=model, objective=method, precision="bfloat16", **({} if model == "a2" else {"blocks": 2}))
-    objective = objectives.build(config, (1, 16, 16)).train()
-    rates = []
+    objective, rates = built(method, model=model, blocks=BLOCKS[model], precision="bfloat16"), []
 
     def noise(self, step, x):  # a generator of a GPU needs one
         return torch.zeros(len(x), objective.noise, device=CUDA)
@@ -97,8 +78,9 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, mod
     monkeypatch.setattr(torch, "_fused_adam_", lambda *tensors, lr, **settings: rates.append(lr))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    with FakeTensorMode():
-        on_fake_cuda(objective)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        objective.to(CUDA)
+        mode.allow_non_fake_inputs = False
         trainer, meter = engine.Trainer(objective, 2, CUDA, compile=True), Meter()
         for i in range(2):
             for turn, terms in trainer.step(i, torch.rand(32, 1, 16, 16, device=CUDA), 1e-3):
@@ -109,45 +91,34 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, mod
             meter.check()
 
 
-@NETS
-@pytest.mark.parametrize(("weight", "precision"), [(0.0, "float32"), (1.0, "float32"), (1.0, "bfloat16")])
-def test_the_loss_compiles_to_one_graph_without_a_break(model, weight, precision):
-    config = tiny(model=model, precision=precision, **({} if model == "a2" else {"blocks": 2}))
-    config = replace(config, objective=replace(config.objective, weight=weight))
-    x = torch.rand(8, 1, 16, 16)
-    found = []
-    for compiled in (False, True):
-        torch._dynamo.reset()
-        objective = objectives.build(config, (1, 16, 16)).train()
-        loss = torch.compile(objective.loss, backend="aot_eager", fullgraph=True) if compiled else objective.loss
-        out = loss("autoencoder", x)
-        out.total.backward()
-        found.append([out.total, *out.terms.values(), *(p.grad for p in objective.parameters() if p.requires_grad)])
-    near = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 0.1, "atol": 0.1}
-    for one, other in zip(*found, strict=True):
-        assert torch.allclose(one, other, **near)
-
-
+FLOAT32, BFLOAT16 = ("float32", {"rtol": 1e-4, "atol": 1e-5}), ("bfloat16", {"rtol": 0.1, "atol": 0.1})
+NEAR_FLOAT32 = ("float32", {"rtol": 1e-3, "atol": 1e-4})
+COMPILED = [
+    (model, replace(METHODS[0], weight=weight), *near)
+    for model in BLOCKS
+    for weight, near in ((0.0, FLOAT32), (1.0, FLOAT32), (1.0, BFLOAT16))
+]
 # Some seconds each: of the others in `make soak`. These have several turns, and nets that are switched to evaluation.
-SEVERAL_TURNS = [
-    method if len(built(method).turns) > 1 else pytest.param(method, marks=pytest.mark.soak) for method in METHODS[1:]
+COMPILED += [
+    pytest.param("a2", method, *NEAR_FLOAT32, marks=pytest.mark.soak if len(built(method).turns) == 1 else ())
+    for method in METHODS[1:]
 ]
 
 
-@pytest.mark.parametrize("method", SEVERAL_TURNS, ids=str)
-def test_every_turn_of_every_method_compiles_to_one_graph(method):
-    found = {}
+@pytest.mark.parametrize(("model", "method", "precision", "near"), COMPILED, ids=str)
+def test_every_turn_of_every_method_compiles_to_one_graph_without_a_break(model, method, precision, near):
+    found = []
     for compiled in (False, True):
         torch._dynamo.reset()
-        objective = built(method)
+        objective = built(method, model=model, blocks=BLOCKS[model], precision=precision)
         loss = torch.compile(objective.loss, backend="aot_eager", fullgraph=True) if compiled else objective.loss
         outs = [loss(turn.name, batch(), noise_for(objective)) for turn in objective.turns]
         sum(out.total for out in outs).backward()
-        terms = [value for out in outs for value in out.terms.values()]
-        found[compiled] = [*terms, *(p.grad for p in objective.parameters() if p.grad is not None)]
+        terms = [value for out in outs for value in (out.total, *out.terms.values())]
+        found.append([*terms, *(p.grad for p in objective.parameters() if p.grad is not None)])
         assert objective.encoder.training
-    for one, other in zip(*found.values(), strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, **near)
 
 
 def test_every_run_of_a_process_is_compiled(monkeypatch):

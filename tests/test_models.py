@@ -40,7 +40,6 @@ without_weights = pytest.mark.usefixtures("no_weights")
     ("name", "size", "parameters"),
     [
         ("a2", 32, 23_844_611), ("a2", 64, 23_844_611),  # the paper's roughly 24 million
-        ("a1", 32, 37_074_051), ("a1", 64, 44_987_523),
         ("hq", 256, 38_847_619), ("hq", 64, 13_669_507), ("hq", 32, 3_960_963),  # our reading of Appendix C
     ],
 )  # fmt: skip

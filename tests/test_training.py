@@ -90,9 +90,8 @@ def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, model, wei
     lines = run.metrics
     assert len(lines) == 50
     for line, expected in zip(lines, reference, strict=True):
-        assert line["loss"] == pytest.approx(expected["L"], rel=1e-9)
-        assert line["reconstruction"] == pytest.approx(expected["L_rec"], rel=1e-9)
-        assert line["contrastive"] == pytest.approx(expected["L_con"], rel=1e-9)
+        ours = [line[name] for name in ("loss", "reconstruction", "contrastive")]
+        assert ours == pytest.approx([expected[name] for name in ("L", "L_rec", "L_con")], rel=1e-9)
     for name, value in engine.encoder.state_dict().items():  # trained in place by the reference
         if model == "a1" and value.ndim < 2:
             continue  # BatchNorm subtracts A1's biases: their gradient is rounding noise, which Adam scales up
@@ -146,20 +145,14 @@ def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
     assert seeds == {5}
 
 
-def test_a_finished_run_returns_before_data_or_device_is_touched(finished, monkeypatch):
+def test_a_finished_run_returns_before_data_or_device_is_touched_and_refuses_another_config(finished, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()}
     monkeypatch.setattr(data, "load", None)
-    again = train(finished.config, directory=finished.directory, compute=Compute("no such device"))
-    assert again.finished
-    assert {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()} == before
-
-
-def test_a_directory_of_another_config_is_refused_with_the_fields(finished):
+    assert train(finished.config, directory=finished.directory, compute=Compute("no such device")).finished
     other = replace(finished.config, seed=4, objective=replace(tiny().objective, weight=9.0))
-    before = (finished.directory / "config.json").read_bytes()
     with pytest.raises(RunMismatch, match=says("seed: 0 | 4", "objective.weight: 1.0 | 9.0")):
         train(other, directory=finished.directory)
-    assert (finished.directory / "config.json").read_bytes() == before
+    assert {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()} == before
 
 
 def test_a_run_of_other_images_under_a_folder_of_the_same_name_is_refused(scratch):
@@ -173,11 +166,15 @@ def test_a_run_of_other_images_under_a_folder_of_the_same_name_is_refused(scratc
         train(configs[1], runs=scratch)
 
 
-def test_an_edited_config_is_refused_on_resume(tmp_path):
-    directory, edited = stopped(tmp_path / "run", 2), tiny(learning_rate=0.5)
+def test_an_edited_config_or_other_data_are_refused_on_resume(died, finished, tmp_path, monkeypatch):
+    directory, edited = shutil.copytree(died, tmp_path / "run"), replace(finished.config, learning_rate=0.5)
     files.write_json(directory / "config.json", edited.to_dict())
     with pytest.raises(RunMismatch, match=says("checkpoint.pt", "another config", "learning_rate: 0.001 | 0.5")):
         train(edited, directory=directory)
+    other = data.load(finished.config)._replace(fingerprint="other")
+    monkeypatch.setattr(data, "load", lambda config: other)
+    with pytest.raises(RunMismatch, match=says("other data", "'other'", "remove", died)):
+        train(finished.config, directory=died)
 
 
 def test_a_process_that_waited_is_refused_another_config(tmp_path, monkeypatch):
@@ -251,13 +248,6 @@ def test_final_weights_of_other_nets_are_named_with_the_way_out(mine):
         load(mine.directory)
 
 
-def test_other_data_are_refused_on_resume(died, finished, monkeypatch):
-    real = data.load(tiny())
-    monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="other"))
-    with pytest.raises(RunMismatch, match=says("other data", "'other'", "remove", died)):
-        train(finished.config, directory=died)
-
-
 @pytest.mark.parametrize("lines", [40, 1])  # seen at a log line, or before a checkpoint
 def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_path, monkeypatch, lines):
     monkeypatch.setattr(training, "LOG_LINES", lines)
@@ -293,16 +283,13 @@ def test_a_second_process_waits_and_takes_the_result(finished, tmp_path, monkeyp
     assert said == [f"{directory} is in use by another process; waiting for it to end"]
 
 
-def test_the_learning_rate_is_halved_by_epoch_and_held_after_the_last():
+def test_the_learning_rate_is_halved_by_epoch_and_held_after_the_last(finished):
     config = replace(tiny(), epochs=1000, learning_rate=2e-3, decay_every=40, decay_until=400)  # Appendix A, CelebA-HQ
     rates = [training.learning_rate(config, epoch) for epoch in (0, 39, 40, 79, 80, 399, 400, 999)]
     assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 1e-3, 5e-4, 2e-3 / 2**9, 2e-3 / 2**10, 2e-3 / 2**10])
     celeba = replace(tiny(), epochs=200)  # section 5: half every 60 epochs
     assert [training.learning_rate(celeba, e) / 1e-3 for e in (59, 60, 120, 180, 199)] == [1, 0.5, 0.25, 0.125, 0.125]
     assert training.learning_rate(replace(tiny(), decay_every=0), 2) == 1e-3
-
-
-def test_training_uses_the_scheduled_rate(finished):
     assert {line["epoch"]: line["learning_rate"] for line in finished.metrics} == {1: 1e-3, 2: 5e-4, 3: 2.5e-4}
 
 
@@ -312,8 +299,7 @@ def test_a_run_stops_after_the_epoch_whose_mean_reconstruction_is_low_enough(tmp
     means = [np.mean([line["reconstruction"] for line in free.metrics if line["epoch"] == e]) for e in range(1, 7)]
     target = (means[2] + means[3]) / 2
     stopped = train(tiny(epochs=6, stop_at=target), runs=tmp_path)
-    assert stopped.manifest["epoch"] == 4
-    assert stopped.manifest["step"] == 32
+    assert (stopped.manifest["epoch"], stopped.manifest["step"]) == (4, 32)
     assert stopped.metrics == free.metrics[: len(stopped.metrics)]  # schedules are planned for the full length
 
 
@@ -324,7 +310,9 @@ def test_kept_epochs_can_be_loaded_beside_the_final_weights(finished):
     assert torch.equal(last, load(finished.directory).sample(2))
 
 
-def test_weights_that_are_not_there_are_explained(mine, tmp_path, monkeypatch):
+def test_weights_that_are_not_there_are_explained(died, mine, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=says("not finished", "python -m mocalib", died)):
+        load(died)
     with pytest.raises(FileNotFoundError, match=says("epoch-0002.pt", "keep_epochs")):
         load(mine.directory, epoch=2)
     (mine.directory / "weights.pt").unlink()
@@ -336,26 +324,18 @@ def test_weights_that_are_not_there_are_explained(mine, tmp_path, monkeypatch):
         load(custom)
 
 
-def test_weights_of_an_unfinished_run_are_explained(died):
-    with pytest.raises(FileNotFoundError, match=says("not finished", "python -m mocalib", died)):
-        load(died)
-
-
-def test_the_environment_is_recorded_before_the_first_step_without_names_of_host_or_user(tmp_path):
-    text = (stopped(tmp_path / "run", 0) / "environment.json").read_text()
+def test_the_environment_is_recorded_before_the_first_step_and_torchs_own_threads_are_given_back(tmp_path):
+    """Without names of host or user; the run dies before two threads on one core wait for each other."""
+    before = torch.get_num_threads()
+    asked = 1 if before > 1 else 2
+    text = (stopped(tmp_path / "run", 0, compute=Compute(threads=asked)) / "environment.json").read_text()
+    assert torch.get_num_threads() == before
     environment = json.loads(text)
-    assert environment["threads"] == 1
+    assert environment["threads"] == asked
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert environment["data"]["train"] == 256
     assert os.uname().nodename not in text
     assert str(paths.ROOT) not in text
-
-
-def test_torchs_own_number_of_threads_is_given_back(tmp_path):
-    """After a run that dies, too, which this one does before two threads on one core wait for each other."""
-    before = torch.get_num_threads()
-    stopped(tmp_path, 0, compute=Compute(threads=1 if before > 1 else 2))
-    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
@@ -391,14 +371,11 @@ def test_meter_means_are_over_the_steps_on_which_a_turn_was_due():
     assert meter.read() == {}
 
 
-def test_turns_are_due_by_step_and_part_of_training():
+def test_turns_are_due_by_step_and_part_of_training_and_one_that_a_method_goes_without_is_not_missed():
     early = Turn("a", ("g",), stop=0.5)
     late = Turn("b", ("g",), every=3, start=0.5)
     assert [step for step in range(10) if engine.due(early, step, 10)] == [0, 1, 2, 3, 4]
     assert [step for step in range(10) if engine.due(late, step, 10)] == [6, 9]
-
-
-def test_a_turn_that_a_method_goes_without_is_not_missed():
     engine.check_turns(objectives.build(tiny(objective=WAEGAN(pretraining=0.0)), (1, 16, 16)), 8)
 
 
