@@ -96,11 +96,13 @@ class Soak:
         how = (folder, engine, cluster.address if cluster else None)
         limited = not quiet and self.moments.random() < 0.15
         work = (victims.with_files_below, 30_000, sweep_here) if limited else (sweep_here,)
+        faults = [*3 * [self._kill_worker], *2 * [self._kill_sweep], self._second_sweep, self._lose_node]
+        faults = faults if engine == "ray" else faults[:-1]
         process, pipe = victims.begin(*work, *how)
         while not quiet and not limited and process.is_alive():
             process.join(self.moments.uniform(0.3, 5.0))
             if process.is_alive() and self._alive(folder):  # else nothing is at stake yet
-                getattr(self, self.moments.choice(self._kinds(engine)))(folder, process, cluster)
+                self.moments.choice(faults)(folder, process, cluster)
         _, told = victims.end(process, pipe)
         if told == "killed":
             time.sleep(1.0)  # its workers see that it is gone
@@ -109,10 +111,6 @@ class Soak:
         elif told:
             self._mend(told)
         return not told
-
-    def _kinds(self, engine: str) -> list[str]:
-        often = 3 * ["_kill_worker"] + 2 * ["_kill_sweep"]
-        return [*often, "_second_sweep", *(["_lose_node"] if engine == "ray" else [])]
 
     def _alive(self, folder: Path) -> list[int]:
         """The processes that runs are in now, by the last starts in their logs."""

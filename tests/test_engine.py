@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mocalib import Compute, RunConfig, Scoring, data, engine, environment, evaluate, objectives, train
+from mocalib import Compute, Scoring, data, engine, environment, evaluate, objectives, train
 from mocalib.meter import Meter
 from mocalib.methods import RAE
 from mocalib.models.a2 import ResizeConv2d
@@ -139,31 +139,35 @@ def test_every_run_of_a_process_is_compiled(monkeypatch):
 
 
 def test_what_is_trained_inside_unchanged_is_undone_in_place():
-    """Before the first step and after some: weights, statistics, queue, key encoder and Adam's moments."""
-    config = tiny()
-    objective = objectives.build(config, (1, 16, 16)).train()
-    optimizers = engine.make_optimizers(objective)
-    step = engine.Step(objective, objective.turns[0], optimizers, torch.zeros(()))
+    """Weights, statistics, queue, key encoder and Adam's moments: before any step, after one of the decoder's optimizer
+    alone, and after one of both.
+    """
+    objective = built(METHODS[0])
+    one, other = (torch.optim.Adam(net.parameters(), fused=True) for net in (objective.encoder, objective.decoder))
+
+    def step(*optimizers):
+        out = objective.loss("autoencoder", batch())
+        out.total.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        objective.after("autoencoder", out, torch.zeros(()))
 
     def tensors():
-        moments = [value for state in optimizers["autoencoder"].state.values() for value in state.values()]
-        return [*objective.state_dict().values(), *moments]
+        return [*objective.state_dict().values(), *engine._moments([other, one])]
 
-    def twice():
-        for _ in range(2):
-            step(torch.rand(8, 1, 16, 16), torch.empty(8, 0))
-
-    for _ in range(2):
+    for optimizers in ((), (other,), (one, other)):
+        step(*optimizers)
         before, places = [value.clone() for value in tensors()], [value.data_ptr() for value in tensors()]
-        with engine.unchanged(objective, step.optimizers):
-            twice()
+        with engine.unchanged(objective, [one, other]):
+            step(one, other)
+            step(one, other)
             changed = sum(not torch.equal(old, new) for old, new in zip(before, tensors()))
         assert changed > 50
         after = tensors()
         assert all(torch.equal(old, new) for old, new in zip(before, after))
         assert [value.data_ptr() for value in after[: len(places)]] == places
-        assert all(not value.any() for value in after[len(places) :])  # moments that are new start at zero
-        twice()
+        assert not any(value.any() for value in after[len(places) :])  # moments that are new start at zero
+        objective.zero_grad()
 
 
 class Recorder(TorchDispatchMode):
@@ -240,7 +244,7 @@ def test_a_learning_rate_that_is_a_number_would_never_change_in_replays(launched
     assert launched.metrics[-1]["loss"] != wrong.metrics[-1]["loss"]
 
 
-def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu(monkeypatch):
+def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu():
     """Checkpoints go from one kind of device to the other."""
     objective = objectives.build(tiny(), (1, 16, 16))
     trainer = engine.Trainer(objective, 1, CPU)
@@ -261,24 +265,6 @@ def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu(monkeypatch):
         assert setting["capturable"]
         engine.set_rate(cpu, 0.25)  # in place, or a graph would not see it
         assert isinstance(setting["lr"], torch.Tensor)
-
-
-def test_moments_of_a_group_that_has_not_stepped_yet_are_told_apart():
-    """Two optimizers of one turn, of which the first has stepped: its moments come back, the other's are zero."""
-    objective = objectives.build(tiny(), (1, 16, 16)).train()
-    one, other = (torch.optim.Adam(net.parameters()) for net in (objective.encoder, objective.decoder))
-
-    def step(*optimizers):
-        objective.loss("autoencoder", torch.rand(8, 1, 16, 16)).total.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-
-    step(other)
-    kept = [value.clone() for value in engine._moments([other])]
-    with engine.unchanged(objective, [one, other]):
-        step(one, other)
-    assert all(torch.equal(old, new) for old, new in zip(kept, engine._moments([other]), strict=True))
-    assert not any(value.any() for value in engine._moments([one]))
 
 
 def test_images_of_a_gpu_are_dealt_there_in_the_order_of_the_cpu(monkeypatch):
@@ -326,29 +312,28 @@ def test_a_run_is_not_resumed_with_the_other_compilation(tmp_path, monkeypatch):
         train(tiny(), directory=directory, compute=Compute(compile=True))
 
 
-FAST = RunConfig(
-    size=16, width=4, blocks=1, latent_dim=16, limit=512, epochs=6, batch_size=32, learning_rate=2e-3, decay_every=5,
-    objective=tiny().objective,
-)  # fmt: skip
+FAST = tiny(latent_dim=16, limit=512, epochs=6, learning_rate=2e-3, decay_every=5)
+
+
+def assert_follows(fast, exact):
+    """Reconstruction within 10 % at every line, contrast within 0.25."""
+    for one, other in zip(exact.metrics, fast.metrics, strict=True):
+        assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
+        assert other["contrastive"] == pytest.approx(one["contrastive"], abs=0.25)
 
 
 def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
-    """Reconstruction within 10 % at every line, contrast within 0.25; mean scores within the range of three seeds."""
+    """Mean scores lie within the range of three seeds, too."""
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
     scores = {"float32": [], "bfloat16": []}
-    lines = {precision: [] for precision in scores}
-    for precision, found in scores.items():
-        for seed in range(3):
-            run = train(replace(FAST, seed=seed, precision=precision), runs=tmp_path)
-            lines[precision] += run.metrics
-            [row] = [
-                r for r in evaluate(run, Scoring(n=300)) if (r["metric"], r["sampler"]) == ("fd_classifier", "prior")
-            ]
-            found.append(row["value"])
-    for exact, fast in zip(lines["float32"], lines["bfloat16"], strict=True):
-        assert fast["reconstruction"] == pytest.approx(exact["reconstruction"], rel=0.1)
-        assert fast["contrastive"] == pytest.approx(exact["contrastive"], abs=0.25)
-    assert lines["float32"] != lines["bfloat16"]
+    for seed in range(3):
+        found = [train(replace(FAST, seed=seed, precision=precision), runs=tmp_path) for precision in scores]
+        assert_follows(found[1], found[0])
+        assert found[0].metrics != found[1].metrics
+        assert {value.dtype for value in weights(found[1]).values()} == {torch.float32, torch.int64}
+        for run in found:
+            rows = {(row["metric"], row["sampler"]): row["value"] for row in evaluate(run, Scoring(n=300))}
+            scores[run.config.precision].append(rows["fd_classifier", "prior"])
     exact, fast = scores.values()
     assert abs(statistics.mean(fast) - statistics.mean(exact)) <= max(exact) - min(exact)
 
@@ -359,12 +344,9 @@ def test_the_fast_path_follows_the_reference(tmp_path, monkeypatch):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_compiled_run_follows_the_reference(tmp_path, precision):
     """By the real compiler, about a minute each."""
-    exact = train(FAST, runs=tmp_path)
     fast = train(replace(FAST, precision=precision), tmp_path / "compiled", Compute(compile=True))
     assert fast.environment["compiled"]
-    for one, other in zip(exact.metrics, fast.metrics, strict=True):
-        assert other["reconstruction"] == pytest.approx(one["reconstruction"], rel=0.1)
-        assert other["contrastive"] == pytest.approx(one["contrastive"], abs=0.25)
+    assert_follows(fast, train(FAST, runs=tmp_path))
 
 
 def anonymous() -> int:

@@ -356,11 +356,6 @@ def test_what_cannot_be_computed_is_refused_before_anything_is_written(tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
-def test_weights_trained_in_bfloat16_are_float32(tmp_path):
-    values = weights(train(tiny(epochs=1, precision="bfloat16"), runs=tmp_path)).values()
-    assert {value.dtype for value in values} == {torch.float32, torch.int64}
-
-
 def test_meter_means_are_over_the_steps_on_which_a_turn_was_due():
     meter = Meter()
     for step in range(6):
