@@ -20,18 +20,19 @@ def cells(path, kind="code"):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
+def assigned(cell) -> dict[str, ast.expr]:
+    """What a cell gives to names."""
+    nodes = [node for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: node.value for node in nodes}
+
+
 def parameters(path):
     [cell] = [cell for cell in cells(path) if "parameters" in cell.metadata.get("tags", [])]
-    return {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in ast.parse(cell.source).body
-        if isinstance(node, ast.Assign)
-    }
+    return {name: ast.literal_eval(value) for name, value in assigned(cell).items()}
 
 
 STUDIES = [path for path in NOTEBOOKS if "seeds" in parameters(path)]  # of the paper's tables and figures
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 
 
 @each
@@ -44,10 +45,8 @@ def test_stored_without_outputs_for_the_portable_kernel(path):
     assert "papermill" not in notebook.metadata
 
 
-@pytest.fixture(scope="module")
-def stripped(tmp_path_factory):
-    """Copies of all notebooks as running leaves them, then `make strip`."""
-    folder = tmp_path_factory.mktemp("ran")
+def test_make_strip_removes_all_that_running_leaves(tmp_path):
+    """Outputs, counts, papermill's metadata and what JupyterLab adds; each notebook is then as it is committed."""
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, as_version=4)
         notebook.metadata["papermill"] = {"duration": 3.0, "parameters": {"seed": 3}}
@@ -57,17 +56,11 @@ def stripped(tmp_path_factory):
             if cell.cell_type == "code":
                 cell.execution_count = 7
                 cell.outputs = [nbformat.v4.new_output("stream", text="printed")]
-        nbformat.write(notebook, folder / path.name)
-    copies = " ".join(str(path) for path in sorted(folder.glob("*.ipynb")))
-    command = ["make", "-C", paths.ROOT, "strip", f"PY={sys.executable}", f"NOTEBOOKS={copies}"]
+        nbformat.write(notebook, tmp_path / path.name)
+    command = ["make", "-C", paths.ROOT, "strip", f"PY={sys.executable}", f"NOTEBOOKS={tmp_path}/*.ipynb"]
     subprocess.run(command, check=True, capture_output=True)
-    return folder
-
-
-@each
-def test_make_strip_removes_all_that_running_leaves(path, stripped):
-    """Outputs, counts, papermill's metadata and what JupyterLab adds; the notebook is then as it is committed."""
-    assert (stripped / path.name).read_text() == path.read_text()
+    for path in NOTEBOOKS:
+        assert (tmp_path / path.name).read_text() == path.read_text(), path.name
 
 
 @each
@@ -101,27 +94,22 @@ def test_outputs_and_raising_cells_turn_the_checks_red(tmp_path):
 @each
 def test_the_second_cell_validates_exactly_the_parameters(path):
     """It is read, not run: test_papermill runs one."""
-    body = ast.parse(cells(path)[1].source).body
-    [names] = [ast.literal_eval(node.value) for node in assigned(body, "PARAMETERS")]
-    assert names.split() == list(parameters(path))
-    [validated] = [ast.unparse(node.value) for node in assigned(body, "settings")]
-    rules = {"options": StudyOptions} if "scale" in parameters(path) else {}
+    second = assigned(cells(path)[1])
+    names = ast.literal_eval(second["PARAMETERS"]).split()
+    assert names == list(parameters(path))
+    rules = {"options": StudyOptions} if "scale" in names else {}
     options = ", options=StudyOptions" if rules else ""
-    assert validated == f"notebook_parameters(globals(), *PARAMETERS.split(){options})"
-    notebook_parameters(parameters(path), *names.split(), **rules)
-
-
-def assigned(body, name):
-    return [node for node in body if isinstance(node, ast.Assign) and node.targets[0].id == name]
+    assert ast.unparse(second["settings"]) == f"notebook_parameters(globals(), *PARAMETERS.split(){options})"
+    notebook_parameters(parameters(path), *names, **rules)
 
 
 @each
 def test_cells_are_few_short_and_explained(path):
     code, prose = cells(path), cells(path, "markdown")
-    lengths = sorted(len(cell.source.splitlines()) for cell in code)
+    lengths = [len(cell.source.splitlines()) for cell in code]
     assert 8 <= len(code) <= 14
     assert statistics.median(lengths) <= 9
-    assert max(len(cell.source.splitlines()) for cell in code[1:]) <= 25  # the first has a line a parameter
+    assert max(lengths[1:]) <= 25  # the first has a line a parameter
     assert len(prose) >= len(code) - 1
     assert nbformat.read(path, as_version=4).cells[0].source.startswith("# ")
 
@@ -129,8 +117,7 @@ def test_cells_are_few_short_and_explained(path):
 @each
 def test_no_classes_no_training_code_and_no_tricks(path):
     for cell in cells(path):
-        tree = ast.parse(cell.source)
-        assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.ClassDef)]
         for word in ("backward(", "%autoreload", "!pip", "chdir", "../", "sys.path"):
             assert word not in cell.source
     assert any("assert " in cell.source for cell in cells(path))
@@ -146,7 +133,7 @@ def test_every_table_and_figure_is_drawn_by_one_notebook():
     assert sorted(drawn) == sorted({*figures.DRAWN} - {"appendix_a"})
 
 
-@each_study
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_take_the_same_parameters_and_start_at_smoke(path):
     assert parameters(path) == {"scale": "smoke", "dataset": "", "root": "", "crop": 0, "seeds": 0, "device": "cpu"}
     makefile = (paths.ROOT / "Makefile").read_text()

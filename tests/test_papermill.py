@@ -30,45 +30,49 @@ def code(path: Path = TRAIN) -> list[str]:
     return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def up_to_training() -> int:
-    """Number of the cells before the one that trains."""
-    return next(i for i, source in enumerate(code()) if "mocalib.train(" in source)
+# Number of the cells before the one that trains.
+UP_TO_TRAINING = next(i for i, source in enumerate(code()) if "mocalib.train(" in source)
 
 
-def run_here(cells: list[str], changed: dict) -> None:
-    """Run cells in this process, parameters changed after the first as papermill does."""
-    namespace = {}
-    exec(cells[0], namespace)
-    namespace |= changed
-    for source in cells[1:]:
-        exec(source, namespace)
+def run_here(cells: list[str], **changed) -> dict:
+    """Run cells in this process, with parameters changed after the first; the namespace that they leave."""
+    kernel = {"In": [""]}
+    for source in cells:
+        kernel["In"].append(source)
+        exec(source, kernel)
+        if source == cells[0]:
+            kernel |= changed
+    return kernel
 
 
 @pytest.fixture
-def environment(tmp_path):
-    """Runs and figures of child processes in a temporary folder."""
-    return os.environ | {"MOCALIB_RUNS": str(tmp_path / "runs"), "MOCALIB_FIGURES": str(tmp_path / "figures")}
+def runs(tmp_path, monkeypatch) -> Path:
+    """Runs and figures of this process and its children in a temporary folder, and one thread for them all."""
+    for name in ("RUNS", "FIGURES"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+        monkeypatch.setenv(f"MOCALIB_{name}", str(tmp_path / name.lower()))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two on the same core would wait for each other
+    return tmp_path / "runs" / "custom"
 
 
-def papermill(out: Path, **parameters) -> list[str]:
-    command = [sys.executable, "-m", "papermill", str(TRAIN), str(out), "-k", "python3", "--no-progress-bar"]
+def papermill(notebook: Path, out: Path, **parameters) -> list[str]:
+    command = [sys.executable, "-m", "papermill", str(notebook), str(out), "-k", "python3", "--no-progress-bar"]
     return [*command, *(str(word) for name, value in parameters.items() for word in ("-p", name, value))]
 
 
-def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(tmp_path, environment):
-    command = papermill(tmp_path / "out.ipynb", sead=3)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(tmp_path, runs):
+    command = papermill(TRAIN, tmp_path / "out.ipynb", sead=3)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.search(says("ValueError", "sead = 3", "'seed'", "dataset, root, size"), done.stderr)
     executed = [cell.get("execution_count") for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells]
     assert sum(map(bool, executed)) == 3  # parameters, injected parameters, validation
-    assert not (tmp_path / "runs").exists()
+    assert not runs.exists()
 
 
 @pytest.mark.parametrize(
     ("option", "name", "given", "said"),
     [
-        ("-p", "sead", "3", ["sead = 3", "'seed'", "dataset, root, size"]),
         ("-p", "skip_broken", "false", ["skip_broken = 'false'", "bool", "str", "True or False"]),
         ("-p", "epochs", "1.5", ["epochs = 1.5", "int", "float"]),
         ("-p", "epochs", "-1", ["epochs = -1", "at least 1"]),
@@ -81,62 +85,62 @@ def test_what_papermills_command_makes_of_a_wrong_value_is_refused(tmp_path, opt
     """Its own reading of a word and its own cell, run in this process in the place of a kernel."""
     command = [str(TRAIN), str(tmp_path / "out.ipynb"), "--prepare-only", option, name, given]
     cli.papermill(command, standalone_mode=False)
-    *cells, validation = code(tmp_path / "out.ipynb")[:3]
-    kernel = {"In": ["", *cells, validation]}
-    for source in cells:
-        exec(source, kernel)
     with pytest.raises(ValueError, match=says(*said)):
-        exec(validation, kernel)
+        run_here(code(tmp_path / "out.ipynb")[:3])
 
 
 def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(scratch / "hub"))
     placed = scratch / "hub" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     with pytest.raises(FileNotFoundError, match=says("96 MB", placed, "'classifier' needs none")):
-        run_here(code(), {"features": "inception"})
+        run_here(code(), features="inception")
     assert not paths.RUNS.exists()
     assert not placed.parent.exists()
 
 
-def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, environment):
+def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, runs):
+    """Its loop prepares the notebooks; the last one runs in a kernel, which is slow to start, the others here."""
     text = (paths.ROOT / "README.md").read_text()
     [line] = re.findall(r"^(for .*train\.ipynb.*; done)$", text, re.MULTILINE)
     assert line.count("figures/executed") == 1
     line = line.replace(".venv/bin/python", sys.executable).replace("figures/executed", str(tmp_path / "executed"))
-    line = line.replace("; done", " -p limit 512 -p n_generated 200; done")  # the same in less time
+    line = line.replace("; done", " -p limit 512 -p n_generated 200 --prepare-only; done")  # the same in less time
     [made] = re.findall(r"^mkdir -p (figures/executed\S*)$", text, re.MULTILINE)
     (tmp_path / "executed" / Path(made).name).mkdir(parents=True)
-    subprocess.run(line, shell=True, check=True, cwd=paths.ROOT, env=environment, capture_output=True)
-    values = re.search(r"for (\w+) in ([^;]+); do", line)
-    finished = [open_run(path.parent) for path in (tmp_path / "runs" / "custom").glob("*/manifest.json")]
-    found = [getattr(run.config.objective, values[1]) for run in finished]
-    assert sorted(found) == sorted(map(float, values[2].split()))
+    subprocess.run(line, shell=True, check=True, cwd=paths.ROOT, capture_output=True)
+    *others, last = sorted((tmp_path / "executed").rglob("*.ipynb"), key=os.path.getmtime)
+    for path in others:
+        run_here(code(path))
+    cli.papermill(papermill(last, last)[3:], standalone_mode=False)
+    name, values = re.search(r"for (\w+) in ([^;]+); do", line).groups()
+    finished = [open_run(path.parent) for path in runs.glob("*/manifest.json")]
+    found = [getattr(run.config.objective, name) for run in finished]
+    assert sorted(found) == sorted(map(float, values.split()))
     assert len(found) > 1
+    shown = "".join(nbformat.read(last, as_version=4).cells[-1].outputs[0]["data"]["text/plain"])
+    assert "objective.weight" in shown
     for run in finished:
         run.verify()
         assert {row["metric"] for row in run.scores} >= {"fd_classifier", "reconstruction", "uniformity"}
-        assert (tmp_path / "figures" / "custom" / f"{run.directory.name}_samples.png").exists()
-    last = max((tmp_path / "executed").rglob("*.ipynb"), key=os.path.getmtime)
-    shown = "".join(nbformat.read(last, as_version=4).cells[-1].outputs[0]["data"]["text/plain"])
-    assert all(run.directory.name in shown for run in finished)
-    assert "objective.weight" in shown
+        assert (paths.FIGURES / "custom" / f"{run.directory.name}_samples.png").exists()
+        assert run.directory.name in shown
 
 
 def test_images_that_changed_since_a_finished_run_are_noticed(scratch):
     for i in range(40):
         picture(scratch / "photos" / f"{i}.png", size=(16, 16), seed=i)
     changed = {"dataset": "folder", "root": str(scratch / "photos"), "width": 4, "batch_size": 8, "epochs": 1}
-    cells = code()[: 1 + up_to_training()]
-    run_here(cells, changed)
-    run_here(cells, changed)
+    cells = code()[: 1 + UP_TO_TRAINING]
+    run_here(cells, **changed)
+    run_here(cells, **changed)
     picture(scratch / "photos" / "3.png", size=(16, 16), seed=99)
     with pytest.raises(AssertionError, match=says("photos has changed", paths.RUNS / "custom" / "folder-a2-")):
-        run_here(cells, changed)
+        run_here(cells, **changed)
 
 
-def wait_for(condition) -> None:
+def wait_for(path: Path) -> None:
     deadline = time.monotonic() + HANGS
-    while not condition():
+    while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -149,13 +153,12 @@ def assert_resumable(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_papermill_that_is_stopped_leaves_no_process_and_what_a_run_resumes_from(tmp_path, environment, how):
+def test_papermill_that_is_stopped_leaves_no_process_and_what_a_run_resumes_from(tmp_path, runs, how):
     """In a training that would never end; test_resume resumes from all that may be left."""
-    directory = tmp_path / "runs" / "custom" / tiny(epochs=ENDLESS["epochs"]).name
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    command = papermill(tmp_path / "out.ipynb", **ENDLESS)
-    child = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
-    wait_for((directory / "previous.pt").exists)
+    directory = runs / tiny(epochs=ENDLESS["epochs"]).name
+    command = papermill(TRAIN, tmp_path / "out.ipynb", **ENDLESS)
+    child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(directory / "previous.pt")
     kernels = psutil.Process(child.pid).children(recursive=True)
     assert kernels
     os.killpg(child.pid, how)  # as a terminal does
@@ -173,7 +176,7 @@ batch = data.ResidentImages.batch
 def held(images, step):
     if step == 12:
         data.ResidentImages.batch = batch
-        (paths.RUNS / "held").touch()
+        (paths.RUNS / "custom" / "held").touch()
         time.sleep(10**6)
     return batch(images, step)
 
@@ -181,11 +184,10 @@ data.ResidentImages.batch = held
 """
 
 
-def test_the_stop_button_interrupts_and_the_same_cell_resumes(tmp_path, environment):
+def test_the_stop_button_interrupts_and_the_same_cell_resumes(tmp_path, runs):
     """A kernel as JupyterLab drives one: interrupted in the training cell, at step 12, which is then run again."""
-    cells, training = code(), up_to_training()
-    directory = tmp_path / "runs" / "custom" / tiny().name
-    manager, client = start_new_kernel(kernel_name="python3", env=environment, cwd=str(TRAIN.parent))
+    cells, directory = code(), runs / tiny().name
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(TRAIN.parent))
 
     def execute(source):
         reply = client.execute_interactive(source, timeout=HANGS, output_hook=lambda _: None)
@@ -193,15 +195,15 @@ def test_the_stop_button_interrupts_and_the_same_cell_resumes(tmp_path, environm
 
     try:
         changed = "\n".join(f"{name} = {value!r}" for name, value in (ENDLESS | {"epochs": tiny().epochs}).items())
-        for source in (cells[0], changed, *cells[1:training], HELD):
+        for source in (cells[0], changed, *cells[1:UP_TO_TRAINING], HELD):
             execute(source)
-        client.execute(cells[training])
-        wait_for((tmp_path / "runs" / "held").exists)
+        client.execute(cells[UP_TO_TRAINING])
+        wait_for(runs / "held")
         manager.interrupt_kernel()
         assert client.get_shell_msg(timeout=HANGS)["content"]["ename"] == "KeyboardInterrupt"
         assert_resumable(directory)
         assert not list(directory.glob("*.tmp"))
-        execute(cells[training])
+        execute(cells[UP_TO_TRAINING])
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -9,21 +9,16 @@ import tomllib
 from importlib import metadata
 
 import yaml
+from packaging.requirements import Requirement
 
 from mocalib import RunConfig, config, paths, sources
 
+README, MAKEFILE = ((paths.ROOT / name).read_text() for name in ("README.md", "Makefile"))
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_torch_is_locked_at_the_versions_that_results_were_made_with():
-    assert LOCK["torch"] == "2.14.1"
-    assert LOCK["torchvision"] == "0.29.1"
-
-
 def test_every_dependency_is_locked_within_its_bound():
-    from packaging.requirements import Requirement
-
     extras = PROJECT["optional-dependencies"]
     for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["test"], *extras["ray"]]):
         if requirement.name == PROJECT["name"]:
@@ -32,7 +27,8 @@ def test_every_dependency_is_locked_within_its_bound():
         assert requirement.specifier.contains(LOCK[requirement.name]), requirement
 
 
-def test_what_runs_here_is_what_is_locked():
+def test_what_runs_here_is_what_is_locked_and_what_results_were_made_with():
+    assert (LOCK["torch"], LOCK["torchvision"]) == ("2.14.1", "0.29.1")
     for name in ("torch", "torchvision", "torch-fidelity", "numpy", "pillow", "papermill", "nbval"):
         assert metadata.version(name).split("+")[0] == LOCK[name]
 
@@ -48,19 +44,17 @@ def test_environment_yml_installs_the_lock_with_a_python_that_the_project_takes(
 
 
 def test_every_command_of_the_readme_exists():
-    text = (paths.ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE))
-    rules = set(re.findall(r"^([a-z]+):", (paths.ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))
+    rules = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
     assert {"demo", "test"} <= targets <= rules
-    for link in re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+    for link in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r'src="([^"]+)"', README):
         assert (paths.ROOT / link).exists(), link
 
 
 def test_configs_of_the_readme_are_accepted():
-    text = (paths.ROOT / "README.md").read_text()
-    [stored] = re.findall(r"```json\n(.+?)```", text, re.DOTALL)
+    [stored] = re.findall(r"```json\n(.+?)```", README, re.DOTALL)
     assert RunConfig.from_dict(json.loads(stored)).width == 16
-    [code] = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    [code] = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     statements = ast.parse(code).body
     namespace = {}
     exec(compile(ast.Module(statements[:2], []), "README.md", "exec"), namespace)  # imports and the config
@@ -69,13 +63,9 @@ def test_configs_of_the_readme_are_accepted():
 
 def test_every_dataset_is_described_with_its_checksum_and_three_ways_to_get_it():
     text = (paths.ROOT / "data" / "README.md").read_text()
-    for name in config.DATASETS:
-        assert f"`{name}`" in text
-    for checksum in (
-        sources.CIFAR10_SHA256,
-        *(sources.CELEBA_FILES[name][1] for name in (sources.CELEBA_ZIP, sources.CELEBA_SPLIT)),
-    ):
-        assert f"`{checksum}`" in text
+    md5s = [sources.CELEBA_FILES[name][1] for name in (sources.CELEBA_ZIP, sources.CELEBA_SPLIT)]
+    for shown in (*config.DATASETS, sources.CIFAR10_SHA256, *md5s):
+        assert f"`{shown}`" in text
     for name in sources.NAMED:
         start = re.search(rf"^(## )?`{name}`", text, re.MULTILINE).start()
         ways = re.search(r"^1\. .+?^2\. .+?^3\. .+?$", text[start:], re.MULTILINE | re.DOTALL)[0]
@@ -89,16 +79,15 @@ def test_the_citation_is_of_the_paper():
     paper = citation["preferred-citation"]
     assert [author["family-names"] for author in paper["authors"]] == ["Arpit", "Bhatnagar", "Wang", "Xiong"]
     assert "2110.10303" in paper["url"]
-    assert paper["title"].replace(" ", "") in (paths.ROOT / "README.md").read_text().replace("\n", "").replace(" ", "")
+    assert paper["title"].replace(" ", "") in README.replace("\n", "").replace(" ", "")
 
 
 def test_hooks_are_targets_of_make():
     [repository] = yaml.safe_load((paths.ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    makefile = (paths.ROOT / "Makefile").read_text()
     entries = [hook["entry"] for hook in repository["hooks"]]
     assert [entry.split()[0] for entry in entries] == ["make", "make", "check-added-large-files"]
     for entry in entries[:2]:
-        assert re.search(rf"^{entry.split()[1]}:", makefile, re.MULTILINE)
+        assert re.search(rf"^{entry.split()[1]}:", MAKEFILE, re.MULTILINE)
     committed = subprocess.run(["git", "ls-files"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
     sizes = {name: (paths.ROOT / name).stat().st_size for name in committed.splitlines()}
     assert max(size for name, size in sizes.items() if not name.startswith("data/features/")) < 500 * 1024
@@ -107,7 +96,7 @@ def test_hooks_are_targets_of_make():
 
 def test_help_lists_every_target():
     text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
-    targets = re.findall(r"^([a-z]+): ", (paths.ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z]+): ", MAKEFILE, re.MULTILINE)
     assert len(targets) > 10
     for target in targets:
         assert re.search(rf"make {target} ", text)
