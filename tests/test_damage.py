@@ -122,17 +122,22 @@ def begun(tmp_path) -> Run:
 
 
 @pytest.fixture
-def restored(begun) -> Callable[[], dict]:
-    """What goes on from a checkpoint."""
+def restored(begun) -> Callable[[], tuple]:
+    """What goes on from a checkpoint, and the config and environment that the run then has."""
     expected = files.read_tensors(begun.directory / "previous.pt")["objective"]
-    return lambda: Run(begun.directory, begun.config).restore(torch.device("cpu"), expected)
+
+    def again() -> tuple[dict, tuple[RunConfig, dict]]:
+        run = Run(begun.directory, begun.config)
+        return run.restore(torch.device("cpu"), expected), (run.config, run.environment)
+
+    return again
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(begun, restored):
-    last = restored()
+    last, _ = restored()
     for _ in damages(begun.directory / "checkpoint.pt"):
         with warnings.catch_warnings(record=True, action="always") as said:
-            found = restored()
+            found, _ = restored()
         if said:
             assert "checkpoint.pt does not load" in str(said[0].message)
             assert found["step"] == last["step"] - 1
@@ -152,13 +157,9 @@ def test_damaged_logs_of_a_run_that_resumes_are_written_anew(begun, restored):
 
 
 @pytest.mark.parametrize("name", ["config.json", "environment.json"])
-def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, name):
-    expected = files.read_tensors(begun.directory / "checkpoint.pt")["objective"]
-
-    def resumed() -> tuple[RunConfig, dict]:
-        run = Run(begun.directory, begun.config)
-        run.restore(torch.device("cpu"), expected)
-        return run.config, run.environment
+def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, restored, name):
+    def resumed() -> tuple:
+        return restored()[1]
 
     assert refusals(begun.directory / name, resumed, resumed(), name) > PLACES
 
@@ -176,9 +177,7 @@ def cache(digits, scratch) -> Path:
 def test_a_cache_that_was_cut_short_is_refused_at_the_next_start(cache, monkeypatch, name):
     """By its size, as a large one is."""
     monkeypatch.setattr(data, "READ_WHOLE", 0)
-    content = (cache / name).read_bytes()
-    for place in np.linspace(0, len(content) - 1, PLACES).astype(int).tolist():
-        (cache / name).write_bytes(content[:place])
+    for _ in itertools.islice(damages(cache / name), 0, None, 2):  # of which every second is a cut
         with pytest.raises(ValueError, match=rf"images in .*digits-\w+ are damaged \({name}.*\); remove it, to decode"):
             data.load(RunConfig())
 
@@ -196,8 +195,10 @@ def test_a_cache_with_another_header_is_refused_or_harmless(cache, digits, monke
     assert refusals(cache / name, opened, whole, f"{cache} are damaged", length=100) > PLACES
 
 
-def test_a_changed_pixel_is_found_by_verifying(cache, capsys):
+def test_a_changed_pixel_is_found_at_the_next_start_or_by_verifying(cache, monkeypatch, capsys):
+    """Of a small set, or of a large one."""
     assert main(["verify"]) == 0
+    data.load(RunConfig())
     size = (cache / "train.npy").stat().st_size
     for place in np.linspace(200, size - 1, PLACES).astype(int).tolist():
         flip(cache / "train.npy", place)
@@ -207,6 +208,11 @@ def test_a_changed_pixel_is_found_by_verifying(cache, capsys):
     flip(cache / "train.npy", size - 1)
     assert main(["verify"]) == 1
     assert f"the decoded images in {cache} are damaged (its fingerprint is" in capsys.readouterr().out
+    said = r"are damaged \(its fingerprint is .*; remove it, .* and .*features, whose files"
+    with pytest.raises(ValueError, match=said):
+        data.load(RunConfig())
+    monkeypatch.setattr(data, "READ_WHOLE", 1_000)
+    data.load(RunConfig())
 
 
 def test_damaged_features_of_real_images_are_taken_anew(scratch, digits):
@@ -401,13 +407,3 @@ def test_a_folder_of_runs_is_verified_run_by_run_and_what_is_none_is_no_damage(c
     assert [path for path, _ in integrity.verify([tmp_path])] == [copy]
     with pytest.raises(FileNotFoundError, match="nowhere is no run directory and no folder of them"):
         list(integrity.verify([tmp_path / "nowhere"]))
-
-
-def test_a_changed_pixel_of_a_small_set_is_found_at_the_next_start(cache, monkeypatch):
-    data.load(RunConfig())
-    flip(cache / "test.npy", 5_000)
-    said = r"are damaged \(its fingerprint is .*; remove it, .* and .*features, whose files"
-    with pytest.raises(ValueError, match=said):
-        data.load(RunConfig())
-    monkeypatch.setattr(data, "READ_WHOLE", 1_000)
-    data.load(RunConfig())  # of a large one, by verifying alone

@@ -13,22 +13,17 @@ from pathlib import Path
 import pytest
 from conftest import picture
 from PIL import Image
+from test_data import folder, tree
 
-from mocalib import RunConfig, data, folders, paths
+from mocalib import folders, paths
 
 GOOD = [f"{split}/{i}.png" for split in ("train", "test") for i in range(3)]
 
 
-def load(root: Path):
-    return data.load(RunConfig(dataset="folder", root=str(root), size=16))
-
-
 @pytest.fixture
 def images(scratch) -> Path:
-    for i, name in enumerate(GOOD):
-        picture(scratch / "below" / "images" / name, size=(16, 16), seed=i)
     picture(scratch / "secret.png", size=(16, 16), seed=99)
-    return scratch / "below" / "images"
+    return tree(scratch / "below" / "images", *GOOD, size=(16, 16))
 
 
 def refused(root: Path, message: str) -> None:
@@ -39,14 +34,14 @@ def refused(root: Path, message: str) -> None:
 
     before = there()
     with pytest.raises(ValueError, match=message):
-        load(root)
+        folder(root, size=16)
     assert there() == before
 
 
 def test_a_folder_that_is_itself_a_link_can_be_read(images, scratch):
     (scratch / "elsewhere").symlink_to(images)
     (images / "test" / "twin.png").symlink_to(images / "test" / "0.png")  # inside
-    assert len(load(scratch / "elsewhere").test.images) == 4
+    assert len(folder(scratch / "elsewhere", size=16).test.images) == 4
 
 
 def sparse(path: Path) -> None:
@@ -133,7 +128,7 @@ def test_a_zip_of_few_bytes_that_unpacks_to_many_is_refused_before_it_is_read(im
 def test_an_image_of_another_format_than_its_name_says_is_read(images):
     Image.open(images / GOOD[0]).save(images / "train" / "0.jpg", "PNG")
     (images / GOOD[0]).unlink()
-    assert len(load(images).train.images) == 3
+    assert len(folder(images, size=16).train.images) == 3
 
 
 REACH = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"

@@ -14,6 +14,7 @@ import pytest
 from conftest import picture, says, tiny
 from jupyter_client.manager import start_new_kernel
 from papermill import cli
+from test_data import tree
 
 from mocalib import Compute, files, open_run, paths, train
 
@@ -34,15 +35,13 @@ def code(path: Path = TRAIN) -> list[str]:
 UP_TO_TRAINING = next(i for i, source in enumerate(code()) if "mocalib.train(" in source)
 
 
-def run_here(cells: list[str], **changed) -> dict:
-    """Run cells in this process, with parameters changed after the first; the namespace that they leave."""
-    kernel = {"In": [""]}
-    for source in cells:
-        kernel["In"].append(source)
+def run_here(cells: list[str], **changed) -> None:
+    """Run cells in this process, with parameters changed after the first."""
+    kernel = {"In": ["", *cells]}
+    exec(cells[0], kernel)
+    kernel |= changed
+    for source in cells[1:]:
         exec(source, kernel)
-        if source == cells[0]:
-            kernel |= changed
-    return kernel
 
 
 @pytest.fixture
@@ -101,18 +100,16 @@ def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch
 def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, runs):
     """Its loop prepares the notebooks; the last one runs in a kernel, which is slow to start, the others here."""
     text = (paths.ROOT / "README.md").read_text()
-    [line] = re.findall(r"^(for .*train\.ipynb.*; done)$", text, re.MULTILINE)
-    assert line.count("figures/executed") == 1
-    line = line.replace(".venv/bin/python", sys.executable).replace("figures/executed", str(tmp_path / "executed"))
-    line = line.replace("; done", " -p limit 512 -p n_generated 200 --prepare-only; done")  # the same in less time
-    [made] = re.findall(r"^mkdir -p (figures/executed\S*)$", text, re.MULTILINE)
-    (tmp_path / "executed" / Path(made).name).mkdir(parents=True)
-    subprocess.run(line, shell=True, check=True, cwd=paths.ROOT, capture_output=True)
+    [lines] = re.findall(r"^(mkdir -p figures/executed\S*\nfor .*train\.ipynb.*; done)$", text, re.MULTILINE)
+    assert lines.count("figures/executed") == 2
+    lines = lines.replace(".venv/bin/python", sys.executable).replace("figures/executed", str(tmp_path / "executed"))
+    lines = lines.replace("; done", " -p limit 512 -p n_generated 200 --prepare-only; done")  # the same in less time
+    subprocess.run(lines, shell=True, check=True, cwd=paths.ROOT, capture_output=True)
     *others, last = sorted((tmp_path / "executed").rglob("*.ipynb"), key=os.path.getmtime)
     for path in others:
         run_here(code(path))
     cli.papermill(papermill(last, last)[3:], standalone_mode=False)
-    name, values = re.search(r"for (\w+) in ([^;]+); do", line).groups()
+    name, values = re.search(r"for (\w+) in ([^;]+); do", lines).groups()
     finished = [open_run(path.parent) for path in runs.glob("*/manifest.json")]
     found = [getattr(run.config.objective, name) for run in finished]
     assert sorted(found) == sorted(map(float, values.split()))
@@ -127,8 +124,7 @@ def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, 
 
 
 def test_images_that_changed_since_a_finished_run_are_noticed(scratch):
-    for i in range(40):
-        picture(scratch / "photos" / f"{i}.png", size=(16, 16), seed=i)
+    tree(scratch / "photos", *(f"{i}.png" for i in range(40)), size=(16, 16))
     changed = {"dataset": "folder", "root": str(scratch / "photos"), "width": 4, "batch_size": 8, "epochs": 1}
     cells = code()[: 1 + UP_TO_TRAINING]
     run_here(cells, **changed)
