@@ -158,10 +158,7 @@ def test_damaged_logs_of_a_run_that_resumes_are_written_anew(begun, restored):
 
 @pytest.mark.parametrize("name", ["config.json", "environment.json"])
 def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, restored, name):
-    def resumed() -> tuple:
-        return restored()[1]
-
-    assert refusals(begun.directory / name, resumed, resumed(), name) > PLACES
+    assert refusals(begun.directory / name, lambda: restored()[1], restored()[1], name) > PLACES
 
 
 # --------------------------------------------------------------------------------------------------- decoded images

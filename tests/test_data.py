@@ -30,6 +30,13 @@ def folder(root, **settings) -> data.Dataset:
     return data.load(RunConfig(**{"dataset": "folder", "root": str(root), "model": "hq"} | settings))
 
 
+def refused(root, *said: str, error: type[Exception] = ValueError, **settings) -> None:
+    """With these words in this order, and nothing is kept."""
+    with pytest.raises(error, match=says(*said)):
+        folder(root, **settings)
+    assert not paths.CACHE.exists() or arrays() == []
+
+
 def arrays() -> list:
     """What lies in the cache but locks."""
     return [path for path in paths.CACHE.iterdir() if path.suffix != ".lock"]
@@ -169,10 +176,11 @@ def test_named_folders_have_their_own_size_and_crop(scratch, monkeypatch, name, 
 
 
 def test_two_folders_whose_files_agree_in_name_and_size_are_not_confused(scratch):
-    for place, seed in (("a", 0), ("b", 50)):
-        for i in range(10):
-            path = picture(scratch / place / "images" / f"{i}.bmp", size=(8, 8), seed=seed + i)
-            os.utime(path, (1, 1))
+    names = [f"{i}.bmp" for i in range(10)]
+    tree(scratch / "a" / "images", *names)
+    tree(scratch / "b" / "images", *reversed(names))
+    for path in scratch.rglob("*.bmp"):
+        os.utime(path, (1, 1))
     first, second = (folder(scratch / place / "images") for place in "ab")
     assert first.fingerprint != second.fingerprint
     picture(scratch / "a" / "images" / "3.bmp", size=(8, 8), seed=99)  # replaced in place, same size
@@ -181,11 +189,6 @@ def test_two_folders_whose_files_agree_in_name_and_size_are_not_confused(scratch
 
 def deep(dtype):
     return lambda root: Image.fromarray(np.ones((8, 8), dtype=dtype)).save(root / "deep.tif")
-
-
-def with_copies(root):
-    for path in list(root.iterdir()):
-        shutil.copy(path, root / f"copy-{path.name}")
 
 
 SPLIT = ["train/0.png", "train/1.png", "test/2.png", "test/3.png"]
@@ -202,7 +205,10 @@ REFUSED = {  # what is wrong with a folder -> its pictures, what else is done to
     "int pixels": (TEN, deep(np.int32), {}, ["deep.tif", "mode I", "32-bit"]),
     "a copy in both splits": (SPLIT, lambda root: shutil.copy(root / SPLIT[0], root / "test" / "x.png"), {}, TWICE),
     "a link in both splits": (SPLIT, lambda root: (root / "test" / "x.png").symlink_to(root / SPLIT[0]), {}, TWICE),
-    "copies of which some are held out": (TEN, with_copies, {}, ["test images", "training images too", ".png = "]),
+    "copies of which some are held out": (
+        TEN, lambda root: tree(root, *(f"copy-{name}" for name in TEN)), {},
+        ["test images", "training images too", ".png = "],
+    ),
     "several sizes": (TEN, lambda root: picture(root / "9.png", size=(9, 9)), {}, ["differ in size", ".png", "size"]),
     "no squares": ([], lambda root: tree(root, *SPLIT, size=(8, 6)), {}, ["8x6", "square", "size"]),
     "less than the crop": (SPLIT, None, {"crop": 10}, ["4 images", "10 pixels", "train/0.png", "crop or size"]),
@@ -218,17 +224,13 @@ def test_a_folder_that_is_not_what_it_seems_is_refused_with_the_reason(scratch, 
     tree(root, *names)
     if change:
         change(root)
-    with pytest.raises(ValueError, match=says(*said)):
-        folder(root, **settings)
-    assert not paths.CACHE.exists() or arrays() == []
+    refused(root, *said, **settings)
 
 
 def test_what_is_no_folder_is_named(scratch):
     (scratch / "photos.zip").write_bytes(b"PK and then nothing")
-    with pytest.raises(ValueError, match=says("photos.zip", "no folder and no zip")):
-        folder(scratch / "photos.zip")
-    with pytest.raises(FileNotFoundError, match=says("absent", "does not exist", "folder or zip")):
-        folder(scratch / "absent")
+    refused(scratch / "photos.zip", "photos.zip", "no folder and no zip")
+    refused(scratch / "absent", "absent", "does not exist", "folder or zip", error=FileNotFoundError)
 
 
 def test_a_stray_file_beside_the_splits_changes_neither_images_nor_labels_and_is_said(scratch, capsys):
@@ -284,9 +286,7 @@ def test_a_disk_that_fails_is_no_broken_image(photos, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(OSError, match=says("Input/output error", "3.png")):
-        folder(photos, skip_broken=True)
-    assert arrays() == []
+    refused(photos, "Input/output error", "3.png", error=OSError, skip_broken=True)
 
 
 def test_a_full_disk_is_said_before_anything_is_decoded(photos, monkeypatch):
@@ -294,9 +294,7 @@ def test_a_full_disk_is_said_before_anything_is_decoded(photos, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=says("No space left", "train.npy", "GB", "MOCALIB_DATA")):
-        folder(photos)
-    assert arrays() == []
+    refused(photos, "No space left", "train.npy", "GB", "MOCALIB_DATA", error=OSError)
 
 
 def test_greys_stay_one_channel_and_mixed_folders_become_rgb(scratch):
@@ -342,9 +340,7 @@ def test_broken_files_can_be_left_out_and_are_named(scratch, capsys):
 def test_leaving_out_broken_files_must_leave_something(scratch):
     root = tree(scratch / "photos", "train/a.png", "test/b.png")
     (root / "test" / "b.png").write_bytes(b"no picture")
-    for settings, said in (({}, "skip_broken = True"), ({"skip_broken": True}, "leaves a split empty")):
-        with pytest.raises(ValueError, match=says("1 files", "photos", said, "b.png (no image")):
-            folder(root, **settings)
+    refused(root, "1 files", "photos", "leaves a split empty", "b.png (no image", skip_broken=True)
 
 
 def test_a_zip_is_read_like_the_folder_that_was_packed(scratch):

@@ -131,15 +131,13 @@ def test_an_image_of_another_format_than_its_name_says_is_read(images):
     assert len(folder(images, size=16).train.images) == 3
 
 
-REACH = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
-
-
 def test_no_test_and_no_process_of_a_test_reaches_a_network():
     with pytest.raises(OSError, match="tests have no network"):
         socket.create_connection(("192.0.2.1", 80), timeout=5)
     with pytest.raises(OSError, match="tests have no network"):
         socket.gethostbyname("example.org")
-    done = subprocess.run([sys.executable, "-c", REACH], capture_output=True, text=True)
+    reach = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
+    done = subprocess.run([sys.executable, "-c", reach], capture_output=True, text=True)
     assert "tests have no network: 192.0.2.1" in done.stderr
     assert "tests/offline" in (paths.ROOT / "Makefile").read_text()  # notebooks run without this conftest
     assert str(Path("tests", "offline")) in os.environ["PYTHONPATH"]

@@ -31,8 +31,7 @@ def code(path: Path = TRAIN) -> list[str]:
     return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-# Number of the cells before the one that trains.
-UP_TO_TRAINING = next(i for i, source in enumerate(code()) if "mocalib.train(" in source)
+UP_TO_TRAINING = next(i for i, source in enumerate(code()) if "mocalib.train(" in source)  # cells before that one
 
 
 def run_here(cells: list[str], **changed) -> None:

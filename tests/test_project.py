@@ -43,10 +43,14 @@ def test_environment_yml_installs_the_lock_with_a_python_that_the_project_takes(
     assert version >= tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
 
 
-def test_every_command_of_the_readme_exists():
+def test_every_command_of_the_readme_exists_and_help_lists_every_target():
     targets = set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))
     rules = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
     assert {"demo", "test"} <= targets <= rules
+    text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    assert len(rules) > 10
+    for rule in rules:
+        assert re.search(rf"make {rule} ", text)
     for link in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r'src="([^"]+)"', README):
         assert (paths.ROOT / link).exists(), link
 
@@ -92,14 +96,6 @@ def test_hooks_are_targets_of_make():
     sizes = {name: (paths.ROOT / name).stat().st_size for name in committed.splitlines()}
     assert max(size for name, size in sizes.items() if not name.startswith("data/features/")) < 500 * 1024
     assert max(sizes.values()) < 2_000_000
-
-
-def test_help_lists_every_target():
-    text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
-    targets = re.findall(r"^([a-z]+): ", MAKEFILE, re.MULTILINE)
-    assert len(targets) > 10
-    for target in targets:
-        assert re.search(rf"make {target} ", text)
 
 
 def test_importing_the_package_reaches_for_nothing_and_is_quiet():
