@@ -106,6 +106,10 @@ def test_a_damaged_manifest_is_named_or_harmless(copy):
         manifest.write_text(json.dumps(whole | {field: other}))
         with pytest.raises(ValueError, match="step and epoch are not those of metrics.jsonl's last line"):
             answers(copy)
+    for text in ("[]", "null", '{"step": 1, "epoch": 1, "files": 7}', '{"step": 1}'):
+        manifest.write_text(text)
+        with pytest.raises(ValueError, match="manifest.json is damaged"):
+            answers(copy)
 
 
 def test_damaged_weights_are_named(copy):
@@ -159,9 +163,6 @@ def test_damaged_logs_of_a_run_that_resumes_are_written_anew(begun, restored):
 @pytest.mark.parametrize("name", ["config.json", "environment.json"])
 def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, restored, name):
     assert refusals(begun.directory / name, lambda: restored()[1], restored()[1], name) > PLACES
-
-
-# --------------------------------------------------------------------------------------------------- decoded images
 
 
 @pytest.fixture
@@ -233,15 +234,12 @@ def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys)
     assert any("previous.pt is damaged: 'archive/data.pkl' in it is not what its" in line for line in printed)
 
 
-# ------------------------------------------------------------------------------------------------- files of tensors
-
 TENSORS = {
     "a": torch.arange(60.0).reshape(3, 4, 5),
     "b": torch.linspace(0, 1, 7, dtype=torch.float64),
     "c": torch.arange(64).reshape(2, 2, 4, 4).bfloat16().to(memory_format=torch.channels_last),
     "d": torch.arange(9),
 }
-OTHERS = {name: value + 1 for name, value in TENSORS.items()}
 
 
 def same(found: dict, expected: dict) -> bool:
@@ -257,7 +255,7 @@ def with_digest(content: bytes) -> bytes:
 
 @pytest.fixture
 def tensors(tmp_path) -> Path:
-    files.write_tensors(tmp_path / "others.pt", OTHERS)
+    files.write_tensors(tmp_path / "others.pt", {name: value + 1 for name, value in TENSORS.items()})
     files.write_tensors(tmp_path / "tensors.pt", TENSORS)
     return tmp_path / "tensors.pt"
 
@@ -369,13 +367,6 @@ def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
     run.verify()
     for name in RECORDS[:3]:
         assert (run.directory / name).read_bytes() == (whole.directory / name).read_bytes()
-
-
-@pytest.mark.parametrize("text", ["[]", "null", '{"step": 1, "epoch": 1, "files": 7}', '{"step": 1}'])
-def test_a_manifest_that_is_none_is_named(copy, text):
-    (copy / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match="manifest.json is damaged"):
-        answers(copy)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "scores.json", "config.json"])

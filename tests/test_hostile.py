@@ -103,15 +103,14 @@ def zipped(images: Path, name: str, content: bytes, kind: int = stat.S_IFREG) ->
             archive.write(images / good, good)
         entry = zipfile.ZipInfo(name)
         entry.external_attr = (kind | 0o644) << 16
-        entry.compress_type = zipfile.ZIP_DEFLATED
-        archive.writestr(entry, content)
+        archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
     return path
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "train/../../evil.png", "train\\..\\..\\evil.png", "../notes.txt"])
 def test_names_that_lead_out_of_a_zip_are_refused(images, name):
     path = zipped(images, name, (images / GOOD[0]).read_bytes())
-    refused(path, r"evil.png in .*hostile.zip leads out of it|notes.txt in .*hostile.zip leads out of it")
+    refused(path, r"(evil.png|notes.txt) in .*hostile.zip leads out of it")
 
 
 def test_a_link_in_a_zip_is_refused(images):

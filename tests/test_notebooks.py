@@ -121,8 +121,7 @@ def test_every_table_and_figure_is_drawn_by_one_notebook():
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_take_the_same_parameters_and_start_at_smoke(path):
     assert parameters(path) == {"scale": "smoke", "dataset": "", "root": "", "crop": 0, "seeds": 0, "device": "cpu"}
-    makefile = (paths.ROOT / "Makefile").read_text()
-    assert path.stem in makefile.split("STUDIES ?=")[1].split("laptop:")[0].split()
+    assert path.stem in (paths.ROOT / "Makefile").read_text().split("STUDIES ?=")[1].split("laptop:")[0].split()
 
 
 def test_the_quickstart_is_the_experiment_of_that_name():

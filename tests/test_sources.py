@@ -1,6 +1,7 @@
 """Datasets with a name, on small files in their real on-disk format, and what is said when they are not there."""
 
 import hashlib
+import io
 import pickle
 import re
 import shutil
@@ -38,12 +39,6 @@ class Python2Pickler(pickle._Pickler):
     dispatch[bytes] = save_bytes
 
 
-def python2_pickle(value, path):
-    with path.open("wb") as file:
-        Python2Pickler(file, protocol=2).dump(value)
-    path.write_bytes(path.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-
-
 @pytest.fixture
 def batches(scratch, monkeypatch):
     """The six batches with 4 images each, unpacked in data/raw/cifar10, and their images and labels by split."""
@@ -52,8 +47,12 @@ def batches(scratch, monkeypatch):
     generator, content = np.random.default_rng(0), {}
 
     def written(name: str, batch: dict) -> str:
-        python2_pickle(batch, folder / name)
-        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+        """Write a batch as Python 2 did; its md5."""
+        buffer = io.BytesIO()
+        Python2Pickler(buffer, protocol=2).dump(batch)
+        content = buffer.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+        (folder / name).write_bytes(content)
+        return hashlib.md5(content).hexdigest()
 
     for split in ("train", "test"):
         names = [name for name, _ in getattr(CIFAR10, f"{split}_list")]
@@ -65,8 +64,7 @@ def batches(scratch, monkeypatch):
             table.append([name, written(name, batch)])
         monkeypatch.setattr(CIFAR10, f"{split}_list", table)
         content[split] = (images.reshape(-1, 3, 32, 32), labels.flatten())
-    meta = CIFAR10.meta | {"md5": written("batches.meta", {b"label_names": [b"airplane"]})}
-    monkeypatch.setattr(CIFAR10, "meta", meta)
+    monkeypatch.setitem(CIFAR10.meta, "md5", written("batches.meta", {b"label_names": [b"airplane"]}))
     return content
 
 
