@@ -15,7 +15,7 @@ from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
 from mocalib.runs import Run, RunMismatch, dtype, epoch_file
 
-NARROW = 16  # channels of the first stage, up to which one thread is as fast as two
+NARROW = 16  # channels of the first stage, up to which a second thread gains little and may cost much
 LOG_LINES = 20  # at most so many lines a run, however long: records stay small
 
 
@@ -60,8 +60,8 @@ def train(
 
 
 def threads(config: RunConfig, asked: int = 0, share: int = 0) -> int:
-    """CPU threads for a run: as asked, else one for a narrow net, for which two are no faster and wait for each other
-    on a busy machine, else a share of the cores where there is one, else torch's number.
+    """CPU threads for a run: as asked; else one for a narrow net, since two wait for each other on a busy machine; else
+    a share of the cores where there is one; else torch's number.
     """
     return asked or (1 if config.width <= NARROW else share or torch.get_num_threads())
 
