@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mocalib: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mocalib: interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        print("mocalib: interrupted; the same command goes on from the last checkpoint, if any", file=sys.stderr)
         return 130
 
 
@@ -57,11 +57,11 @@ def _sweep(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from mocalib import plan
 
-    configs, folder = _configs(options), _folder(options)
+    configs, folder, compute = _configs(options), _folder(options), _compute(options)
     states = [plan.state(config, folder) for config in configs]
     print(*(f"{state:<8}  {config.name}" for state, config in zip(states, configs)), sep="\n")
     print(f"{len(states)} runs, {states.count('finished')} of them finished")
-    return plan.measured(configs, folder, _compute(options)) if options.measure else 0
+    return plan.measured(configs, folder, compute) if options.measure else 0
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -139,11 +139,12 @@ def _print(directory: Path, scores: list[dict]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mocalib", description="Momentum Contrastive Autoencoder.")
+    name, about = "python -m mocalib", "Momentum Contrastive Autoencoder."
+    parser = argparse.ArgumentParser(name, description=about, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, function: object, told: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=told, description=told, parents=parents)
+        made = commands.add_parser(name, help=told, description=told, parents=parents, allow_abbrev=False)
         made.set_defaults(command=function)
         return made
 
@@ -224,7 +225,8 @@ def _new_spelling(arguments: list[str]) -> str:
     renamed = {"throughput": "benchmark", "rescore": "sweep all"}
     if first in renamed:
         return " ".join(["python -m mocalib", renamed[first], *rest])
-    if first in (*experiments.NAMES, "all"):
+    names = {*experiments.NAMES, "all"}
+    if first in names or (first.startswith("--") and names & {*rest}):
         return " ".join(["python -m mocalib sweep", *arguments])
     return " ".join(["python -m mocalib run", *arguments]) if first and Path(first).is_dir() else ""
 

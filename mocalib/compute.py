@@ -3,6 +3,7 @@
 `RunConfig` says what a run is; nothing here changes that. No torch, so that the shell's help is quick.
 """
 
+import re
 from dataclasses import dataclass
 
 from mocalib.checks import option, validate
@@ -25,6 +26,8 @@ class Compute:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "device", str(self.device))  # a torch.device will do
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"Compute.device = {self.device!r} is not a device to train on; use 'cpu' or 'cuda'")
         validate(self)
 
 

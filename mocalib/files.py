@@ -21,7 +21,7 @@ import torch
 
 FOLDER = 0x10  # the bit of a part's attributes, in a zip, that says it is one
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
 MOVES = "MOCALIB_RUNS, MOCALIB_DATA and MOCALIB_FIGURES move what is written to another disk"
 
 

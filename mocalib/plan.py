@@ -25,8 +25,11 @@ FREE = (  # fields that a step does not cost more or less by
 
 
 def state(config: RunConfig, folder: Path) -> str:
-    """Whether a run is "finished", "begun" or "new" in a folder of runs."""
-    run = Run(folder / config.name, config)
+    """Whether a run is "finished", "begun", "new" or "damaged" in a folder of runs."""
+    try:
+        run = Run(folder / config.name, config)
+    except ValueError:  # `verify` says what is wrong
+        return "damaged"
     return "finished" if run.finished else "begun" if run.begun else "new"
 
 

@@ -2,8 +2,11 @@
 
 import os
 import sys
+import threading
 
 from tqdm import tqdm
+
+tqdm.set_lock(threading.RLock())  # its own is shared by processes, and left behind by one that is ended
 
 
 def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqdm:

@@ -17,7 +17,7 @@ from mocalib.compute import Compute, Pool, Scoring
 from mocalib.config import PRIOR, RunConfig
 from mocalib.progress import bar
 from mocalib.runs import Run
-from mocalib.training import check_device, device_of, threads, train
+from mocalib.training import check_device, threads, train
 from mocalib.workers import Event, Work
 
 
@@ -84,7 +84,7 @@ def check(configs: list[RunConfig], compute: Compute, pool: Pool) -> bool:
     if pool.engine == "ray" and roots:
         raise ValueError(f"root = {roots[0]!r}: nodes of a cluster start elsewhere; pass an absolute path")
     device = compute.device
-    kind = device_of(device) if pool.engine == "ray" else check_device(device)
+    kind = torch.device(device) if pool.engine == "ray" else check_device(device)
     if kind.index is not None and (pool.engine == "ray" or pool.jobs not in (None, 1)):
         raise ValueError(f"device = {device!r} is one GPU; pass 'cuda', of which each run is given its own")
     if pool.gpus is not None and kind.type != "cuda":

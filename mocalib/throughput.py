@@ -52,13 +52,16 @@ def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threa
     path = folder / f"{scale}-{check_device(device).type}.json"
     if folder.resolve() == paths.THROUGHPUT.resolve() and path.exists():
         raise FileExistsError(f"{path} is a committed record; write elsewhere with --runs FOLDER, or remove it first")
+    check_threads(threads)
+    with files.writing(probe := path.with_suffix(".tmp")):  # what cannot be written is said before it is measured
+        probe.touch()
+        probe.unlink()
     files.write_json(path, measure(scale, device, threads))
     return path
 
 
 def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
     """The record of a scale on a device, as plain JSON; smoke measures little and looks at no growth."""
-    check_threads(threads)
     device, settings = check_device(device), SCALES[scale]
     asked = f" --threads {threads}" if threads else ""
     threads = threads or torch.get_num_threads()

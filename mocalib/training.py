@@ -15,7 +15,7 @@ from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
 from mocalib.runs import Run, RunMismatch, dtype, epoch_file
 
-NARROW = 16  # channels of the first stage, up to which a second thread gains little and may cost much
+NARROW = 16  # channels of the first stage: up to it a second thread gains little, and on a busy machine costs much
 LOG_LINES = 20  # at most so many lines a run, however long: records stay small
 
 
@@ -60,9 +60,7 @@ def train(
 
 
 def threads(config: RunConfig, asked: int = 0, share: int = 0) -> int:
-    """CPU threads for a run: as asked; else one for a narrow net, since two wait for each other on a busy machine; else
-    a share of the cores where there is one; else torch's number.
-    """
+    """CPU threads for a run: as asked, else one for a narrow net, else its share of the cores, else torch's number."""
     return asked or (1 if config.width <= NARROW else share or torch.get_num_threads())
 
 
@@ -232,17 +230,9 @@ def check_threads(threads: int) -> None:
 
 def check_device(name: torch.device | str) -> torch.device:
     """The device of a name; ValueError if this machine cannot compute on it."""
-    device = device_of(name)
+    device = torch.device(Compute(device=name).device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device = {str(name)!r}: this machine has no CUDA device that torch can use; use 'cpu'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device = {str(name)!r}: this machine has {torch.cuda.device_count()}, counted from cuda:0")
     return device
-
-
-def device_of(name: torch.device | str) -> torch.device:
-    """The device of a name, be it here or on another machine; ValueError if it is none to train on."""
-    with contextlib.suppress(RuntimeError):
-        if (device := torch.device(name)).type in ("cpu", "cuda"):
-            return device
-    raise ValueError(f"device = {str(name)!r} is not a device to train on; use 'cpu' or 'cuda'")

@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import signal
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # in this process, as in all that tests start
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 mpl.use("Agg")
 torch.set_num_threads(1)  # tiny nets gain nothing from two, and lose much where cores are shared
 

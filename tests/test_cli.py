@@ -63,6 +63,7 @@ def test_run_says_before_training_that_features_cannot_be_had(tmp_path, capsys, 
         (["sweep", "table3", "--scale", "smoke", "--jobs", "-1"], "Pool.jobs = -1"),
         (["benchmark", "--scale", "smoke", "--threads", "100000"], "threads = 100000: at most"),
         (["benchmark", "--scale", "smoke", "--device", "cuda:99"], "device = 'cuda:99': this machine has"),
+        (["plan", "table3", "--device", "gpu"], "Compute.device = 'gpu' is not a device"),
     ],
 )
 def test_mistakes_are_answered_in_one_line_and_nothing_is_made(arguments, message, capsys, tmp_path, monkeypatch):
@@ -84,6 +85,7 @@ def test_mistakes_are_answered_in_one_line_and_nothing_is_made(arguments, messag
         (["sweep", "table33"], "invalid choice: 'table33'"),
         (["sweep", "table3", "--scale", "desktop"], "invalid choice: 'desktop'"),
         (["figures", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
+        (["plan", "table3", "--n", "2"], "unrecognized arguments: --n 2"),  # no short form of --no-compile
         (["benchmark", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["run", "some/run", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
         (["plan", "table3", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
@@ -99,6 +101,7 @@ def test_what_a_command_does_not_take_is_refused_by_name(arguments, told, capsys
     ("old", "new"),
     [
         (["table3", "--scale", "smoke"], "python -m mocalib sweep table3 --scale smoke"),
+        (["--scale", "smoke", "table3"], "python -m mocalib sweep --scale smoke table3"),
         (["all", "--scale", "paper", "--dry-run"], "python -m mocalib plan all --scale paper"),
         (["all", "--scale", "paper", "--rehearse"], "python -m mocalib plan --measure all --scale paper"),
         (["--verify"], "python -m mocalib verify"),
@@ -147,6 +150,9 @@ def test_a_plan_names_runs_and_which_are_finished_and_makes_nothing(tmp_path, ca
     assert not (tmp_path / "runs").exists()
     found = planned(capsys, "table3", "--runs", str(paths.RECORDS / "laptop"))
     assert list(found.values()) == ["finished"] * 9
+    files.write(tmp_path / "runs" / names[0] / "config.json", b"{")
+    found = planned(capsys, "table3", "--scale", "smoke", "--runs", str(tmp_path / "runs"))
+    assert found == {names[0]: "damaged", names[1]: "new"}  # and the others are listed all the same
 
 
 def test_parts_share_a_grid_out_without_rest(capsys):

@@ -10,6 +10,7 @@ from mocalib import Compute, Pool, RunConfig, Scoring, sweep, train, training, w
 @pytest.mark.parametrize(
     ("kind", "settings", "allowed"),
     [
+        (Compute, {"device": "gpu"}, "'cpu' or 'cuda'"),
         (Compute, {"threads": -1}, "at least 0"),
         (Compute, {"threads": "2"}, "an int"),
         (Compute, {"compile": "yes"}, "a bool"),

@@ -148,7 +148,7 @@ def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
 def test_a_finished_run_returns_before_data_or_device_is_touched_and_refuses_another_config(finished, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()}
     monkeypatch.setattr(data, "load", None)
-    assert train(finished.config, directory=finished.directory, compute=Compute("no such device")).finished
+    assert train(finished.config, directory=finished.directory, compute=Compute("cuda:99")).finished
     other = replace(finished.config, seed=4, objective=replace(tiny().objective, weight=9.0))
     with pytest.raises(RunMismatch, match=says("seed: 0 | 4", "objective.weight: 1.0 | 9.0")):
         train(other, directory=finished.directory)
