@@ -14,7 +14,7 @@ endif
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(STAMP)  ## train, sample and score MoCA on digits (about 2 minutes on 2 cores); figures in figures/demo/
+demo: $(STAMP)  ## train, sample and score MoCA on digits (about a minute on 2 cores); figures in figures/demo/
 	@mkdir -p figures/executed/demo
 	$(PY) -m papermill notebooks/01_quickstart.ipynb figures/executed/demo/01_quickstart.ipynb -k python3 --no-progress-bar --log-level ERROR
 	@echo "the executed notebook: figures/executed/demo/01_quickstart.ipynb"
