@@ -61,7 +61,8 @@ def _plan(options: argparse.Namespace) -> int:
     states = [plan.state(config, folder) for config in configs]
     print(*(f"{state:<8}  {config.name}" for state, config in zip(states, configs)), sep="\n")
     print(f"{len(states)} runs, {states.count('finished')} of them finished")
-    return plan.measured(configs, folder, compute) if options.measure else 0
+    todo = [config for state, config in zip(states, configs) if state != "finished"]
+    return plan.measured(todo, compute) if options.measure else 0
 
 
 def _verify(options: argparse.Namespace) -> int:

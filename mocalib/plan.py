@@ -3,7 +3,6 @@
 import math
 import statistics
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -52,11 +51,10 @@ class Cost(NamedTuple):
         return (1 + sum(epoch < config.epochs for epoch in config.keep_epochs)) * self.weights + RECORD
 
 
-def measured(configs: list[RunConfig], folder: Path, compute: Compute) -> int:
-    """Measure the runs that are not finished and print what they will take; 1 if some of them would fail, else 0."""
+def measured(todo: list[RunConfig], compute: Compute) -> int:
+    """Measure runs that are to be made and print what they will take; 1 if some of them would fail, else 0."""
     check_threads(compute.threads)  # else every run would fail, for one reason
     check_device(compute.device)
-    todo = [config for config in configs if state(config, folder) != "finished"]
     costs = {}
     for config in todo:
         if _kind(config) not in costs:
@@ -119,8 +117,9 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
 def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
     """A run's training images and how many the dataset has; random ones of their shape where they are missing."""
     try:
-        if sources.source(config).here:  # nothing is downloaded for a plan
-            images = data.load(replace(config, limit=0)).train.images
+        source = sources.source(config)
+        if source.here:  # nothing is downloaded for a plan
+            images = data.cached(config.dataset, source.key, source.write).train.images
             return images, len(images), False
     except FileNotFoundError:
         if config.dataset not in sources.TRAINING_IMAGES:

@@ -68,13 +68,13 @@ def test_bytes_are_those_of_the_files(tmp_path, keep, monkeypatch):
     assert found.checkpoint == pytest.approx(max(size for name, size in sizes if name == "checkpoint.pt"), rel=0.03)
 
 
-def test_each_distinct_net_and_method_is_measured_once(scratch, monkeypatch, capsys):
+def test_each_distinct_net_and_method_is_measured_once(monkeypatch, capsys):
     cost = plan.Cost(256, 0.9, 10**9, 2 * 10**9, None, False)
     asked = []
     monkeypatch.setattr(plan, "measure", lambda config, compute: asked.append(config) or cost)
     configs = [tiny(seed=seed, objective=MoCA(0.1, 0.9, 100, weight)) for seed in (0, 1) for weight in (1.0, 9.0)]
     configs += [tiny(width=8), tiny(objective=AE()), tiny(objective=MoCA(queue_size=200))]
-    assert plan.measured(configs, scratch, ONE) == 0
+    assert plan.measured(configs, ONE) == 0
     assert asked == [configs[0], *configs[4:]]
     hours, disk = capsys.readouterr().out.splitlines()[-2:]
     assert hours.startswith(f"{7 * 3 * 8 * 0.9 / 3600:.3g} hours of training")
