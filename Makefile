@@ -49,12 +49,13 @@ NOTEBOOKS ?= notebooks/*.ipynb
 strip: $(STAMP)  ## remove outputs and what running leaves in notebooks, as they are committed
 	$(PY) -m nbstripout --keep-id --extra-keys "$(LEFT)" $(NOTEBOOKS)
 
+# One at a time: of two kernels that start at once one may take the other's port, and never answer.
 # Runs and figures go to a folder of their own: in the checkout a finished run would be skipped, and nothing tested.
 notebooks: $(STAMP)  ## run every notebook at its default scale with nbval
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" OMP_NUM_THREADS=1 \
 	PYTHONPATH="$(CURDIR)/tests/offline:$$PYTHONPATH" \
-	$(PY) -m pytest -q -p no:python -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+	$(PY) -m pytest -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
 # The studies of the paper, in the order in which the report may follow; finished runs are skipped, so it resumes.
 STUDIES ?= 02_main_results 03_celeba_hq 04_latent_dimension 05_input_size 06_momentum 07_temperature 08_queue_size \
