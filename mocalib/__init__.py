@@ -3,10 +3,10 @@
 from importlib import import_module
 
 _MODULES = {  # public name -> its module, imported when the name is first used: torch takes seconds
-    **dict.fromkeys(("AE", "RAE", "VAE", "WAEGAN", "WAEMMD", "MoCA", "TwoStageVAE"), "methods"),
-    **dict.fromkeys(("Compute", "Pool", "Scoring"), "compute"),
+    **dict.fromkeys(("AE", "RAE", "VAE", "WAEGAN", "WAEMMD", "MoCA", "TwoStageVAE"), "config.methods"),
+    **dict.fromkeys(("Compute", "Pool", "Scoring"), "config.compute"),
     **dict.fromkeys(("Run", "open_run"), "runs"),
-    "RunConfig": "config",
+    "RunConfig": "config.run",
     "evaluate": "evaluation",
     "load": "autoencoder",
     "train": "training",

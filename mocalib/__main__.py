@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import experiments, paths
-from mocalib.compute import ENGINES, Compute, Pool, Scoring
-from mocalib.config import FEATURES, PRIOR, SAMPLERS, RunConfig
+from mocalib import experiments
+from mocalib.config import paths
+from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
+from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
 from mocalib.scales import SCALES
 
 COMMANDS = ("run", "sweep", "plan", "verify", "benchmark", "figures")

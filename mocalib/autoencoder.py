@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mocalib import files, latent, objectives, paths
+from mocalib import files, latent, objectives
+from mocalib.config import paths
 from mocalib.runs import Run, check_state, dtype, epoch_file, open_run
 
 BATCH = 250  # images a forward pass outside of training

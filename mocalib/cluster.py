@@ -14,9 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
-from mocalib import paths
-from mocalib.compute import Pool
-from mocalib.config import RunConfig
+from mocalib.config import paths
+from mocalib.config.compute import Pool
+from mocalib.config.run import RunConfig
 from mocalib.workers import LOOK, Event, Work, attempt
 
 ANSWERS = 10.0  # seconds within which a cluster answers

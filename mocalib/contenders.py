@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mocalib import data, environment, objectives
 from mocalib.algorithm1 import Settings, algorithm1
-from mocalib.config import OWN_SIZES, RunConfig
+from mocalib.config.run import OWN_SIZES, RunConfig
 from mocalib.engine import Trainer
 from mocalib.meter import Meter
 

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocalib import files, paths, sources
-from mocalib.config import RunConfig
+from mocalib import files, sources
+from mocalib.config import paths
+from mocalib.config.run import RunConfig
 
 LAYOUT = 2  # of a cache's folder; another one is decoded anew
 READ_WHOLE = 500_000_000  # bytes of a dataset that are compared with its fingerprint once a process: below a second

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import torch
 
-from mocalib import paths
+from mocalib.config import paths
 
 PACKAGES = ("mocalib", "torch", "torchvision", "torch-fidelity", "numpy", "scipy", "pillow", "mlxtend")
 

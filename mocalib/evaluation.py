@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mocalib import data, files, latent, losses, paths
+from mocalib import data, files, latent, losses
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
-from mocalib.compute import Compute, Scoring
-from mocalib.config import MIXTURE, PRIOR, SAMPLERS
+from mocalib.config import paths
+from mocalib.config.compute import Compute, Scoring
+from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS
 from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
 from mocalib.runs import Run, RunMismatch, samples_file

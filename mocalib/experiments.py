@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from mocalib.config import RunConfig
+from mocalib.config.run import RunConfig
 from mocalib.scales import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
 Name = TypeVar("Name")

@@ -14,9 +14,10 @@ import torch_fidelity
 from torch import Tensor
 from torch_fidelity.utils import create_feature_extractor
 
-from mocalib import classifiers, files, paths
+from mocalib import classifiers, files
 from mocalib.classifiers import BATCH
-from mocalib.config import FEATURES
+from mocalib.config import paths
+from mocalib.config.run import FEATURES
 from mocalib.data import Dataset
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits

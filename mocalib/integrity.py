@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mocalib import data, features, files, paths, seals
+from mocalib import data, features, files, seals
+from mocalib.config import paths
 from mocalib.runs import open_run
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mocalib import contenders, data, engine, environment, objectives, sources
-from mocalib.compute import Compute
-from mocalib.config import RunConfig, flat
+from mocalib.config.compute import Compute
+from mocalib.config.run import RunConfig, flat
 from mocalib.runs import Run, dtype
 from mocalib.training import check_device, check_threads, learning_rate, threads, tuned
 

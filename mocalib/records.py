@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mocalib import paths
-from mocalib.config import FEATURES, MIXTURE, PRIOR, flat
+from mocalib.config import paths
+from mocalib.config.run import FEATURES, MIXTURE, PRIOR, flat
 from mocalib.distances import distance_name
 from mocalib.runs import Run, open_run
 

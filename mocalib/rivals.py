@@ -6,8 +6,8 @@ defaults come from.
 
 from dataclasses import replace
 
-from mocalib.config import RunConfig
-from mocalib.methods import AE, RAE, VAE, WAEGAN, WAEMMD, Method, TwoStageVAE
+from mocalib.config.methods import AE, RAE, VAE, WAEGAN, WAEMMD, Method, TwoStageVAE
+from mocalib.config.run import RunConfig
 
 MOCA, SPHERE = "MoCA", "WAE-MMD (sphere)"
 WAES = (SPHERE, "WAE-GAN")  # with which the paper's later abstract compares

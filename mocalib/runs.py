@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mocalib import environment, files, objectives, seals
-from mocalib.config import RunConfig
+from mocalib.config.run import RunConfig
 
 CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last, and the one before it
 LOGS = ("metrics.jsonl", "timing.jsonl")

@@ -7,8 +7,8 @@ scales keep the paper's dimensionless ratios as far as their data allow (`experi
 from dataclasses import dataclass, field, replace
 
 from mocalib import rivals
-from mocalib.config import RunConfig
-from mocalib.methods import MoCA
+from mocalib.config.methods import MoCA
+from mocalib.config.run import RunConfig
 
 CIFAR, CELEBA = "CIFAR-10", "CelebA"  # the paper's names; each scale puts its own data in their place
 A1, A2 = "MoCA-A1", "MoCA-A2"  # Table 1's names of the two nets under MoCA

@@ -11,8 +11,9 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CelebA
 from torchvision.datasets.utils import check_integrity
 
-from mocalib import decoding, embedded, files, folders, paths
-from mocalib.config import OWN_SIZES, RunConfig
+from mocalib import decoding, embedded, files, folders
+from mocalib.config import paths
+from mocalib.config.run import OWN_SIZES, RunConfig
 
 
 class Source(NamedTuple):

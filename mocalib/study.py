@@ -1,18 +1,32 @@
 """What a notebook works with: the experiments of one scale, on its own data or on yours."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from mocalib import data, experiments, figures, paths, report, sweep
-from mocalib.compute import Compute, Pool, Scoring
-from mocalib.config import OWN_SIZES, PRIOR, RunConfig, flat
+from mocalib import data, experiments, figures, report, sweep
+from mocalib.config import paths
+from mocalib.config.checks import option
+from mocalib.config.compute import Compute, Pool, Scoring
+from mocalib.config.run import DATASETS, OWN_SIZES, PRIOR, RunConfig, flat
 from mocalib.runs import Run
 from mocalib.scales import SCALES
 from mocalib.sources import TRAINING_IMAGES
 from mocalib.training import check_device
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Parameters of the notebooks of the paper's tables and figures: those of `study.Study`."""
+
+    scale: str = option("smoke", choices=tuple(SCALES))
+    dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
+    root: str = ""  # folder or zip of images; "": data/raw/<dataset>
+    crop: int = option(0, low=0)  # centred square taken first; 0: the dataset's own
+    seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: as many as the scale's own
+    device: str = "cpu"
 
 
 class Study:

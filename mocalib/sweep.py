@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from mocalib import cluster, data, environment, evaluation, paths, workers
-from mocalib.compute import Compute, Pool, Scoring
-from mocalib.config import PRIOR, RunConfig
+from mocalib import cluster, data, environment, evaluation, workers
+from mocalib.config import paths
+from mocalib.config.compute import Compute, Pool, Scoring
+from mocalib.config.run import PRIOR, RunConfig
 from mocalib.progress import bar
 from mocalib.runs import Run
 from mocalib.training import check_device, threads, train

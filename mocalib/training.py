@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from mocalib import data, engine, environment, objectives, paths
-from mocalib.compute import Compute
-from mocalib.config import RunConfig
+from mocalib import data, engine, environment, objectives
+from mocalib.config import paths
+from mocalib.config.compute import Compute
+from mocalib.config.run import RunConfig
 from mocalib.meter import Meter, NotFinite
 from mocalib.progress import bar
 from mocalib.runs import Run, RunMismatch, dtype, epoch_file

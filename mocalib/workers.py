@@ -22,7 +22,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from mocalib import files
-from mocalib.config import RunConfig
+from mocalib.config.run import RunConfig
 
 Work = Callable[[RunConfig], object]
 LOG = "log.txt"  # in a run's directory: what its workers printed; no record

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from mocalib import paths
+from mocalib.config import paths
 
 FIGURES = {  # that each notebook shows
     "01_quickstart": 5,

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mocalib import MoCA, RunConfig, data, paths
+from mocalib import MoCA, RunConfig, data
+from mocalib.config import paths
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))

@@ -34,8 +34,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.
 import torch
 import victims
 
-from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, environment, files, integrity, paths, sweep
-from mocalib.methods import VAE, WAEGAN, TwoStageVAE
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, environment, files, integrity, sweep
+from mocalib.config import paths
+from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.runs import open_run
 from mocalib.workers import LOG
 

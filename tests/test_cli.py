@@ -7,8 +7,9 @@ import sys
 import pytest
 from conftest import tiny
 
-from mocalib import data, experiments, files, paths, runs
+from mocalib import data, experiments, files, runs
 from mocalib.__main__ import COMMANDS, main
+from mocalib.config import paths
 
 
 def refused(arguments: list[str], capsys) -> str:

@@ -15,8 +15,9 @@ import victims
 from conftest import tiny
 from test_faults import assert_same_bytes
 
-from mocalib import Compute, Pool, Scoring, paths, sweep, workers
+from mocalib import Compute, Pool, Scoring, sweep, workers
 from mocalib.cluster import _check_room, in_cluster
+from mocalib.config import paths
 from mocalib.runs import Run
 
 ray = pytest.importorskip("ray")

@@ -10,8 +10,8 @@ from conftest import says
 from test_objectives import METHODS
 
 from mocalib import MoCA, RunConfig
-from mocalib.methods import VAE
-from mocalib.parameters import notebook_parameters, run_config
+from mocalib.config.methods import VAE
+from mocalib.config.parameters import notebook_parameters, run_config
 
 FULL = RunConfig(
     dataset="folder", root="/somewhere/pictures", size=32, crop=100, epochs=9, keep_epochs=(7, 3),

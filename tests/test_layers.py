@@ -4,16 +4,12 @@ import ast
 
 import pytest
 
-from mocalib import paths
+from mocalib.config import paths
 
 ORDER = [
-    ["paths", "checks"],
-    ["methods"],
     ["config"],
-    ["compute"],
     ["rivals"],
     ["scales"],
-    ["parameters"],
     ["progress", "files", "environment"],
     ["folders", "decoding", "embedded", "sources", "data"],
     ["models", "losses", "momentum", "latent", "distances", "classifiers", "meter"],

@@ -10,8 +10,10 @@ import nbformat
 import papermill
 import pytest
 
-from mocalib import experiments, figures, paths
-from mocalib.parameters import StudyOptions, notebook_parameters
+from mocalib import experiments, figures
+from mocalib.config import paths
+from mocalib.config.parameters import notebook_parameters
+from mocalib.study import StudyOptions
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 

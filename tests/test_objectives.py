@@ -7,7 +7,7 @@ import torch
 from conftest import tiny
 
 from mocalib import engine, objectives
-from mocalib.methods import AE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
+from mocalib.config.methods import AE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
 
 METHODS = (
     tiny().objective,

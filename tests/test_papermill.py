@@ -16,7 +16,8 @@ from jupyter_client.manager import start_new_kernel
 from papermill import cli
 from test_data import tree
 
-from mocalib import Compute, files, open_run, paths, train
+from mocalib import Compute, files, open_run, train
+from mocalib.config import paths
 
 TRAIN = paths.ROOT / "notebooks" / "train.ipynb"
 ENDLESS = {  # tests/conftest.py's tiny, but for its length

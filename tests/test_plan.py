@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from conftest import tiny
 
-from mocalib import Compute, MoCA, RunConfig, experiments, files, paths, plan, train
+from mocalib import Compute, MoCA, RunConfig, experiments, files, plan, train
 from mocalib.__main__ import main
-from mocalib.methods import AE, TwoStageVAE
+from mocalib.config import paths
+from mocalib.config.methods import AE, TwoStageVAE
 
 ONE = Compute(threads=1)
 

@@ -11,7 +11,9 @@ from importlib import metadata
 import yaml
 from packaging.requirements import Requirement
 
-from mocalib import RunConfig, config, paths, sources
+from mocalib import RunConfig, sources
+from mocalib.config import paths
+from mocalib.config.run import DATASETS
 
 README, MAKEFILE = ((paths.ROOT / name).read_text() for name in ("README.md", "Makefile"))
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
@@ -66,7 +68,7 @@ def test_configs_of_the_readme_are_accepted():
 def test_every_dataset_is_described_with_its_checksum_and_three_ways_to_get_it():
     text = (paths.ROOT / "data" / "README.md").read_text()
     md5s = [sources.CELEBA_FILES[name][1] for name in (sources.CELEBA_ZIP, sources.CELEBA_SPLIT)]
-    for shown in (*config.DATASETS, sources.CIFAR10_SHA256, *md5s):
+    for shown in (*DATASETS, sources.CIFAR10_SHA256, *md5s):
         assert f"`{shown}`" in text
     for name in sources.NAMED:
         start = re.search(rf"^(## )?`{name}`", text, re.MULTILINE).start()

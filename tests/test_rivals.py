@@ -14,7 +14,8 @@ from test_objectives import METHODS, batch, built, noise_for
 from torch import distributions as D
 from torch import nn
 
-from mocalib import experiments, latent, losses, methods, objectives, rivals, training
+from mocalib import experiments, latent, losses, objectives, rivals, training
+from mocalib.config import methods
 from mocalib.scales import CELEBA, CIFAR, PAPER, SCALES
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text())

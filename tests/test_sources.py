@@ -15,7 +15,8 @@ from PIL import Image
 from test_data import tree
 from torchvision.datasets import CIFAR10
 
-from mocalib import RunConfig, data, embedded, paths, sources
+from mocalib import RunConfig, data, embedded, sources
+from mocalib.config import paths
 
 
 def load(name: str, **settings) -> data.Dataset:

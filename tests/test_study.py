@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from conftest import picture, tiny
 
-from mocalib import claims, experiments, files, paths, records, report, seals, tables
+from mocalib import claims, experiments, files, records, report, seals, tables
+from mocalib.config import paths
 from mocalib.runs import Run
 from mocalib.scales import LAPTOP, PAPER, SCALES, SMOKE
 from mocalib.study import Study

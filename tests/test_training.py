@@ -15,10 +15,11 @@ import torch
 from conftest import picture, says, tiny
 from test_objectives import METHODS
 
-from mocalib import Compute, MoCA, data, engine, environment, files, load, objectives, paths, runs, train, training
+from mocalib import Compute, MoCA, data, engine, environment, files, load, objectives, runs, train, training
 from mocalib.algorithm1 import Settings, algorithm1
+from mocalib.config import paths
+from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.meter import Meter, NotFinite
-from mocalib.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.objectives import Turn
 from mocalib.runs import RunMismatch
 

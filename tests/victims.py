@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mocalib import Compute, sweep, train
-from mocalib.config import RunConfig
+from mocalib.config.run import RunConfig
 from mocalib.workers import LOG
 
 FORKS = multiprocessing.get_context("forkserver")

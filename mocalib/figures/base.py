@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from mocalib import files, paths
+from mocalib import files
+from mocalib.config import paths
 from mocalib.runs import Run
 
 LETTERS = 17  # of a caption, an inch

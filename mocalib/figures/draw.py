@@ -8,7 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mocalib import files, paths, records, tables
+from mocalib import files, records, tables
+from mocalib.config import paths
 from mocalib.experiments import named
 from mocalib.figures import base, curves, pictures
 from mocalib.runs import Run

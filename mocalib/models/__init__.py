@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from mocalib.config import check_size
+from mocalib.config.run import check_size
 from mocalib.models import a1, a2, hq
 from mocalib.models.layers import AsComputed, UnitNorm
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from mocalib import methods, models
-from mocalib.config import RunConfig
+from mocalib import models
+from mocalib.config import methods
+from mocalib.config.run import RunConfig
 from mocalib.objectives import ae, moca, rae, two_stage_vae, vae, wae
 from mocalib.objectives.base import Group, Objective, StepLoss, Turn
 

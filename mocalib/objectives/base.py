@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mocalib import latent
-from mocalib.methods import Method
+from mocalib.config.methods import Method
 
 
 class Group(NamedTuple):

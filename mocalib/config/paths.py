@@ -6,7 +6,7 @@
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("MOCALIB_DATA") or ROOT / "data").expanduser().resolve()
 RUNS = Path(os.environ.get("MOCALIB_RUNS") or DATA / "runs").expanduser().resolve()
 RAW = DATA / "raw"

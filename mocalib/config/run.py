@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from mocalib.checks import changed, check, nearest, option, validate
-from mocalib.methods import OBJECTIVES, Method, MoCA, objective_name
+from mocalib.config.checks import changed, check, nearest, option, validate
+from mocalib.config.methods import OBJECTIVES, Method, MoCA, objective_name
 
 MODELS = ("a1", "a2", "hq")
 IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets that are decoded from image files

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mocalib.checks import check, nearest, option
-from mocalib.config import DATASETS, FEATURES, PRIOR, SAMPLERS, RunConfig
-from mocalib.methods import OBJECTIVES
-from mocalib.scales import SCALES
+from mocalib.config.checks import check, nearest, option
+from mocalib.config.methods import OBJECTIVES
+from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,6 @@ class NotebookOptions:
     inception_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
     sampler: str = option(PRIOR, choices=SAMPLERS)
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """Parameters of the notebooks of the paper's tables and figures: those of `study.Study`."""
-
-    scale: str = option("smoke", choices=tuple(SCALES))
-    dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
-    root: str = ""  # folder or zip of images; "": data/raw/<dataset>
-    crop: int = option(0, low=0)  # centred square taken first; 0: the dataset's own
-    seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: as many as the scale's own
-    device: str = "cpu"
 
 
 def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOptions) -> dict[str, Any]:

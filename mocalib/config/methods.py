@@ -6,7 +6,7 @@ Weights stand beside squared errors summed over an image's values in [0, 1], wha
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mocalib.checks import option, validate
+from mocalib.config.checks import option, validate
 
 
 class Method:

@@ -6,8 +6,8 @@
 import re
 from dataclasses import dataclass
 
-from mocalib.checks import option, validate
-from mocalib.config import FEATURES, PRIOR, SAMPLERS
+from mocalib.config.checks import option, validate
+from mocalib.config.run import FEATURES, PRIOR, SAMPLERS
 
 ENGINES = ("local", "ray")
 
