@@ -5,7 +5,7 @@ from importlib import import_module
 _MODULES = {  # public name -> its module, imported when the name is first used: torch takes seconds
     **dict.fromkeys(("AE", "RAE", "VAE", "WAEGAN", "WAEMMD", "MoCA", "TwoStageVAE"), "config.methods"),
     **dict.fromkeys(("Compute", "Pool", "Scoring"), "config.compute"),
-    **dict.fromkeys(("Run", "open_run"), "runs"),
+    **dict.fromkeys(("Run", "open_run"), "storage.run"),
     "RunConfig": "config.run",
     "evaluate": "evaluation",
     "load": "autoencoder",

@@ -31,10 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mocalib import runs, sweep
+    from mocalib import sweep
+    from mocalib.storage.run import read_config
 
     for directory in options.directories:
-        config = runs.read_config(directory)
+        config = read_config(directory)
         place = options.runs / config.name if options.runs else directory
         run = sweep.run_one(config, place.parent, _compute(options), _scoring(options), directory=place)
         _print(run.directory, run.scores)

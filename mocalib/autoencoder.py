@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mocalib import files, latent, objectives
+from mocalib import latent, objectives
 from mocalib.config import paths
-from mocalib.runs import Run, check_state, dtype, epoch_file, open_run
+from mocalib.storage import files
+from mocalib.storage.run import Run, check_state, epoch_file, open_run
 
 BATCH = 250  # images a forward pass outside of training
 
@@ -64,7 +65,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
         raise FileNotFoundError(_no_weights(run, path))
     try:
         state = files.read_tensors(path)
-        objective = objectives.build(run.config, tuple(state["image_shape"])).to(dtype(run.config))
+        objective = objectives.build(run.config, tuple(state["image_shape"]))
         check_state(state["objective"], objective.state_dict())
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mocalib import data, files
-from mocalib.progress import bar
+from mocalib import data
+from mocalib.storage import files
+from mocalib.storage.progress import bar
 
 BATCH = 250  # images at a time, where nothing is trained
 WIDTHS = (24, 40, 56, 64)  # 61,000 weights, 245 kB

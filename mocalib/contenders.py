@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from mocalib import data, environment, objectives
+from mocalib import data, objectives
 from mocalib.algorithm1 import Settings, algorithm1
 from mocalib.config.run import OWN_SIZES, RunConfig
 from mocalib.engine import Trainer
 from mocalib.meter import Meter
+from mocalib.storage import environment
 
 IMAGES = 2_000  # of random pixels, or two batches: speed does not depend on what they show
 ALGORITHM_1, REFERENCE, ENGINE = "Algorithm 1", "engine, float32", "engine"

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocalib import files, sources
+from mocalib import sources
 from mocalib.config import paths
 from mocalib.config.run import RunConfig
+from mocalib.storage import files
 
 LAYOUT = 2  # of a cache's folder; another one is decoded anew
 READ_WHOLE = 500_000_000  # bytes of a dataset that are compared with its fingerprint once a process: below a second

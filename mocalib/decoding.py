@@ -13,9 +13,9 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from mocalib import files
 from mocalib.folders import Listing
-from mocalib.progress import bar
+from mocalib.storage import files
+from mocalib.storage.progress import bar
 
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # whatever a file's name says; others run programs

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mocalib import decoding, files
+from mocalib import decoding
+from mocalib.storage import files
 
 DIGITS_TEST = 100  # of the 500 images of each digit
 PHOTOS = {"train": 4_000, "test": 1_000}  # crops

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mocalib import data, files, latent, losses
+from mocalib import data, latent, losses
 from mocalib import features as extractors
 from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.config import paths
@@ -21,7 +21,8 @@ from mocalib.config.compute import Compute, Scoring
 from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS
 from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
-from mocalib.runs import Run, RunMismatch, samples_file
+from mocalib.storage import files
+from mocalib.storage.run import Run, RunMismatch, samples_file
 from mocalib.training import check_device, use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)

@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mocalib import data, features, files, seals
+from mocalib import data, features
 from mocalib.config import paths
-from mocalib.runs import open_run
+from mocalib.storage import files, manifest
+from mocalib.storage.run import open_run
 
 
 def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | None]]:
@@ -37,7 +38,7 @@ def _runs(place: Path) -> list[Path]:
 def _run(directory: Path) -> None:
     """A finished run's records, all weights and checkpoints that it has."""
     if open_run(directory).finished:
-        seals.verify(directory)
+        manifest.verify(directory)
     elif (directory / "scores.json").exists():
         raise ValueError(f"{directory} has scores and no manifest.json; restore it, or start the run again")
     for path in sorted(directory.glob("*.pt")):

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mocalib import contenders, data, engine, environment, objectives, sources
+from mocalib import contenders, data, engine, objectives, sources
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig, flat
-from mocalib.runs import Run, dtype
+from mocalib.storage import environment
+from mocalib.storage.run import Run
 from mocalib.training import check_device, check_threads, learning_rate, threads, tuned
 
 RECORD = 60_000  # bytes of a finished run beside its weights: those at laptop scale are 58 kB on average
@@ -101,9 +102,9 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
     with tuned(threads(config, compute.threads), device):
         objective = objectives.build(config, tuple(images.shape[1:]))
         objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
-        objective.to(device, dtype(config), memory_format=torch.channels_last).train()
+        objective.to(device, memory_format=torch.channels_last).train()
         compiled = device.type == "cuda" if compute.compile is None else compute.compile
-        batches = data.ResidentImages(images, config.batch_size, config.seed, device, dtype(config))
+        batches = data.ResidentImages(images, config.batch_size, config.seed, device, objective.dtype)
         steps = config.epochs * (n // config.batch_size)
         engine.check_turns(objective, steps)
         trainer = engine.Trainer(objective, steps, device, compiled, config.seed)

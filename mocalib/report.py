@@ -7,14 +7,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from mocalib import claims, experiments, figures, files, records, tables
+from mocalib import claims, experiments, figures, records, tables
 from mocalib.claims import CLAIMS, Claim, Finding
 from mocalib.config import paths
 from mocalib.config.run import MIXTURE, RunConfig
 from mocalib.experiments import ROWS, SHOWN_WITH
 from mocalib.figures.base import save_csv
-from mocalib.runs import Run
 from mocalib.scales import SCALES
+from mocalib.storage import files
+from mocalib.storage.run import Run
 
 BEGIN, END = "<!-- {}: written by `make figures` from committed records -->", "<!-- end of {} -->"
 

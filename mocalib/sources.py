@@ -11,9 +11,10 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CelebA
 from torchvision.datasets.utils import check_integrity
 
-from mocalib import decoding, embedded, files, folders
+from mocalib import decoding, embedded, folders
 from mocalib.config import paths
 from mocalib.config.run import OWN_SIZES, RunConfig
+from mocalib.storage import files
 
 
 class Source(NamedTuple):

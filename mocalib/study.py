@@ -11,9 +11,9 @@ from mocalib.config import paths
 from mocalib.config.checks import option
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import DATASETS, OWN_SIZES, PRIOR, RunConfig, flat
-from mocalib.runs import Run
 from mocalib.scales import SCALES
 from mocalib.sources import TRAINING_IMAGES
+from mocalib.storage.run import Run
 from mocalib.training import check_device
 
 

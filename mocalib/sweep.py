@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from mocalib import cluster, data, environment, evaluation, workers
+from mocalib import cluster, data, evaluation, workers
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import PRIOR, RunConfig
-from mocalib.progress import bar
-from mocalib.runs import Run
+from mocalib.storage import environment
+from mocalib.storage.progress import bar
+from mocalib.storage.run import Run
 from mocalib.training import check_device, threads, train
 from mocalib.workers import Event, Work
 

@@ -9,8 +9,8 @@ import pandas as pd
 from mocalib import records
 from mocalib.experiments import named
 from mocalib.rivals import MOCA
-from mocalib.runs import Run
 from mocalib.scales import CELEBA, CIFAR, Scale
+from mocalib.storage.run import Run
 
 BAD = {0: "untrained net", 1: "one training step"}  # epochs of the scale's one-step run: what bad looks like
 

@@ -21,14 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mocalib import data, environment, evaluation, features, files, objectives
+from mocalib import data, evaluation, features, objectives
 from mocalib.autoencoder import Autoencoder
 from mocalib.clocks import WARM_UP, Watch, apart, clock, ratio, rounds, seconds
 from mocalib.config import paths
 from mocalib.config.run import RunConfig
 from mocalib.contenders import ALGORITHM_1, ENGINE, REFERENCE, Engine, Printed, contender, image_shape
-from mocalib.progress import bar
 from mocalib.scales import SCALES, vary
+from mocalib.storage import environment, files
+from mocalib.storage.progress import bar
 from mocalib.training import check_device, check_threads
 
 REPEATS, REPEATS_OF_GROWTH = 9, 3

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from mocalib import data, engine, environment, objectives
+from mocalib import data, engine, objectives
 from mocalib.config import paths
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig
 from mocalib.meter import Meter, NotFinite
-from mocalib.progress import bar
-from mocalib.runs import Run, RunMismatch, dtype, epoch_file
+from mocalib.storage import environment
+from mocalib.storage.progress import bar
+from mocalib.storage.run import Run, RunMismatch, epoch_file
 
 NARROW = 16  # channels of the first stage: up to it a second thread gains little, and on a busy machine costs much
 LOG_LINES = 20  # at most so many lines a run, however long: records stay small
@@ -54,8 +55,8 @@ def train(
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
             run.start(device, how, _describe(dataset), trained)
             objective.bfloat16 = how["nets"] == "bfloat16"
-            objective.to(device, dtype(config), memory_format=torch.channels_last)
-            images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, dtype(config))
+            objective.to(device, memory_format=torch.channels_last)
+            images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
             _fit(run, objective, images, device, how["compiled"], compute.checkpoint_seconds)
     return run
 
@@ -102,7 +103,7 @@ def _fit(
     trainer = engine.Trainer(objective, steps, device, compile, config.seed)
     start, seconds = _restore(run, trainer, meters)
     if start == 0 and 0 in config.keep_epochs:
-        run.save_weights(epoch_file(0), objective, 0, 0)
+        run.save_weights(epoch_file(0), objective.state_dict(), 0, 0)
     clock = _Clock(seconds, start)
     step, epoch = start - 1, (start - 1) // images.steps_per_epoch
     rate = learning_rate(config, max(epoch, 0))  # of the last step, if a start finds none left
@@ -120,7 +121,7 @@ def _fit(
                 _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
             if end and epoch + 1 in config.keep_epochs:
                 _check(meters["line"], run)
-                run.save_weights(epoch_file(epoch + 1), objective, step + 1, epoch + 1)
+                run.save_weights(epoch_file(epoch + 1), objective.state_dict(), step + 1, epoch + 1)
             if end and config.stop_at and meters["epoch"].read().get("reconstruction", math.inf) <= config.stop_at:
                 break
             if clock.since_checkpoint >= checkpoint_seconds:
@@ -129,7 +130,7 @@ def _fit(
                 clock.checkpointed()
     if any(meters["line"].counts.values()):  # steps since the last line
         _log(run, meters["line"], clock, step + 1, epoch + 1, rate)
-    run.finish(objective, step + 1, epoch + 1)
+    run.finish(objective.state_dict(), step + 1, epoch + 1)
 
 
 def learning_rate(config: RunConfig, epoch: int) -> float:

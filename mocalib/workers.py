@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-from mocalib import files
 from mocalib.config.run import RunConfig
+from mocalib.storage import files
 
 Work = Callable[[RunConfig], object]
 LOG = "log.txt"  # in a run's directory: what its workers printed; no record

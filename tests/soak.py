@@ -34,10 +34,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.
 import torch
 import victims
 
-from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, environment, files, integrity, sweep
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, integrity, sweep
 from mocalib.config import paths
 from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
-from mocalib.runs import open_run
+from mocalib.storage import environment, files
+from mocalib.storage.run import open_run
 from mocalib.workers import LOG
 
 NET = {"limit": 512, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 6}

@@ -7,9 +7,11 @@ import sys
 import pytest
 from conftest import tiny
 
-from mocalib import data, experiments, files, runs
+from mocalib import data, experiments
 from mocalib.__main__ import COMMANDS, main
 from mocalib.config import paths
+from mocalib.storage import files
+from mocalib.storage.run import open_run
 
 
 def refused(arguments: list[str], capsys) -> str:
@@ -23,13 +25,13 @@ def refused(arguments: list[str], capsys) -> str:
 def test_run_trains_and_scores_a_directory_once_and_prints_it(tmp_path, capsys, monkeypatch):
     files.write_json(tmp_path / "mine" / "config.json", tiny(epochs=1).to_dict())
     assert main(["run", str(tmp_path / "mine"), "--n", "100"]) == 0
-    run = runs.open_run(tmp_path / "mine")
+    run = open_run(tmp_path / "mine")
     assert run.finished
     assert run.environment["threads"] == 1
     printed = capsys.readouterr().out
     assert re.search(r"fd_classifier +prior +\d+\.\d+ \| 100 against 1000 test", printed)
     assert main(["run", str(tmp_path / "mine"), "--n", "100", "--runs", str(tmp_path / "copy")]) == 0
-    assert runs.open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
+    assert open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
     monkeypatch.setattr(data, "load", None)  # what is finished needs neither weights nor data
     assert main(["run", str(tmp_path / "mine"), "--n", "100"]) == 0
 

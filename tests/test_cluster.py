@@ -18,7 +18,7 @@ from test_faults import assert_same_bytes
 from mocalib import Compute, Pool, Scoring, sweep, workers
 from mocalib.cluster import _check_room, in_cluster
 from mocalib.config import paths
-from mocalib.runs import Run
+from mocalib.storage.run import Run
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and files that it leaves to the collector

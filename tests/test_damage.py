@@ -17,10 +17,11 @@ import torch
 from conftest import tiny
 from test_training import Stopped, stopped
 
-from mocalib import RunConfig, Scoring, data, evaluate, features, files, integrity, load, records, seals, train
+from mocalib import RunConfig, Scoring, data, evaluate, features, integrity, load, records, train
 from mocalib.__main__ import main
 from mocalib.config import paths
-from mocalib.runs import Run, open_run
+from mocalib.storage import files, manifest
+from mocalib.storage.run import Run, open_run
 
 PLACES = 30
 RECORDS = ("config.json", "environment.json", "metrics.jsonl", "scores.json")
@@ -339,7 +340,7 @@ def test_a_kill_between_manifest_and_scores_leaves_the_old_rows_readable(copy, t
 
 def test_a_record_that_is_replaced_while_it_is_read_is_not_called_damaged(copy, monkeypatch):
     """Another process ends its scoring between the rows and the manifest that a reader takes."""
-    read, scored = seals._manifest, []
+    read, scored = manifest._manifest, []
 
     def late(directory):
         if not scored:
@@ -348,8 +349,8 @@ def test_a_record_that_is_replaced_while_it_is_read_is_not_called_damaged(copy, 
         return read(directory)
 
     before = len(json.loads((copy / "scores.json").read_text()))
-    monkeypatch.setattr(seals, "_manifest", late)
-    assert len(json.loads(seals.read(copy, "scores.json"))) > before
+    monkeypatch.setattr(manifest, "_manifest", late)
+    assert len(json.loads(manifest.read(copy, "scores.json"))) > before
 
 
 def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
@@ -376,7 +377,7 @@ def test_a_record_that_is_missing_is_not_an_empty_one(copy, name):
     with pytest.raises(ValueError, match=rf"{name} is damaged \(it is missing\); restore it, or remove"):
         answers(copy)
     with pytest.raises(ValueError, match=rf"not as its manifest says: {name}; restore them, or remove .* to make it"):
-        open_run(copy).verify() if name != "config.json" else seals.verify(copy)
+        open_run(copy).verify() if name != "config.json" else manifest.verify(copy)
 
 
 def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(copy):

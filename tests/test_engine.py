@@ -19,11 +19,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mocalib import Compute, Scoring, data, engine, environment, evaluate, objectives, train
+from mocalib import Compute, Scoring, data, engine, evaluate, objectives, train
 from mocalib.config.methods import RAE
 from mocalib.meter import Meter
 from mocalib.models.a2 import ResizeConv2d
-from mocalib.runs import RunMismatch
+from mocalib.storage import environment
+from mocalib.storage.run import RunMismatch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BLOCKS = {"a1": 2, "a2": 1, "hq": 2}  # of each net

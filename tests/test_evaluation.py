@@ -13,12 +13,14 @@ import torch_fidelity
 from conftest import picture, says, tiny
 from PIL import Image
 
-from mocalib import classifiers, data, evaluate, evaluation, features, figures, files, latent, load, runs, train
+from mocalib import classifiers, data, evaluate, evaluation, features, figures, latent, load, train
 from mocalib.config import paths
 from mocalib.config.compute import Scoring
 from mocalib.config.methods import VAE, WAEMMD, TwoStageVAE
 from mocalib.config.run import RunConfig
 from mocalib.records import compare, frame
+from mocalib.storage import files
+from mocalib.storage.run import Run, RunMismatch, open_run
 from mocalib.training import use_threads
 
 
@@ -29,7 +31,7 @@ def trained(tmp_path_factory):
 
 
 def copied(run, folder):
-    return runs.open_run(shutil.copytree(run.directory, folder))
+    return open_run(shutil.copytree(run.directory, folder))
 
 
 @pytest.fixture
@@ -369,12 +371,12 @@ def test_a_handful_of_test_images_is_enough(scratch, monkeypatch, count):
 
 def test_what_cannot_be_scored_is_refused(tmp_path, run, monkeypatch):
     with pytest.raises(ValueError, match="is not finished"):
-        evaluate(runs.Run(tmp_path, tiny()))
+        evaluate(Run(tmp_path, tiny()))
     with pytest.raises(ValueError, match=says("epoch = -1", "at least 0")):
         evaluate(run, epoch=-1)
     real = data.load(run.config)
     monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="f" * 64))
-    with pytest.raises(runs.RunMismatch, match=says("data", real.fingerprint[:12], "f" * 12)):
+    with pytest.raises(RunMismatch, match=says("data", real.fingerprint[:12], "f" * 12)):
         evaluate(run, Scoring(n=123))
 
 

@@ -22,9 +22,10 @@ import victims
 from conftest import OFFLINE, says, tiny
 from test_training import HANGS, assert_same
 
-from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, data, figures, files, sweep, train, workers
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, data, figures, sweep, train, workers
 from mocalib.config import paths
-from mocalib.runs import Run, open_run
+from mocalib.storage import files
+from mocalib.storage.run import Run, open_run
 
 CONFIG = tiny(epochs=3, keep_epochs=(1,))
 

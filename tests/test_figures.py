@@ -10,9 +10,10 @@ from conftest import tiny
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mocalib import Run, experiments, figures, open_run, records, report, runs, tables, train
+from mocalib import experiments, figures, open_run, records, report, tables, train
 from mocalib.config import paths
 from mocalib.config.methods import RAE, VAE
+from mocalib.storage.run import Run
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
 
@@ -83,7 +84,7 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(run
 
 def test_a_run_without_scores_says_how_to_make_them(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"score the run first: python -m mocalib run"):
-        figures.tiles(runs.Run(tmp_path, tiny()), "samples.png")
+        figures.tiles(Run(tmp_path, tiny()), "samples.png")
 
 
 def redrawn(scale: str) -> list[tuple[Path, Path]]:

@@ -8,14 +8,14 @@ from mocalib.config import paths
 
 ORDER = [
     ["config"],
+    ["storage"],
     ["rivals"],
     ["scales"],
-    ["progress", "files", "environment"],
     ["folders", "decoding", "embedded", "sources", "data"],
     ["models", "losses", "momentum", "latent", "distances", "classifiers", "meter"],
     ["features"],
-    ["objectives", "algorithm1", "seals"],
-    ["runs", "engine"],
+    ["objectives", "algorithm1"],
+    ["engine"],
     ["records"],
     ["training", "autoencoder"],
     ["evaluation"],

@@ -16,8 +16,9 @@ from jupyter_client.manager import start_new_kernel
 from papermill import cli
 from test_data import tree
 
-from mocalib import Compute, files, open_run, train
+from mocalib import Compute, open_run, train
 from mocalib.config import paths
+from mocalib.storage import files
 
 TRAIN = paths.ROOT / "notebooks" / "train.ipynb"
 ENDLESS = {  # tests/conftest.py's tiny, but for its length
@@ -166,7 +167,8 @@ def test_papermill_that_is_stopped_leaves_no_process_and_what_a_run_resumes_from
 
 HELD = """
 import time
-from mocalib import data, paths
+from mocalib import data
+from mocalib.config import paths
 batch = data.ResidentImages.batch
 
 def held(images, step):

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from conftest import tiny
 
-from mocalib import Compute, MoCA, RunConfig, experiments, files, plan, train
+from mocalib import Compute, MoCA, RunConfig, experiments, plan, train
 from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.config.methods import AE, TwoStageVAE
+from mocalib.storage import files
 
 ONE = Compute(threads=1)
 

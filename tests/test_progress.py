@@ -1,6 +1,6 @@
 """Away from a terminal a bar writes its first and last state and, in between, at most a line every 30 s."""
 
-from mocalib.progress import bar
+from mocalib.storage.progress import bar
 
 
 def test_a_thousand_quick_steps_leave_two_lines(capsys):

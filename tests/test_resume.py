@@ -16,7 +16,8 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, data, environment, files, train, training
+from mocalib import Compute, data, train, training
+from mocalib.storage import environment, files
 
 STEPS = 8  # two epochs of four; a log line at 3, 6 and 8
 PLACES = {  # name -> moment, the how many-th of its kind, and the step at which the run then goes on

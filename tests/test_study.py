@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from conftest import picture, tiny
 
-from mocalib import claims, experiments, files, records, report, seals, tables
+from mocalib import claims, experiments, records, report, tables
 from mocalib.config import paths
-from mocalib.runs import Run
 from mocalib.scales import LAPTOP, PAPER, SCALES, SMOKE
+from mocalib.storage import files, manifest
+from mocalib.storage.run import Run
 from mocalib.study import Study
 
 
@@ -86,7 +87,7 @@ def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
     """Give a run other scores, sealed as if it had ended with them."""
     files.write_json(run.directory / "scores.json", rows)
     files.write(run.directory / "metrics.jsonl", json.dumps({"step": step, "epoch": epoch}).encode())
-    digests = {name: files.sha256(run.directory / name) for name in (*seals.SEALED, "scores.json")}
+    digests = {name: files.sha256(run.directory / name) for name in (*manifest.SEALED, "scores.json")}
     files.write_json(run.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
 
 

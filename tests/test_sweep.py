@@ -14,7 +14,7 @@ from conftest import says, tiny
 from tqdm import tqdm
 
 from mocalib import Compute, Pool, Scoring, sweep, workers
-from mocalib.runs import Run
+from mocalib.storage.run import Run
 from mocalib.workers import in_processes
 
 

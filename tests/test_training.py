@@ -15,13 +15,14 @@ import torch
 from conftest import picture, says, tiny
 from test_objectives import METHODS
 
-from mocalib import Compute, MoCA, data, engine, environment, files, load, objectives, runs, train, training
+from mocalib import Compute, MoCA, data, engine, load, objectives, train, training
 from mocalib.algorithm1 import Settings, algorithm1
 from mocalib.config import paths
 from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.meter import Meter, NotFinite
 from mocalib.objectives import Turn
-from mocalib.runs import RunMismatch
+from mocalib.storage import environment, files
+from mocalib.storage.run import CHECKPOINTS, Run, RunMismatch, open_run
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 HANGS = 600  # seconds after which a test is given up; none depends on it
@@ -66,7 +67,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def mine(finished, tmp_path):
     """A copy of it."""
-    return runs.open_run(shutil.copytree(finished.directory, tmp_path / "mine"))
+    return open_run(shutil.copytree(finished.directory, tmp_path / "mine"))
 
 
 @pytest.fixture(scope="module")
@@ -179,13 +180,13 @@ def test_an_edited_config_or_other_data_are_refused_on_resume(died, finished, tm
 
 
 def test_a_process_that_waited_is_refused_another_config(tmp_path, monkeypatch):
-    started = runs.Run.locked
+    started = Run.locked
 
     def late(self):
         files.write_json(self.directory / "config.json", tiny(seed=1).to_dict())  # the first process began meanwhile
         return started(self)
 
-    monkeypatch.setattr(runs.Run, "locked", late)
+    monkeypatch.setattr(Run, "locked", late)
     with pytest.raises(RunMismatch, match=says("seed: 1 | 0")):
         train(tiny(), directory=tmp_path / "run")
 
@@ -233,13 +234,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, died
         run = train(finished.config, directory=first)
     assert_same(weights(finished), weights(run))
     assert run.metrics == finished.metrics  # the line logged after the older checkpoint was made again
-    before = [(both / name).read_bytes() for name in runs.CHECKPOINTS]
+    before = [(both / name).read_bytes() for name in CHECKPOINTS]
     with (
         pytest.warns(UserWarning, match=says(*said)),
         pytest.raises(RunMismatch, match=says("checkpoint.pt and previous.pt do not load; remove them")),
     ):
         train(finished.config, directory=both)
-    assert [(both / name).read_bytes() for name in runs.CHECKPOINTS] == before
+    assert [(both / name).read_bytes() for name in CHECKPOINTS] == before
 
 
 def test_final_weights_of_other_nets_are_named_with_the_way_out(mine):
@@ -262,18 +263,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_p
     said = says("not finite at step 13 (autoencoder)", "loss nan, reconstruction nan", "last good checkpoint", ".pt")
     with pytest.raises(NotFinite, match=said):
         train(tiny(), directory=tmp_path, compute=Compute(checkpoint_seconds=0))
-    for name in runs.CHECKPOINTS:
+    for name in CHECKPOINTS:
         state = files.read_tensors(tmp_path / name)
         assert state["step"] <= 13
         assert all(torch.isfinite(value).all() for value in state["objective"].values())
-    assert all(line["step"] <= 13 for line in runs.open_run(tmp_path).metrics)
+    assert all(line["step"] <= 13 for line in open_run(tmp_path).metrics)
 
 
 def test_a_second_process_waits_and_takes_the_result(finished, tmp_path, monkeypatch):
     directory, said, waits = tmp_path / "mine", [], threading.Event()
     directory.mkdir()
     monkeypatch.setattr(training, "_fit", None)  # nothing is left to do
-    monkeypatch.setattr(runs, "print", lambda text, **_: (said.append(text), waits.set()), raising=False)
+    monkeypatch.setattr("mocalib.storage.run.print", lambda text, **_: (said.append(text), waits.set()), raising=False)
     with ThreadPoolExecutor() as pool:
         with filelock.FileLock(directory / ".lock"):
             waiting = pool.submit(train, finished.config, directory=directory)

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from mocalib import files
 from mocalib.config import paths
-from mocalib.runs import Run
+from mocalib.storage import files
+from mocalib.storage.run import Run
 
 LETTERS = 17  # of a caption, an inch
 DPI, GRID_DPI = 200, 150  # of curves, and of grids alone: 63 pixels an image

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from mocalib import latent
-from mocalib.runs import Run
+from mocalib.storage.run import Run
 
 LOGGED = {  # logged term -> axis label
     "reconstruction": "reconstruction loss\n(sum of squares an image)",

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mocalib import files, records, tables
+from mocalib import records, tables
 from mocalib.config import paths
 from mocalib.experiments import named
 from mocalib.figures import base, curves, pictures
-from mocalib.runs import Run
 from mocalib.scales import CELEBA, CIFAR, SCALES, Scale
+from mocalib.storage import files
+from mocalib.storage.run import Run
 
 
 class Drawn(NamedTuple):

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mocalib.figures.base import row, show, tiles
-from mocalib.runs import Run, samples_file
+from mocalib.storage.run import Run, samples_file
 
 INCH = 0.42  # of an image in the paper's figures
 

@@ -29,4 +29,5 @@ def build(run: RunConfig, image_shape: tuple[int, int, int]) -> Objective:
         encoder, decoder = models.build(
             run.model, image_shape, run.latent_dim, run.width, run.blocks, method.heads, run.objective.spherical
         )
-        return method(run.objective, encoder, decoder, run.latent_dim, bfloat16=run.precision == "bfloat16")
+        made = method(run.objective, encoder, decoder, run.latent_dim, bfloat16=run.precision == "bfloat16")
+    return made.double() if run.precision == "float64" else made

@@ -92,6 +92,11 @@ class Objective(nn.Module):
         draw = latent.sphere_prior if self.config.spherical else latent.normal_prior
         return draw(n, self.latent_dim, generator)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights: float32 or float64; bfloat16 is for the nets' arithmetic only."""
+        return next(self.parameters()).dtype
+
     def nets(self) -> contextlib.AbstractContextManager:
         """Run nets in the config's precision; everything outside this context stays in float32 or better."""
         device = next(self.parameters()).device.type

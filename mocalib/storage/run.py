@@ -11,8 +11,8 @@ import filelock
 import torch
 from torch import Tensor
 
-from mocalib import environment, files, objectives, seals
 from mocalib.config.run import RunConfig
+from mocalib.storage import environment, files, manifest
 
 CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last, and the one before it
 LOGS = ("metrics.jsonl", "timing.jsonl")
@@ -58,12 +58,12 @@ class Run:
     @property
     def environment(self) -> dict:
         """Versions, commit, device, threads, precision, data and size of the nets at the first start; {} before it."""
-        return seals.read_json(self.directory, "environment.json", {})
+        return manifest.read_json(self.directory, "environment.json", {})
 
     @property
     def manifest(self) -> dict:
         """Steps, epoch and sha256 of every record; {} while unfinished."""
-        return seals.manifest(self.directory)
+        return manifest.load(self.directory)
 
     @property
     def epochs(self) -> list[int]:
@@ -74,18 +74,18 @@ class Run:
     @property
     def metrics(self) -> list[dict]:
         """Logged lines, oldest first."""
-        return seals.lines(seals.read(self.directory, "metrics.jsonl"))
+        return manifest.lines(manifest.read(self.directory, "metrics.jsonl"))
 
     @property
     def timing(self) -> list[dict]:
         """Seconds and images/s at each logged line."""
         path = self.directory / "timing.jsonl"  # sealed by nothing: it is another one wherever a run is made again
-        return seals.lines(path.read_text(errors="replace") if path.exists() else None)
+        return manifest.lines(path.read_text(errors="replace") if path.exists() else None)
 
     @property
     def scores(self) -> list[dict]:
         """Score rows; [] before the first evaluation."""
-        return seals.read_json(self.directory, "scores.json", [])
+        return manifest.read_json(self.directory, "scores.json", [])
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -166,18 +166,18 @@ class Run:
             files.write(self.directory / name, _text(lines).encode())
         return state
 
-    def save_weights(self, name: str, objective: objectives.Objective, step: int, epoch: int) -> None:
+    def save_weights(self, name: str, weights: dict[str, Tensor], step: int, epoch: int) -> None:
         """Write the method's whole state (nets, key encoder, queue) with its image shape."""
         shape = list(self.started["data"]["image_shape"])
-        state = {"objective": objective.state_dict(), "step": step, "epoch": epoch, "image_shape": shape}
+        state = {"objective": weights, "step": step, "epoch": epoch, "image_shape": shape}
         files.write_tensors(self.directory / name, state)
 
-    def finish(self, objective: objectives.Objective, step: int, epoch: int) -> None:
+    def finish(self, weights: dict[str, Tensor], step: int, epoch: int) -> None:
         """Write the final weights, then the manifest; only then drop the checkpoints.
 
         What is sealed is what this process knows, not what lies on the disk by now.
         """
-        self.save_weights("weights.pt", objective, step, epoch)
+        self.save_weights("weights.pt", weights, step, epoch)
         (self.directory / "scores.json").unlink(missing_ok=True)  # of a run whose manifest was lost
         texts = (
             files.json_bytes(self.config.to_dict()),
@@ -185,7 +185,7 @@ class Run:
             _text(self.logs["metrics.jsonl"]).encode(),
         )
         digests = {}
-        for name, content in zip(seals.SEALED, texts, strict=True):
+        for name, content in zip(manifest.SEALED, texts, strict=True):
             files.write(self.directory / name, content)
             digests[name] = hashlib.sha256(content).hexdigest()
         files.write_json(self.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
@@ -198,28 +198,28 @@ class Run:
         scores.json comes last: a kill before it leaves rows missing, so that the next evaluation makes all of it again.
         Until then the manifest takes the old rows, too.
         """
-        manifest = {name: value for name, value in self.manifest.items() if name != seals.REPLACING}
-        new = {name: content for name, content in records.items() if name not in manifest["files"]}
+        before = {name: value for name, value in self.manifest.items() if name != manifest.REPLACING}
+        new = {name: content for name, content in records.items() if name not in before["files"]}
         for name, content in new.items():
             files.write(self.directory / name, content)
         new["scores.json"] = files.json_bytes([*self.scores, *rows])
-        digests = manifest["files"] | {name: hashlib.sha256(content).hexdigest() for name, content in new.items()}
-        sealed = manifest | {"files": dict(sorted(digests.items()))}
+        digests = before["files"] | {name: hashlib.sha256(content).hexdigest() for name, content in new.items()}
+        sealed = before | {"files": dict(sorted(digests.items()))}
         rows_before = self.directory / "scores.json"
         old = {"scores.json": files.sha256(rows_before)} if rows_before.exists() else {}
-        files.write_json(self.directory / "manifest.json", sealed | {seals.REPLACING: old})
+        files.write_json(self.directory / "manifest.json", sealed | {manifest.REPLACING: old})
         files.write(self.directory / "scores.json", new["scores.json"])
         files.write_json(self.directory / "manifest.json", sealed)
 
     def verify(self) -> None:
         """Raise ValueError naming every record that is missing or is not what the manifest sealed."""
-        seals.verify(self.directory)
+        manifest.verify(self.directory)
 
 
 def read_config(directory: Path | str) -> RunConfig:
     """The config that lies in a directory; FileNotFoundError if none does."""
     path = Path(directory) / "config.json"
-    if (text := seals.read(Path(directory), "config.json")) is None:
+    if (text := manifest.read(Path(directory), "config.json")) is None:
         raise FileNotFoundError(f"{path} does not exist: a run directory holds the config.json of its run")
     try:
         return RunConfig.from_dict(json.loads(text))
@@ -258,7 +258,3 @@ def samples_file(epoch: int) -> str:
     """Name of the grid of samples of the weights kept at an epoch."""
     return f"samples-epoch-{epoch:04d}.png"
 
-
-def dtype(config: RunConfig) -> torch.dtype:
-    """Dtype of weights: bfloat16 is for the nets' arithmetic only."""
-    return torch.float64 if config.precision == "float64" else torch.float32

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from mocalib import files
+from mocalib.storage import files
 
 SEALED = ("config.json", "environment.json", "metrics.jsonl")  # when training ends; scores and grids follow
 REPLACING = "replacing"  # of a manifest: digests that hold, too, while the files they are of are being replaced
@@ -53,7 +53,7 @@ def lines(text: str | None) -> list[dict]:
     return found
 
 
-def manifest(directory: Path) -> dict:
+def load(directory: Path) -> dict:
     """Steps, epoch and digests of a finished run; {} before it has ended.
 
     Raises ValueError for a damaged one: no digest covers it, but its numbers stand in the last line of the metrics.
@@ -75,7 +75,7 @@ def verify(directory: Path) -> None:
     if wrong:
         way_out = f"restore them, or remove {directory} to make it again"
         raise ValueError(f"{directory}: not as its manifest says: {', '.join(wrong)}; {way_out}")
-    manifest(directory)
+    load(directory)
 
 
 def _is_sealed(path: Path, sealed: dict) -> bool:
