@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mocalib import data
+from mocalib.data.cache import Dataset, Split
 from mocalib.storage import files
 from mocalib.storage.progress import bar
 
@@ -62,7 +62,7 @@ def read(path: Path) -> Classifier:
     return net.eval().requires_grad_(False)
 
 
-def train(dataset: data.Dataset, path: Path) -> dict:
+def train(dataset: Dataset, path: Path) -> dict:
     """Train a classifier on the training labels and write it to `path`; return its record, test accuracy included.
 
     Adam with a one-cycle rate, random shifts by up to an eighth of the side.
@@ -85,7 +85,7 @@ def train(dataset: data.Dataset, path: Path) -> dict:
     return record | {"sha256": files.sha256(path)}
 
 
-def _fit(net: Classifier, train: data.Split) -> None:
+def _fit(net: Classifier, train: Split) -> None:
     rate, steps = TRAINING["learning_rate"], TRAINING["steps"]
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
@@ -99,7 +99,7 @@ def _fit(net: Classifier, train: data.Split) -> None:
     net.eval()
 
 
-def _shifted(net: Classifier, train: data.Split) -> Iterator[tuple[Tensor, Tensor]]:
+def _shifted(net: Classifier, train: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Random batches without end, each shifted as a whole."""
     batch, shift = min(TRAINING["batch_size"], len(train.images)), max(1, net.size // 8)
     while True:
@@ -110,7 +110,7 @@ def _shifted(net: Classifier, train: data.Split) -> Iterator[tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def accuracy(net: Classifier, split: data.Split) -> float:
+def accuracy(net: Classifier, split: Split) -> float:
     """Part of a split's images whose class a net in evaluation mode names, in float32."""
     guesses = torch.cat([net(images.float() / 255).argmax(1) for images in split.images.split(BATCH)])
     return (guesses == split.labels).double().mean().item()

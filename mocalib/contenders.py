@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from mocalib import data, objectives
+from mocalib import objectives
 from mocalib.algorithm1 import Settings, algorithm1
 from mocalib.config.run import OWN_SIZES, RunConfig
+from mocalib.data.batches import ResidentImages
 from mocalib.engine import Trainer
 from mocalib.meter import Meter
 from mocalib.storage import environment
@@ -66,7 +67,7 @@ class Engine:
         self.objective = objectives.build(config, image_shape(config)).train()
         self.objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
         self.objective.to(device, memory_format=torch.channels_last)
-        self.images = data.ResidentImages(pixels(config), config.batch_size, config.seed, device)
+        self.images = ResidentImages(pixels(config), config.batch_size, config.seed, device)
         self.feed = Feed(self.images.batch(step) for step in itertools.count())
         compile = device.type == "cuda" if compile is None else compile
         self.trainer, self.meter = Trainer(self.objective, 10**9, device, compile), Meter()

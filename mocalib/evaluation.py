@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mocalib import data, latent, losses
 from mocalib import features as extractors
+from mocalib import latent, losses
 from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Scoring
 from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS
+from mocalib.data import datasets
+from mocalib.data.cache import Dataset
 from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
 from mocalib.features import Extractor
 from mocalib.storage import files
@@ -72,7 +74,7 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> 
     return _scored(run, _resolved(run, scoring, epoch))
 
 
-def check(dataset: data.Dataset, scoring: Scoring = Scoring()) -> None:
+def check(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
     """Raise what `evaluate` would raise of a run on a dataset once it is trained: for use before hours of it."""
     if scoring.sampler == MIXTURE:
         latent.check_mixture(len(dataset.train.images))
@@ -114,7 +116,7 @@ def _scored(run: Run, asked: Evaluation) -> bool:
 
 
 def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> None:
-    dataset = data.load(run.config)
+    dataset = datasets.load(run.config)
     if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
         raise RunMismatch(
             f"{run.directory} was trained on data {trained_on[:12]}, found are {dataset.fingerprint[:12]}"
@@ -123,7 +125,7 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
     autoencoder = load(run.directory, None if final else asked.epoch, device)
     extractor = None
     if asked.features != "none":
-        whole = data.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
+        whole = datasets.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
         extractor = extractors.build(asked.features, whole, run.config.dataset, weights, device)
     if asked.sampler == PRIOR:
         rows, records = score(autoencoder, dataset, extractor, asked.n, asked.seed)
@@ -139,7 +141,7 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
 
 
 def score(
-    autoencoder: Autoencoder, dataset: data.Dataset, extractor: Extractor | None, n: int, seed: int = 0
+    autoencoder: Autoencoder, dataset: Dataset, extractor: Extractor | None, n: int, seed: int = 0
 ) -> tuple[list[dict], dict[str, bytes]]:
     """Rows on codes, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
     train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:CODES], dataset.test.images))
@@ -158,7 +160,7 @@ def score(
     return rows, {"latents.npz": latents} | grids(autoencoder, dataset, seed)
 
 
-def score_training(autoencoder: Autoencoder, dataset: data.Dataset) -> list[dict]:
+def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
     """Rows on all training images: the error of Eq. 5 where `score` has that of a part, and that of as many principal
     components as codes have dimensions: the least that any affine autoencoder has.
     """
@@ -251,7 +253,7 @@ def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstru
     return rows, buffer.getvalue()
 
 
-def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.Dataset) -> list[dict]:
+def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Dataset) -> list[dict]:
     """Fréchet distance of every subject to the test split, and KID, precision and recall of samples and of the floor.
 
     One pass of the extractor an image; those of real images are kept between evaluations.
@@ -273,7 +275,7 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: data.
     return rows
 
 
-def grids(autoencoder: Autoencoder, dataset: data.Dataset, seed: int) -> dict[str, bytes]:
+def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, bytes]:
     """PNG grids without padding, for figures to cut up: each a row of images a row.
 
     samples (8 a row), the nearest training images of the first, reconstructions (original, reconstruction, ...), and

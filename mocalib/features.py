@@ -18,7 +18,7 @@ from mocalib import classifiers
 from mocalib.classifiers import BATCH
 from mocalib.config import paths
 from mocalib.config.run import FEATURES
-from mocalib.data import Dataset
+from mocalib.data.cache import Dataset
 from mocalib.storage import files
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits

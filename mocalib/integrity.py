@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mocalib import data, features
+from mocalib import features
 from mocalib.config import paths
+from mocalib.data import cache
 from mocalib.storage import files, manifest
 from mocalib.storage.run import open_run
 
@@ -18,7 +19,7 @@ def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | 
     """
     checks = []
     if not directories:
-        checks += [(data.verify, path.parent) for path in sorted(paths.CACHE.glob("*/cache.json"))]
+        checks += [(cache.verify, path.parent) for path in sorted(paths.CACHE.glob("*/cache.json"))]
         checks += [(files.read_tensors, path) for path in sorted((paths.CACHE / "features").glob("*.pt"))]
         checks += [(features.committed_digest, path) for path in sorted(paths.FEATURES.glob("*.pt"))]
     for place in directories or sorted({*paths.RECORDS.glob("*"), *paths.RUNS.glob("*")}):

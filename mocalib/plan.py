@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mocalib import contenders, data, engine, objectives, sources
+from mocalib import contenders, engine, objectives
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig, flat
+from mocalib.data import cache, catalogue, datasets
+from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment
 from mocalib.storage.run import Run
 from mocalib.training import check_device, check_threads, learning_rate, threads, tuned
@@ -104,7 +106,7 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
         objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
         objective.to(device, memory_format=torch.channels_last).train()
         compiled = device.type == "cuda" if compute.compile is None else compute.compile
-        batches = data.ResidentImages(images, config.batch_size, config.seed, device, objective.dtype)
+        batches = ResidentImages(images, config.batch_size, config.seed, device, objective.dtype)
         steps = config.epochs * (n // config.batch_size)
         engine.check_turns(objective, steps)
         trainer = engine.Trainer(objective, steps, device, compiled, config.seed)
@@ -118,17 +120,17 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
 def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
     """A run's training images and how many the dataset has; random ones of their shape where they are missing."""
     try:
-        source = sources.source(config)
+        source = datasets.source(config)
         if source.here:  # nothing is downloaded for a plan
-            images = data.cached(config.dataset, source.key, source.write).train.images
+            images = cache.cached(config.dataset, source.key, source.write).train.images
             return images, len(images), False
     except FileNotFoundError:
-        if config.dataset not in sources.TRAINING_IMAGES:
+        if config.dataset not in catalogue.TRAINING_IMAGES:
             raise
-    return contenders.pixels(config), sources.TRAINING_IMAGES[config.dataset], True
+    return contenders.pixels(config), catalogue.TRAINING_IMAGES[config.dataset], True
 
 
-def _seconds(config: RunConfig, trainer: engine.Trainer, batches: data.ResidentImages) -> float:
+def _seconds(config: RunConfig, trainer: engine.Trainer, batches: ResidentImages) -> float:
     """Seconds of a step, in the mean of training, whose parts (turns that begin or end) are measured one by one."""
     turns, steps, total = trainer.objective.turns, trainer.steps, 0.0
     often = max(turn.every for turn in turns)  # steps after which all have been taken
@@ -141,7 +143,7 @@ def _seconds(config: RunConfig, trainer: engine.Trainer, batches: data.ResidentI
     return total
 
 
-def _step(config: RunConfig, trainer: engine.Trainer, batches: data.ResidentImages, step: int) -> float:
+def _step(config: RunConfig, trainer: engine.Trainer, batches: ResidentImages, step: int) -> float:
     """Take a step; its seconds."""
     started = time.monotonic()
     rate = learning_rate(config, step // batches.steps_per_epoch)

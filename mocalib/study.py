@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from mocalib import data, experiments, figures, report, sweep
+from mocalib import experiments, figures, report, sweep
 from mocalib.config import paths
 from mocalib.config.checks import option
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import DATASETS, OWN_SIZES, PRIOR, RunConfig, flat
+from mocalib.data import datasets
+from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.scales import SCALES
-from mocalib.sources import TRAINING_IMAGES
 from mocalib.storage.run import Run
 from mocalib.training import check_device
 
@@ -62,7 +63,7 @@ class Study:
     def _fit_to_data(self) -> None:
         """Open data of one's own, so that what is wrong with them is said now; few images are all taken."""
         first = self._configs["table1"][0]
-        n = len(data.load(replace(first, limit=0)).train.images)
+        n = len(datasets.load(replace(first, limit=0)).train.images)
         for name, configs in self._configs.items():
             self._configs[name] = [replace(c, limit=0) if c.limit > n else c for c in configs]
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from mocalib import cluster, data, evaluation, workers
+from mocalib import cluster, evaluation, workers
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import PRIOR, RunConfig
+from mocalib.data import datasets
 from mocalib.storage import environment
 from mocalib.storage.progress import bar
 from mocalib.storage.run import Run
@@ -173,7 +174,7 @@ def run_one(
     `share`: threads of a wide net, where not all are its own; `directory`: the run's, if it has not its own name.
     """
     if not Run(directory or runs / config.name, config).finished:
-        evaluation.check(data.load(config), scoring)
+        evaluation.check(datasets.load(config), scoring)
     if share:
         compute = replace(compute, threads=threads(config, compute.threads, share))
     done = train(config, runs, compute, directory)

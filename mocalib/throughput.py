@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mocalib import data, evaluation, features, objectives
+from mocalib import evaluation, features, objectives
 from mocalib.autoencoder import Autoencoder
 from mocalib.clocks import WARM_UP, Watch, apart, clock, ratio, rounds, seconds
 from mocalib.config import paths
 from mocalib.config.run import RunConfig
 from mocalib.contenders import ALGORITHM_1, ENGINE, REFERENCE, Engine, Printed, contender, image_shape
+from mocalib.data import datasets
 from mocalib.scales import SCALES, vary
 from mocalib.storage import environment, files
 from mocalib.storage.progress import bar
@@ -241,8 +242,8 @@ def costs(config: RunConfig, n: int, device: torch.device) -> dict:
     with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": empty}):
         first = seconds(lambda: Engine(config, device)(), device)
     imports = seconds(lambda: subprocess.run([sys.executable, "-c", "import mocalib"], check=True), device)
-    digits = data.load(RunConfig())  # decoded once, so that its second start is measured
-    opened = seconds(lambda: data.load(RunConfig()), device)
+    digits = datasets.load(RunConfig())  # decoded once, so that its second start is measured
+    opened = seconds(lambda: datasets.load(RunConfig()), device)
     autoencoder = Autoencoder(objectives.build(config, image_shape(config)), 0, 0, device)
     codes = autoencoder.prior(min(n, DECODED))
     evaluation.decode(autoencoder, codes[:250])

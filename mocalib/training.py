@@ -8,10 +8,13 @@ from pathlib import Path
 
 import torch
 
-from mocalib import data, engine, objectives
+from mocalib import engine, objectives
 from mocalib.config import paths
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig
+from mocalib.data import datasets
+from mocalib.data.batches import ResidentImages, check_batch
+from mocalib.data.cache import Dataset
 from mocalib.meter import Meter, NotFinite
 from mocalib.storage import environment
 from mocalib.storage.progress import bar
@@ -42,8 +45,8 @@ def train(
     if run.finished:
         return run
     device = check_device(compute.device)
-    dataset = data.load(config)  # what is wrong with data or nets is said before anything is written
-    data.check_batch(len(dataset.train.images), config.batch_size)
+    dataset = datasets.load(config)  # what is wrong with data or nets is said before anything is written
+    check_batch(len(dataset.train.images), config.batch_size)
     objective = objectives.build(config, dataset.image_shape)
     engine.check_turns(objective, config.epochs * (len(dataset.train.images) // config.batch_size))
     with run.locked():
@@ -56,7 +59,7 @@ def train(
             run.start(device, how, _describe(dataset), trained)
             objective.bfloat16 = how["nets"] == "bfloat16"
             objective.to(device, memory_format=torch.channels_last)
-            images = data.ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
+            images = ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
             _fit(run, objective, images, device, how["compiled"], compute.checkpoint_seconds)
     return run
 
@@ -91,7 +94,7 @@ def _how(run: Run, device: torch.device, compute: Compute) -> dict:
 def _fit(
     run: Run,
     objective: objectives.Objective,
-    images: data.ResidentImages,
+    images: ResidentImages,
     device: torch.device,
     compile: bool,
     checkpoint_seconds: float,
@@ -217,7 +220,7 @@ def _restore(run: Run, trainer: engine.Trainer, meters: dict[str, Meter]) -> tup
     return state["step"], state["seconds"]
 
 
-def _describe(dataset: data.Dataset) -> dict:
+def _describe(dataset: Dataset) -> dict:
     counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
     known = {"labels": dataset.train.labels is not None, "image_shape": list(dataset.image_shape)}
     left_out = {"left_out": dataset.left_out} if dataset.left_out else {}

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mocalib import MoCA, RunConfig, data
+from mocalib import MoCA, RunConfig
 from mocalib.config import paths
+from mocalib.data import datasets
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
@@ -42,7 +43,7 @@ def scratch(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def digits():
     """The digits at 16x16."""
-    return data.load(RunConfig())
+    return datasets.load(RunConfig())
 
 
 def tiny(**changes) -> RunConfig:

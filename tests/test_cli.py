@@ -7,9 +7,10 @@ import sys
 import pytest
 from conftest import tiny
 
-from mocalib import data, experiments
+from mocalib import experiments
 from mocalib.__main__ import COMMANDS, main
 from mocalib.config import paths
+from mocalib.data import datasets
 from mocalib.storage import files
 from mocalib.storage.run import open_run
 
@@ -32,7 +33,7 @@ def test_run_trains_and_scores_a_directory_once_and_prints_it(tmp_path, capsys, 
     assert re.search(r"fd_classifier +prior +\d+\.\d+ \| 100 against 1000 test", printed)
     assert main(["run", str(tmp_path / "mine"), "--n", "100", "--runs", str(tmp_path / "copy")]) == 0
     assert open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
-    monkeypatch.setattr(data, "load", None)  # what is finished needs neither weights nor data
+    monkeypatch.setattr(datasets, "load", None)  # what is finished needs neither weights nor data
     assert main(["run", str(tmp_path / "mine"), "--n", "100"]) == 0
 
 

@@ -17,9 +17,10 @@ import torch
 from conftest import tiny
 from test_training import Stopped, stopped
 
-from mocalib import RunConfig, Scoring, data, evaluate, features, integrity, load, records, train
+from mocalib import RunConfig, Scoring, evaluate, features, integrity, load, records, train
 from mocalib.__main__ import main
 from mocalib.config import paths
+from mocalib.data import cache, datasets
 from mocalib.storage import files, manifest
 from mocalib.storage.run import Run, open_run
 
@@ -168,51 +169,51 @@ def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, re
 
 
 @pytest.fixture
-def cache(digits, scratch) -> Path:
+def decoded(digits, scratch) -> Path:
     [whole] = [path for path in DECODED.glob("digits-*/cache.json") if digits.fingerprint in path.read_text()]
     return Path(shutil.copytree(whole.parent, paths.CACHE / whole.parent.name))
 
 
 @pytest.mark.parametrize("name", ["train.npy", "test-labels.npy"])
-def test_a_cache_that_was_cut_short_is_refused_at_the_next_start(cache, monkeypatch, name):
+def test_a_cache_that_was_cut_short_is_refused_at_the_next_start(decoded, monkeypatch, name):
     """By its size, as a large one is."""
-    monkeypatch.setattr(data, "READ_WHOLE", 0)
-    for _ in itertools.islice(damages(cache / name), 0, None, 2):  # of which every second is a cut
+    monkeypatch.setattr(cache, "READ_WHOLE", 0)
+    for _ in itertools.islice(damages(decoded / name), 0, None, 2):  # of which every second is a cut
         with pytest.raises(ValueError, match=rf"images in .*digits-\w+ are damaged \({name}.*\); remove it, to decode"):
-            data.load(RunConfig())
+            datasets.load(RunConfig())
 
 
 @pytest.mark.parametrize("name", ["train.npy", "cache.json"])
-def test_a_cache_with_another_header_is_refused_or_harmless(cache, digits, monkeypatch, name):
+def test_a_cache_with_another_header_is_refused_or_harmless(decoded, digits, monkeypatch, name):
     """The .npy header's first bytes, and all of what it is compared with."""
-    monkeypatch.setattr(data, "READ_WHOLE", 0)
+    monkeypatch.setattr(cache, "READ_WHOLE", 0)
 
     def opened() -> tuple[bytes, str, list]:
-        found = data.load(RunConfig())
+        found = datasets.load(RunConfig())
         return found.train.images.numpy().tobytes(), found.fingerprint, found.left_out
 
     whole = (digits.train.images.numpy().tobytes(), digits.fingerprint, [])
-    assert refusals(cache / name, opened, whole, f"{cache} are damaged", length=100) > PLACES
+    assert refusals(decoded / name, opened, whole, f"{decoded} are damaged", length=100) > PLACES
 
 
-def test_a_changed_pixel_is_found_at_the_next_start_or_by_verifying(cache, monkeypatch, capsys):
+def test_a_changed_pixel_is_found_at_the_next_start_or_by_verifying(decoded, monkeypatch, capsys):
     """Of a small set, or of a large one."""
     assert main(["verify"]) == 0
-    data.load(RunConfig())
-    size = (cache / "train.npy").stat().st_size
+    datasets.load(RunConfig())
+    size = (decoded / "train.npy").stat().st_size
     for place in np.linspace(200, size - 1, PLACES).astype(int).tolist():
-        flip(cache / "train.npy", place)
+        flip(decoded / "train.npy", place)
         with pytest.raises(ValueError, match="are damaged .its fingerprint is"):
-            data.verify(cache)
-        flip(cache / "train.npy", place)
-    flip(cache / "train.npy", size - 1)
+            cache.verify(decoded)
+        flip(decoded / "train.npy", place)
+    flip(decoded / "train.npy", size - 1)
     assert main(["verify"]) == 1
-    assert f"the decoded images in {cache} are damaged (its fingerprint is" in capsys.readouterr().out
+    assert f"the decoded images in {decoded} are damaged (its fingerprint is" in capsys.readouterr().out
     said = r"are damaged \(its fingerprint is .*; remove it, .* and .*features, whose files"
     with pytest.raises(ValueError, match=said):
-        data.load(RunConfig())
-    monkeypatch.setattr(data, "READ_WHOLE", 1_000)
-    data.load(RunConfig())
+        datasets.load(RunConfig())
+    monkeypatch.setattr(cache, "READ_WHOLE", 1_000)
+    datasets.load(RunConfig())
 
 
 def test_damaged_features_of_real_images_are_taken_anew(scratch, digits):

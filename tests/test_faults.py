@@ -22,7 +22,7 @@ import victims
 from conftest import OFFLINE, says, tiny
 from test_training import HANGS, assert_same
 
-from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, data, figures, sweep, train, workers
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, figures, sweep, train, workers
 from mocalib.config import paths
 from mocalib.storage import files
 from mocalib.storage.run import Run, open_run
@@ -122,7 +122,7 @@ def test_a_full_disk_is_named_and_the_run_resumes(tmp_path, whole, name):
 
 def decode(cache: Path) -> None:
     paths.CACHE = cache
-    data.load(RunConfig())
+    cache.load(RunConfig())
 
 
 def draw(folder: Path) -> None:
@@ -231,7 +231,8 @@ def test_an_impossible_run_is_reported_with_the_end_of_its_log_and_the_others_fi
 
 
 TRAIN_AND_SCORE = """
-from mocalib import Compute, RunConfig, Scoring, evaluate, paths, train
+from mocalib import Compute, RunConfig, Scoring, evaluate, train
+from mocalib.config import paths
 assert str(paths.ROOT) == {folder!r}, paths.ROOT
 run = train(RunConfig(limit=256, width=4, blocks=1, epochs=1), compute=Compute(threads=1))
 evaluate(run, Scoring(n=100))

@@ -9,8 +9,10 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, Pool, Scoring, data, evaluate, latent, objectives, plan, sweep, train
+from mocalib import Compute, Pool, Scoring, evaluate, latent, objectives, plan, sweep, train
 from mocalib.algorithm1 import Settings, algorithm1
+from mocalib.data import batches, datasets
+from mocalib.data.batches import ResidentImages
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 EXACT = tiny(learning_rate=2.0**-7, decay_every=1)
@@ -27,7 +29,7 @@ def test_float64_steps_of_a_gpu_equal_algorithm_1(tmp_path):
     config = replace(EXACT, precision="float64", decay_every=0)
     run = train(config, tmp_path, Compute("cuda", compile=False))
     plain = objectives.build(config, (1, 16, 16)).double().cuda().train()
-    batches = data.ResidentImages(data.load(config).train.images, 32, config.seed, "cuda", torch.float64)
+    batches = ResidentImages(datasets.load(config).train.images, 32, config.seed, "cuda", torch.float64)
     moca, T = config.objective, 3 * batches.steps_per_epoch
     nets = plain.encoder, copy.deepcopy(plain.encoder), plain.decoder
     settings = Settings(moca.momentum, T, moca.weight, moca.temperature, config.learning_rate)
@@ -79,7 +81,7 @@ def test_bfloat16_trains_and_is_scored(tmp_path):
 
 def test_images_that_do_not_fit_are_copied_batch_by_batch_in_the_same_order(tmp_path, monkeypatch):
     resident = train(EXACT, tmp_path / "resident", Compute("cuda", compile=False))
-    monkeypatch.setattr(data, "_fits", lambda images, device: False)
+    monkeypatch.setattr(batches, "_fits", lambda images, device: False)
     assert_same(weights(resident), weights(train(EXACT, tmp_path / "host", Compute("cuda", compile=False))))
 
 

@@ -15,8 +15,8 @@ from conftest import picture
 from PIL import Image
 from test_data import folder, tree
 
-from mocalib import folders
 from mocalib.config import paths
+from mocalib.data import image_folder
 
 GOOD = [f"{split}/{i}.png" for split in ("train", "test") for i in range(3)]
 
@@ -47,7 +47,7 @@ def test_a_folder_that_is_itself_a_link_can_be_read(images, scratch):
 
 def sparse(path: Path) -> None:
     path.touch()
-    os.truncate(path, folders.LARGEST + 1)
+    os.truncate(path, image_folder.LARGEST + 1)
 
 
 def grey(kind: str) -> bytes:
@@ -119,7 +119,7 @@ def test_a_link_in_a_zip_is_refused(images):
 
 
 def test_a_zip_of_few_bytes_that_unpacks_to_many_is_refused_before_it_is_read(images, monkeypatch):
-    monkeypatch.setattr(folders, "LARGEST", 10**6)
+    monkeypatch.setattr(image_folder, "LARGEST", 10**6)
     path = zipped(images, "train/bomb.png", bytes(2 * 10**6))
     assert path.stat().st_size < 20_000
     refused(path, r"^train/bomb.png in .*hostile.zip has 0.002 GB; no image needs more than 0.001: remove it")

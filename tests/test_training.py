@@ -15,10 +15,12 @@ import torch
 from conftest import picture, says, tiny
 from test_objectives import METHODS
 
-from mocalib import Compute, MoCA, data, engine, load, objectives, train, training
+from mocalib import Compute, MoCA, engine, load, objectives, train, training
 from mocalib.algorithm1 import Settings, algorithm1
 from mocalib.config import paths
 from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
+from mocalib.data import datasets
+from mocalib.data.batches import ResidentImages
 from mocalib.meter import Meter, NotFinite
 from mocalib.objectives import Turn
 from mocalib.storage import environment, files
@@ -34,7 +36,7 @@ class Stopped(Exception):
 
 def stopped(directory, step: int, config=None, compute=None):
     """Train with a checkpoint a step until the loop asks for the batch of `step`, and die; return the directory."""
-    batch = data.ResidentImages.batch
+    batch = ResidentImages.batch
 
     def dying(self, i):
         if i == step:
@@ -42,7 +44,7 @@ def stopped(directory, step: int, config=None, compute=None):
         return batch(self, i)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.ResidentImages, "batch", dying)
+        patch.setattr(ResidentImages, "batch", dying)
         with pytest.raises(Stopped):
             train(config or tiny(), compute=replace(compute or Compute(), checkpoint_seconds=0), directory=directory)
     return directory
@@ -84,7 +86,7 @@ def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, model, wei
     config = tiny(epochs=10, limit=160, precision="float64", decay_every=0, objective=moca, **net)
     run = train(config, tmp_path, Compute(threads=1))
     engine = objectives.build(config, (1, 16, 16)).double()
-    resident = data.ResidentImages(data.load(config).train.images, 32, config.seed, dtype=torch.float64)
+    resident = ResidentImages(datasets.load(config).train.images, 32, config.seed, dtype=torch.float64)
     batches = [resident.batch(step).contiguous() for step in range(50)]
     nets = engine.encoder.train(), copy.deepcopy(engine.encoder), engine.decoder.train()
     settings = Settings(m0=0.9, T=50, lambda_=weight, tau=0.2, lr=config.learning_rate)
@@ -149,7 +151,7 @@ def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
 
 def test_a_finished_run_returns_before_data_or_device_is_touched_and_refuses_another_config(finished, monkeypatch):
     before = {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()}
-    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(datasets, "load", None)
     assert train(finished.config, directory=finished.directory, compute=Compute("cuda:99")).finished
     other = replace(finished.config, seed=4, objective=replace(tiny().objective, weight=9.0))
     with pytest.raises(RunMismatch, match=says("seed: 0 | 4", "objective.weight: 1.0 | 9.0")):
@@ -173,8 +175,8 @@ def test_an_edited_config_or_other_data_are_refused_on_resume(died, finished, tm
     files.write_json(directory / "config.json", edited.to_dict())
     with pytest.raises(RunMismatch, match=says("checkpoint.pt", "another config", "learning_rate: 0.001 | 0.5")):
         train(edited, directory=directory)
-    other = data.load(finished.config)._replace(fingerprint="other")
-    monkeypatch.setattr(data, "load", lambda config: other)
+    other = datasets.load(finished.config)._replace(fingerprint="other")
+    monkeypatch.setattr(datasets, "load", lambda config: other)
     with pytest.raises(RunMismatch, match=says("other data", "'other'", "remove", died)):
         train(finished.config, directory=died)
 

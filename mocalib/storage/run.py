@@ -257,4 +257,3 @@ def epoch_file(epoch: int) -> str:
 def samples_file(epoch: int) -> str:
     """Name of the grid of samples of the weights kept at an epoch."""
     return f"samples-epoch-{epoch:04d}.png"
-

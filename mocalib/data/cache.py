@@ -1,6 +1,6 @@
-"""Datasets as uint8 arrays that are decoded once, and batches that are a pure function of (seed, step).
+"""Datasets as uint8 arrays that are decoded once. N images, C H W image.
 
-N images, B batch, C H W image. Decoded arrays lie in `data/cache/<name>-<key>/` and are memory-mapped, so the second
+Decoded arrays lie in `data/cache/<name>-<key>/` and are memory-mapped, so the second
 start is instant and data may be larger than memory. Each start compares their headers and sizes with cache.json, which
 has a digest of its own, and reads whole what is small; `verify` reads all.
 """
@@ -21,9 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocalib import sources
 from mocalib.config import paths
-from mocalib.config.run import RunConfig
 from mocalib.storage import files
 
 LAYOUT = 2  # of a cache's folder; another one is decoded anew
@@ -49,78 +47,6 @@ class Dataset(NamedTuple):
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return tuple(self.train.images.shape[1:])
-
-
-class ResidentImages:
-    """uint8 images N C H W, dealt out as batches by step: on a GPU if they fit there, else in memory or memory-mapped.
-
-    Each epoch visits each image once in an order drawn from (seed, epoch); the last partial batch is dropped. Raises
-    ValueError if the batch is larger than the dataset.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        batch_size: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        check_batch(len(images), batch_size)
-        self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, torch.device(device), dtype
-        self.images = images.to(self.device) if _fits(images, self.device) else images
-        self.steps_per_epoch = len(images) // batch_size
-        self._epoch, self._order = -1, torch.empty(0)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def order(self, epoch: int) -> Tensor:
-        """Permutation of the images in an epoch, int64 N, beside them; drawn on the CPU, and kept for the epoch."""
-        if epoch != self._epoch:
-            seed = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()[:8], "big") >> 1
-            order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
-            self._order = order.to(self.images.device)
-            self._epoch = epoch
-        return self._order
-
-    def batch(self, step: int) -> Tensor:
-        """Batch of a step: B C H W in [0, 1], channels last in memory."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        index = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        images = self.images[index]
-        if images.device.type != self.device.type:  # pinned, so that the step does not wait for the copy
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        return images.to(self.dtype).div_(255).contiguous(memory_format=torch.channels_last)
-
-
-def check_batch(n: int, batch_size: int) -> None:
-    """Raise ValueError if a batch is larger than the dataset."""
-    if batch_size > n:
-        raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {n} training images")
-
-
-def _fits(images: Tensor, device: torch.device) -> bool:
-    """Whether images leave half of a GPU's free memory to the nets."""
-    return device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
-
-
-def load(config: RunConfig) -> Dataset:
-    """Open the dataset of a run, decoding it on first use.
-
-    Raises FileNotFoundError where files are missing and ValueError for images that cannot be used; nothing is kept
-    then.
-    """
-    source = sources.source(config)
-    dataset = cached(config.dataset, source.key, source.write)
-    if not config.limit:
-        return dataset
-    if config.limit > len(dataset.train.images):
-        raise ValueError(f"limit = {config.limit} is larger than the dataset, {len(dataset.train.images)} images")
-    labels = dataset.train.labels
-    return dataset._replace(
-        train=Split(dataset.train.images[: config.limit], None if labels is None else labels[: config.limit])
-    )
 
 
 def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> Dataset:

@@ -13,7 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from mocalib.folders import Listing
+from mocalib.data.image_folder import Listing
 from mocalib.storage import files
 from mocalib.storage.progress import bar
 

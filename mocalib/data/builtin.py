@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mocalib import decoding
+from mocalib.data import decode
 from mocalib.storage import files
 
 DIGITS_TEST = 100  # of the 500 images of each digit
@@ -48,5 +48,5 @@ def write_photos(size: int, folder: Path) -> None:
             left, right = (0, whole.width - strip) if split == "train" else (whole.width - strip, whole.width)
             side = generator.integers(size, strip + 1)
             x, y = generator.integers(left, right - side + 1), generator.integers(0, whole.height - side + 1)
-            array[i] = decoding.pixels(whole.crop((x, y, x + side, y + side)), size)
+            array[i] = decode.pixels(whole.crop((x, y, x + side, y + side)), size)
         array.flush()

@@ -1,0 +1,60 @@
+"""Batches of images that are a pure function of (seed, step). N images, B batch, C H W image."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+class ResidentImages:
+    """uint8 images N C H W, dealt out as batches by step: on a GPU if they fit there, else in memory or memory-mapped.
+
+    Each epoch visits each image once in an order drawn from (seed, epoch); the last partial batch is dropped. Raises
+    ValueError if the batch is larger than the dataset.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        check_batch(len(images), batch_size)
+        self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, torch.device(device), dtype
+        self.images = images.to(self.device) if _fits(images, self.device) else images
+        self.steps_per_epoch = len(images) // batch_size
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def order(self, epoch: int) -> Tensor:
+        """Permutation of the images in an epoch, int64 N, beside them; drawn on the CPU, and kept for the epoch."""
+        if epoch != self._epoch:
+            seed = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()[:8], "big") >> 1
+            order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+            self._order = order.to(self.images.device)
+            self._epoch = epoch
+        return self._order
+
+    def batch(self, step: int) -> Tensor:
+        """Batch of a step: B C H W in [0, 1], channels last in memory."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        index = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        images = self.images[index]
+        if images.device.type != self.device.type:  # pinned, so that the step does not wait for the copy
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return images.to(self.dtype).div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def check_batch(n: int, batch_size: int) -> None:
+    """Raise ValueError if a batch is larger than the dataset."""
+    if batch_size > n:
+        raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {n} training images")
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether images leave half of a GPU's free memory to the nets."""
+    return device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
