@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mocalib import latent, objectives
+from mocalib import methods
 from mocalib.config import paths
+from mocalib.methods import latent
 from mocalib.storage import files
 from mocalib.storage.run import Run, check_state, epoch_file, open_run
 
@@ -19,7 +20,7 @@ BATCH = 250  # images a forward pass outside of training
 class Autoencoder:
     """A trained run's nets in evaluation mode and float32: images to codes, and back."""
 
-    def __init__(self, objective: objectives.Objective, epoch: int, step: int, device: torch.device) -> None:
+    def __init__(self, objective: methods.Objective, epoch: int, step: int, device: torch.device) -> None:
         self.objective = objective.to(device).eval().requires_grad_(False)
         self.epoch, self.step, self.device = epoch, step, device
         self.spherical = objective.config.spherical  # whether codes are unit vectors
@@ -65,7 +66,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
         raise FileNotFoundError(_no_weights(run, path))
     try:
         state = files.read_tensors(path)
-        objective = objectives.build(run.config, tuple(state["image_shape"]))
+        objective = methods.build(run.config, tuple(state["image_shape"]))
         check_state(state["objective"], objective.state_dict())
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from mocalib import objectives
-from mocalib.algorithm1 import Settings, algorithm1
+from mocalib import methods
 from mocalib.config.run import OWN_SIZES, RunConfig
 from mocalib.data.batches import ResidentImages
 from mocalib.engine import Trainer
 from mocalib.meter import Meter
+from mocalib.methods.algorithm1 import Settings, algorithm1
 from mocalib.storage import environment
 
 IMAGES = 2_000  # of random pixels, or two batches: speed does not depend on what they show
@@ -45,7 +45,7 @@ class Printed:
     """Algorithm 1 as a reader would run it: float32, NCHW, batches from a DataLoader without workers."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
-        self.objective = objectives.build(config, image_shape(config)).to(device).train()
+        self.objective = methods.build(config, image_shape(config)).to(device).train()
         images = pixels(config).float() / 255
         loader = DataLoader(TensorDataset(images), config.batch_size, shuffle=True, drop_last=True)
         self.feed = Feed(x.to(device) for _ in itertools.count() for (x,) in loader)
@@ -64,7 +64,7 @@ class Engine:
 
     def __init__(self, config: RunConfig, device: torch.device, compile: bool | None = None) -> None:
         self.config = config
-        self.objective = objectives.build(config, image_shape(config)).train()
+        self.objective = methods.build(config, image_shape(config)).train()
         self.objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
         self.objective.to(device, memory_format=torch.channels_last)
         self.images = ResidentImages(pixels(config), config.batch_size, config.seed, device)

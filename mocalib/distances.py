@@ -1,5 +1,6 @@
-"""How far two sets of features are apart, by torch-fidelity. n D, m D features."""
+"""How far two sets of features are apart, by torch-fidelity, and what a linear code loses. n D, m D features."""
 
+import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
@@ -7,6 +8,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 SUBSETS = 100  # of KID, torch-fidelity's default
 NEIGHBOURS = 3  # of precision and recall, torch-fidelity's default
+CHUNK = 2_000  # images a block of a matrix product
 
 
 def distance_name(kind: str, extractor: str) -> str:
@@ -41,3 +43,22 @@ def precision_and_recall(found: Tensor, reference: Tensor) -> dict[str, float]:
     settings = {"prc_neighborhood": NEIGHBOURS, "save_cpu_ram": True, "verbose": False}
     scores = prc_features_to_metric(found, reference, **settings)
     return {name: scores[name] for name in ("precision", "recall")}
+
+
+def pca_variances(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Variances of images (uint8 n C H W, taken in [0, 1]) along their principal components, descending, float64.
+
+    Of min(n, C H W) components, from the smaller of the two products of the centred matrix; their sum is the mean
+    squared distance from the mean image.
+    """
+    n, values = len(images), images[0].numel()
+    mean = sum(part.flatten(1).sum(dim=0) for part in images.split(CHUNK)).double() / n
+    product = torch.zeros(min(n, values), min(n, values), dtype=torch.float64, device=device)
+    rows = (((part.double().flatten(1) - mean) / 255).to(device) for part in images.split(CHUNK))
+    if n < values:
+        x = torch.cat(list(rows))
+        product = x @ x.T
+    else:
+        for x in rows:
+            product.addmm_(x.T, x)
+    return torch.linalg.eigvalsh(product / n).flip(0).clamp_min(0).cpu()

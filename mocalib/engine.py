@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocalib.objectives import Objective, Turn
+from mocalib.methods import Objective, Turn
 
 WARM_UP = 3  # steps before a capture, as PyTorch asks: they compile, and choose cuDNN's algorithms
 

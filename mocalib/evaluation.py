@@ -14,15 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from mocalib import features as extractors
-from mocalib import latent, losses
+from mocalib import latents
 from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Scoring
 from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS
 from mocalib.data import datasets
 from mocalib.data.cache import Dataset
-from mocalib.distances import distance_name, frechet_distance, kernel_distance, precision_and_recall
+from mocalib.distances import distance_name, frechet_distance, kernel_distance, pca_variances, precision_and_recall
 from mocalib.features import Extractor
+from mocalib.methods import latent, losses
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, samples_file
 from mocalib.training import check_device, use_threads
@@ -77,7 +78,7 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> 
 def check(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
     """Raise what `evaluate` would raise of a run on a dataset once it is trained: for use before hours of it."""
     if scoring.sampler == MIXTURE:
-        latent.check_mixture(len(dataset.train.images))
+        latents.check_mixture(len(dataset.train.images))
     extractors.check(scoring.features, dataset, scoring.weights)
 
 
@@ -175,14 +176,14 @@ def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
 
 
 def _variances(images: Tensor, fingerprint: str, device: torch.device) -> Tensor:
-    """`latent.variances` of training images, kept between evaluations."""
+    """`pca_variances` of training images, kept between evaluations."""
     path = paths.CACHE / "features" / f"{fingerprint[:16]}-train-{len(images)}-variances.pt"
-    return files.kept(path, lambda: latent.variances(images, device))
+    return files.kept(path, lambda: pca_variances(images, device))
 
 
 def mixture_codes(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
     """n codes n d of ten Gaussians fitted to the codes of images (uint8 m C H W), projected where codes are unit."""
-    z = latent.mixture(autoencoder.encode(images), n, seed)
+    z = latents.mixture(autoencoder.encode(images), n, seed)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
 
 
@@ -237,14 +238,14 @@ def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstru
     Uniformity and cosines are of directions, beside uniform points of the sphere: a normal prior's are uniform, too.
     """
     n, d = train.codes.shape
-    values, uniform = (latent.singular_values(z) for z in (train.codes, autoencoder.prior(n)))
+    values, uniform = (latents.singular_values(z) for z in (train.codes, autoencoder.prior(n)))
     even, random = (latent.sphere_prior(n, d, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     codes = train.codes if autoencoder.spherical else F.normalize(train.codes, dim=1)
     rows = [
         _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
-        _row("uniformity", latent.uniformity(codes), "train_codes", "train", n),
-        _row("nearest_cosine", latent.nearest_cosine(random, codes), "train_codes", "train", n, n),
-        _row("nearest_cosine", latent.nearest_cosine(random, even), "uniform", "train", n, n),
+        _row("uniformity", latents.uniformity(codes), "train_codes", "train", n),
+        _row("nearest_cosine", latents.nearest_cosine(random, codes), "train_codes", "train", n, n),
+        _row("nearest_cosine", latents.nearest_cosine(random, even), "uniform", "train", n, n),
         _row("reconstruction", train.error, "reconstruction", "train", n, n),
         _row("reconstruction", test.error, "reconstruction", "test", len(test.codes), len(test.codes)),
     ]

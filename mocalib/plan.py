@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mocalib import contenders, engine, objectives
+from mocalib import contenders, engine, methods
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig, flat
 from mocalib.data import cache, catalogue, datasets
@@ -102,7 +102,7 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
         torch.cuda.empty_cache()  # of the run before
         torch.cuda.reset_peak_memory_stats(device)
     with tuned(threads(config, compute.threads), device):
-        objective = objectives.build(config, tuple(images.shape[1:]))
+        objective = methods.build(config, tuple(images.shape[1:]))
         objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
         objective.to(device, memory_format=torch.channels_last).train()
         compiled = device.type == "cuda" if compute.compile is None else compute.compile

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mocalib import evaluation, features, objectives
+from mocalib import evaluation, features, methods
 from mocalib.autoencoder import Autoencoder
 from mocalib.clocks import WARM_UP, Watch, apart, clock, ratio, rounds, seconds
 from mocalib.config import paths
@@ -244,7 +244,7 @@ def costs(config: RunConfig, n: int, device: torch.device) -> dict:
     imports = seconds(lambda: subprocess.run([sys.executable, "-c", "import mocalib"], check=True), device)
     digits = datasets.load(RunConfig())  # decoded once, so that its second start is measured
     opened = seconds(lambda: datasets.load(RunConfig()), device)
-    autoencoder = Autoencoder(objectives.build(config, image_shape(config)), 0, 0, device)
+    autoencoder = Autoencoder(methods.build(config, image_shape(config)), 0, 0, device)
     codes = autoencoder.prior(min(n, DECODED))
     evaluation.decode(autoencoder, codes[:250])
     decoding = seconds(lambda: evaluation.decode(autoencoder, codes), device)

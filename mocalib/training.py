@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mocalib import engine, objectives
+from mocalib import engine, methods
 from mocalib.config import paths
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig
@@ -47,7 +47,7 @@ def train(
     device = check_device(compute.device)
     dataset = datasets.load(config)  # what is wrong with data or nets is said before anything is written
     check_batch(len(dataset.train.images), config.batch_size)
-    objective = objectives.build(config, dataset.image_shape)
+    objective = methods.build(config, dataset.image_shape)
     engine.check_turns(objective, config.epochs * (len(dataset.train.images) // config.batch_size))
     with run.locked():
         run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
@@ -93,7 +93,7 @@ def _how(run: Run, device: torch.device, compute: Compute) -> dict:
 
 def _fit(
     run: Run,
-    objective: objectives.Objective,
+    objective: methods.Objective,
     images: ResidentImages,
     device: torch.device,
     compile: bool,

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mocalib import Compute, Scoring, engine, evaluate, objectives, train
+from mocalib import Compute, Scoring, engine, evaluate, methods, train
 from mocalib.config.methods import RAE
 from mocalib.data import batches, cache, datasets
 from mocalib.data.batches import ResidentImages
@@ -136,7 +136,7 @@ def test_every_run_of_a_process_is_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     with torch._dynamo.config.patch(recompile_limit=1):
         for seed in range(3):
-            objective = objectives.build(tiny(seed=seed, model="hq", blocks=2), (1, 8, 8)).train()
+            objective = methods.build(tiny(seed=seed, model="hq", blocks=2), (1, 8, 8)).train()
             trainer = engine.Trainer(objective, 1, CPU, compile=True)
             list(trainer.step(0, torch.rand(8, 1, 8, 8), 1e-3))
     assert len(compiled) == 3
@@ -247,7 +247,7 @@ def test_a_learning_rate_that_is_a_number_would_never_change_in_replays(launched
 
 def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu():
     """Checkpoints go from one kind of device to the other."""
-    objective = objectives.build(tiny(), (1, 16, 16))
+    objective = methods.build(tiny(), (1, 16, 16))
     trainer = engine.Trainer(objective, 1, CPU)
     cpu, state = trainer.optimizers, trainer.state()
     [setting] = state["optimizers"]["autoencoder"]["param_groups"]

@@ -13,13 +13,14 @@ import torch_fidelity
 from conftest import picture, says, tiny
 from PIL import Image
 
-from mocalib import classifiers, evaluate, evaluation, features, figures, latent, load, train
+from mocalib import classifiers, evaluate, evaluation, features, figures, latents, load, train
 from mocalib.config import paths
 from mocalib.config.compute import Scoring
 from mocalib.config.methods import VAE, WAEMMD, TwoStageVAE
 from mocalib.config.run import RunConfig
 from mocalib.data import datasets
 from mocalib.data.cache import Split
+from mocalib.distances import pca_variances
 from mocalib.records import compare, frame
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, open_run
@@ -149,7 +150,7 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     with np.load(run.directory / "latents.npz") as found:
         assert found["singular_values"].shape == found["uniform"].shape == (8,)
         assert found["uniform"].mean() == pytest.approx(np.sqrt(256 / 8), rel=0.02)
-    assert value(run.scores, "uniformity", "train_codes") >= latent.uniform_uniformity(8) - 0.05
+    assert value(run.scores, "uniformity", "train_codes") >= latents.uniform_uniformity(8) - 0.05
 
 
 def test_more_training_codes_are_decoded_than_are_looked_at(run, fresh, monkeypatch):
@@ -352,7 +353,7 @@ def test_a_set_without_labels_is_scored_without_distances(scratch, monkeypatch):
     assert figures.tiles(run, "samples.png").shape == (5, 8, 3, 16, 16)
     with pytest.raises(ValueError, match=says("class labels", "'inception'")):
         evaluate(run, Scoring(features="classifier"))
-    monkeypatch.setattr(latent, "mixture", None)  # is not even fitted
+    monkeypatch.setattr(latents, "mixture", None)  # is not even fitted
     assert evaluate(run, Scoring(sampler="gmm10")) == []
     assert evaluation.scored(run, Scoring(sampler="gmm10"))
 
@@ -433,24 +434,24 @@ def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
     generator = torch.Generator().manual_seed(0)
     sides = torch.rand(600, 1, generator=generator) > 0.5
     z = torch.randn(600, 3, generator=generator) * torch.tensor([0.2, 1.0, 3.0]) + 4 * sides
-    points = latent.mixture(z, 40_000, seed=1)
+    points = latents.mixture(z, 40_000, seed=1)
     assert points.shape == (40_000, 3)
     assert points.dtype == torch.float32
     assert torch.allclose(points.mean(dim=0), z.mean(dim=0), atol=0.1)
     assert torch.allclose(torch.cov(points.T), torch.cov(z.T), rtol=0.05, atol=0.1)
-    assert torch.equal(points, latent.mixture(z, 40_000, seed=1))
-    assert not torch.equal(points, latent.mixture(z, 40_000, seed=2))
+    assert torch.equal(points, latents.mixture(z, 40_000, seed=1))
+    assert not torch.equal(points, latents.mixture(z, 40_000, seed=2))
 
 
 def test_a_mixture_bridges_no_gap_between_clusters_and_says_what_it_cannot_fit():
     sides = 10 * (torch.arange(400) % 2).unsqueeze(1)
     z = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) * 0.1 + sides
-    between = latent.mixture(z, 2_000, seed=0)[:, 0]
+    between = latents.mixture(z, 2_000, seed=0)[:, 0]
     assert ((between > 2) & (between < 8)).sum() == 0
     with pytest.raises(ValueError, match=says(10, 9)):
-        latent.mixture(torch.randn(9, 2), 5, seed=0)
+        latents.mixture(torch.randn(9, 2), 5, seed=0)
     with pytest.raises(ValueError, match=says("20 codes of d 3", "score the prior alone")):
-        latent.mixture(torch.full((20, 3), float("nan")), 5, seed=0)
+        latents.mixture(torch.full((20, 3), float("nan")), 5, seed=0)
 
 
 def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, digits, tmp_path, monkeypatch):
@@ -485,7 +486,7 @@ def test_methods_off_the_sphere_are_scored_there_and_interpolate_along_lines(met
     middle = autoencoder.interpolate(x0, x1, 5)[:, 2]
     assert torch.allclose(middle, autoencoder.decode((z0 + z1) / 2), atol=1e-5)
     unit = torch.nn.functional.normalize(autoencoder.encode(digits.train.images[:256]), dim=1)  # all it was trained on
-    assert value(rows, "uniformity", "train_codes") == pytest.approx(latent.uniformity(unit), abs=1e-4)
+    assert value(rows, "uniformity", "train_codes") == pytest.approx(latents.uniformity(unit), abs=1e-4)
     codes = evaluation.mixture_codes(autoencoder, digits.train.images[:256], 50, seed=0)
     assert (codes.norm(dim=1) - 1).abs().min() > 0.1
 
@@ -495,7 +496,7 @@ def test_the_principal_components_leave_what_scikit_learns_leave(count):
     from sklearn.decomposition import PCA
 
     images = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    variances, x = latent.variances(images), images.flatten(1).double().numpy() / 255
+    variances, x = pca_variances(images), images.flatten(1).double().numpy() / 255
     assert len(variances) == min(count, 192)
     for d in (2, 16):
         pca = PCA(d, svd_solver="full").fit(x)
@@ -511,7 +512,7 @@ def test_all_training_images_are_reconstructed_and_held_against_principal_compon
     x = dataset.train.images.float() / 255
     x_hat = autoencoder.decode(autoencoder.encode(x))
     assert error == pytest.approx(((x_hat - x) ** 2).sum().item() / 256, rel=1e-5)
-    variances = latent.variances(dataset.train.images)
+    variances = pca_variances(dataset.train.images)
     assert pca == pytest.approx(variances[8:].sum().item(), rel=1e-8)  # d is 8
     monkeypatch.setattr(evaluation, "LINEAR", 255)
     assert [row["sampler"] for row in evaluation.score_training(autoencoder, dataset)] == ["reconstruction"]

@@ -9,10 +9,11 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, Pool, Scoring, evaluate, latent, objectives, plan, sweep, train
-from mocalib.algorithm1 import Settings, algorithm1
+from mocalib import Compute, Pool, Scoring, evaluate, methods, plan, sweep, train
 from mocalib.data import batches, datasets
 from mocalib.data.batches import ResidentImages
+from mocalib.distances import pca_variances
+from mocalib.methods.algorithm1 import Settings, algorithm1
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 EXACT = tiny(learning_rate=2.0**-7, decay_every=1)
@@ -28,7 +29,7 @@ def _exact(monkeypatch):
 def test_float64_steps_of_a_gpu_equal_algorithm_1(tmp_path):
     config = replace(EXACT, precision="float64", decay_every=0)
     run = train(config, tmp_path, Compute("cuda", compile=False))
-    plain = objectives.build(config, (1, 16, 16)).double().cuda().train()
+    plain = methods.build(config, (1, 16, 16)).double().cuda().train()
     batches = ResidentImages(datasets.load(config).train.images, 32, config.seed, "cuda", torch.float64)
     moca, T = config.objective, 3 * batches.steps_per_epoch
     nets = plain.encoder, copy.deepcopy(plain.encoder), plain.decoder
@@ -46,7 +47,7 @@ def test_a_plan_counts_memory_on_the_gpu():
 
 def test_principal_components_of_the_gpu_are_the_cpus(digits):
     few = digits.train.images[:300]
-    assert torch.allclose(latent.variances(few, "cuda"), latent.variances(few), atol=1e-9)
+    assert torch.allclose(pca_variances(few, "cuda"), pca_variances(few), atol=1e-9)
 
 
 def test_replayed_steps_follow_launched_ones_through_a_kill(tmp_path):

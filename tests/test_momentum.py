@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import objectives
-from mocalib.momentum import KeyQueue, ema_update_, momentum_schedule
+from mocalib import methods
+from mocalib.methods.queue import KeyQueue, ema_update_, momentum_schedule
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_average_is_over_parameters_and_leaves_batchnorm_statistics_alone(m)
 
 
 def test_the_key_encoder_keeps_batchnorm_statistics_of_its_own():
-    objective = objectives.build(tiny(), (1, 16, 16)).train()
+    objective = methods.build(tiny(), (1, 16, 16)).train()
     key, query = objective.key_encoder[1], objective.encoder[1]
     objective.loss("autoencoder", torch.rand(8, 1, 16, 16))
     assert torch.equal(key.running_mean, query.running_mean)  # both saw these images through equal weights
@@ -80,7 +80,7 @@ def test_the_key_encoder_keeps_batchnorm_statistics_of_its_own():
 
 
 def test_no_gradient_reaches_keys_or_queue():
-    objective = objectives.build(tiny(), (1, 16, 16)).train()
+    objective = methods.build(tiny(), (1, 16, 16)).train()
     out = objective.loss("autoencoder", torch.rand(8, 1, 16, 16))
     out.total.backward()
     assert not out.keys.requires_grad

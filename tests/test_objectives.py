@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import engine, objectives
+from mocalib import engine, methods
 from mocalib.config.methods import AE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
 
 METHODS = (
@@ -26,7 +26,7 @@ EACH = pytest.mark.parametrize("method", METHODS, ids=str)
 
 
 def built(method, **changes):
-    return objectives.build(tiny(objective=method, **changes), (1, 16, 16)).train()
+    return methods.build(tiny(objective=method, **changes), (1, 16, 16)).train()
 
 
 def batch(seed=0):

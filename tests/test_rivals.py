@@ -14,8 +14,9 @@ from test_objectives import METHODS, batch, built, noise_for
 from torch import distributions as D
 from torch import nn
 
-from mocalib import experiments, latent, losses, objectives, rivals, training
-from mocalib.config import methods
+from mocalib import experiments, methods, rivals, training
+from mocalib.config import methods as settings
+from mocalib.methods import latent, losses
 from mocalib.scales import CELEBA, CIFAR, PAPER, SCALES
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text())
@@ -114,7 +115,7 @@ def test_moments_are_numpys():
 def test_a_fixed_sigma_scales_the_bound_by_a_constant():
     """2 sigma^2 times the negative bound, but for the Gaussian's constant: the gradient has the same direction."""
     sigma = 0.3
-    objective = built(methods.VAE("gaussian", sigma))
+    objective = built(settings.VAE("gaussian", sigma))
     x, noise = batch(), noise_for(objective)
     out = objective.loss("autoencoder", x, noise)
     mean, log_variance = objective.encoder(x).chunk(2, dim=1)
@@ -127,7 +128,7 @@ def test_a_fixed_sigma_scales_the_bound_by_a_constant():
 
 def test_a_learned_sigma_finds_the_root_of_the_mean_squared_error():
     """The bound's optimum in closed form (Dai & Wipf)."""
-    objective = built(methods.VAE("learned"))
+    objective = built(settings.VAE("learned"))
     x, noise = batch(), noise_for(objective)
     error = objective.loss("autoencoder", x, noise).terms["reconstruction"].item()
     with torch.no_grad():
@@ -139,7 +140,7 @@ def test_a_learned_sigma_finds_the_root_of_the_mean_squared_error():
 
 def test_the_second_stages_loss_on_two_numbers():
     """One image's code is 3, its second code has mean .5 and variance e^.2, its decoder says 2, sigma is e^-1."""
-    second = built(methods.TwoStageVAE(second_width=4)).second.double()
+    second = built(settings.TwoStageVAE(second_width=4)).second.double()
     second.to_u.forward = lambda z: torch.tensor([[0.5, 0.2]], dtype=torch.float64)
     second.to_z.forward = lambda u: torch.tensor([[2.0]], dtype=torch.float64)
     second.encoder = second.decoder = nn.Identity()
@@ -152,7 +153,7 @@ def test_the_second_stages_loss_on_two_numbers():
 
 
 def test_the_second_stage_sees_the_first_as_it_will_be_used_and_leaves_it_alone():
-    objective = built(methods.TwoStageVAE(second_width=16))
+    objective = built(settings.TwoStageVAE(second_width=16))
     seen = []
     objective.second.loss = lambda z, noise: (seen.append(z), (z.sum() * 0, z.sum() * 0))[1]
     before = {name: value.clone() for name, value in objective.state_dict().items()}
@@ -165,7 +166,7 @@ def test_the_second_stage_sees_the_first_as_it_will_be_used_and_leaves_it_alone(
 
 
 def test_a_two_stage_prior_goes_through_the_second_decoder():
-    objective = built(methods.TwoStageVAE(second_width=16)).eval()
+    objective = built(settings.TwoStageVAE(second_width=16)).eval()
     generator = torch.Generator().manual_seed(3)
     u, noise = torch.randn(5, 8, generator=generator), torch.randn(5, 8, generator=generator)
     expected = objective.second.decode(u) + objective.second.log_sigma.exp() * noise
@@ -174,19 +175,19 @@ def test_a_two_stage_prior_goes_through_the_second_decoder():
 
 @pytest.mark.parametrize("variance", [1.0, 2.0])
 def test_the_log_prior_trick_adds_the_priors_log_density_to_each_logit(variance):
-    objective = built(methods.WAEGAN(prior_variance=variance, critic_width=8))
+    objective = built(settings.WAEGAN(prior_variance=variance, critic_width=8))
     z = codes(6, 8).float()
     added = objective.logits(z) - objective.critic(z)
     density = D.Normal(0.0, variance**0.5).log_prob(z).sum(dim=1, keepdim=True)
     assert added.shape == (6, 1)
     assert torch.allclose(added - density, (added - density)[0], atol=1e-5)  # up to its constant
     assert added[0].item() - density[0].item() == pytest.approx(3.5 * math.log(2 * math.pi), abs=1e-4)  # the code's
-    plain = built(methods.WAEGAN(log_prior=False, critic_width=8))
+    plain = built(settings.WAEGAN(log_prior=False, critic_width=8))
     assert torch.equal(plain.logits(z), plain.critic(z))
 
 
 def test_critic_and_encoder_learn_in_turns_of_their_own_and_pretraining_moves_the_encoder_alone():
-    objective = built(methods.WAEGAN(log_prior=False, critic_width=8))
+    objective = built(settings.WAEGAN(log_prior=False, critic_width=8))
     x, noise = batch(), noise_for(objective)
     of_critic, of_encoder = objective.loss("critic", x, noise), objective.loss("autoencoder", x, noise)
     of_critic.total.backward()
@@ -201,16 +202,18 @@ def test_critic_and_encoder_learn_in_turns_of_their_own_and_pretraining_moves_th
 
 
 def test_wae_draws_from_its_prior():
-    sphere, normal = built(methods.WAEMMD(prior="sphere")), built(methods.WAEMMD(prior_variance=2.0))
+    sphere, normal = built(settings.WAEMMD(prior="sphere")), built(settings.WAEMMD(prior_variance=2.0))
     generator = torch.Generator().manual_seed(0)
     assert torch.equal(sphere.prior(50, generator), latent.sphere_prior(50, 8, torch.Generator().manual_seed(0)))
     assert normal.prior(20_000, generator).var(dim=0) == pytest.approx(torch.full((8,), 2.0), rel=0.05)
     assert (sphere.base, normal.base) == (2.0, 2 * 8 * 2.0)  # E|x - y|^2 of two draws
-    assert built(methods.WAEGAN(prior_variance=3.0)).prior(20_000, generator).var().item() == pytest.approx(3, rel=0.05)
+    assert built(settings.WAEGAN(prior_variance=3.0)).prior(20_000, generator).var().item() == pytest.approx(
+        3, rel=0.05
+    )
 
 
 def test_the_mmd_is_of_the_codes_and_the_noise():
-    objective = built(methods.WAEMMD(30.0, prior="sphere"))
+    objective = built(settings.WAEMMD(30.0, prior="sphere"))
     x, noise = batch(), noise_for(objective)
     out = objective.loss("autoencoder", x, noise)
     mmd = losses.imq_mmd(objective.encoder(x), F.normalize(noise, dim=1), 2.0)
@@ -219,7 +222,7 @@ def test_the_mmd_is_of_the_codes_and_the_noise():
 
 
 def test_rae_penalises_codes_and_the_decoders_kernels():
-    objective = built(methods.RAE(0.5, "l2", 0.25))
+    objective = built(settings.RAE(0.5, "l2", 0.25))
     out = objective.loss("autoencoder", batch())
     z = objective.encode(batch())
     kernels = sum((m.weight.detach().numpy() ** 2).sum() for m in objective.decoder.modules() if hasattr(m, "stride"))
@@ -230,7 +233,7 @@ def test_rae_penalises_codes_and_the_decoders_kernels():
 
 def test_spectral_norms_come_to_one():
     """Every convolution and linear layer's largest singular value, by SVD, once the power iteration has converged."""
-    objective = built(methods.RAE(0.5, "spectral_norm"), model="a1", blocks=2, width=2)
+    objective = built(settings.RAE(0.5, "spectral_norm"), model="a1", blocks=2, width=2)
     with torch.no_grad():
         for _ in range(100):
             objective.loss("autoencoder", batch())
@@ -247,15 +250,15 @@ def test_spectral_norms_come_to_one():
 
 def test_weights_are_those_of_their_authors_code_in_sums_of_squares():
     """methods of 32x32x3 and d 128: .05 of the squared error, pixels twice as wide; a mean of 3,072 values."""
-    assert methods.WAEMMD().weight == 100 / 0.05 / 4
-    assert methods.WAEGAN().weight == 1 / 0.05 / 4
-    assert methods.RAE().weight == pytest.approx(1e-3 * 3072 / 128)
-    assert methods.RAE().decay == pytest.approx(1e-6 * 3072, rel=1e-3)
+    assert settings.WAEMMD().weight == 100 / 0.05 / 4
+    assert settings.WAEGAN().weight == 1 / 0.05 / 4
+    assert settings.RAE().weight == pytest.approx(1e-3 * 3072 / 128)
+    assert settings.RAE().decay == pytest.approx(1e-6 * 3072, rel=1e-3)
     assert rivals.CIFAR10["RAE-SN"].weight == pytest.approx(0.03 * 3072 / 128)
     assert rivals.FACES["RAE-L2"].weight == pytest.approx(1e-4 * 12288 / 128)
     assert rivals.FACES["RAE-L2"].decay == pytest.approx(1e-7 * 12288, rel=1e-2)
     assert rivals.FACES["RAE-SN"].weight == pytest.approx(2.4e-3 * 12288 / 128, rel=0.01)
-    assert 2 * methods.VAE().sigma ** 2 == pytest.approx(0.024 * 3, rel=0.01)
+    assert 2 * settings.VAE().sigma ** 2 == pytest.approx(0.024 * 3, rel=0.01)
 
 
 def test_every_cited_method_is_re_run_with_the_net_of_moca_a2():
@@ -290,4 +293,4 @@ def test_of_data_of_ones_own_runs_keep_their_names():
 
 
 def test_every_method_has_settings_a_name_and_a_place_in_the_registry():
-    assert set(objectives.METHODS) == set(methods.OBJECTIVES.values()) == {type(method) for method in METHODS}
+    assert set(methods.METHODS) == set(settings.OBJECTIVES.values()) == {type(method) for method in METHODS}

@@ -15,14 +15,14 @@ import torch
 from conftest import picture, says, tiny
 from test_objectives import METHODS
 
-from mocalib import Compute, MoCA, engine, load, objectives, train, training
-from mocalib.algorithm1 import Settings, algorithm1
+from mocalib import Compute, MoCA, engine, load, methods, train, training
 from mocalib.config import paths
 from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.data import datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.meter import Meter, NotFinite
-from mocalib.objectives import Turn
+from mocalib.methods import Turn
+from mocalib.methods.algorithm1 import Settings, algorithm1
 from mocalib.storage import environment, files
 from mocalib.storage.run import CHECKPOINTS, Run, RunMismatch, open_run
 
@@ -85,7 +85,7 @@ def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, model, wei
     net = {"model": model, "blocks": 1 if model == "a2" else 2}
     config = tiny(epochs=10, limit=160, precision="float64", decay_every=0, objective=moca, **net)
     run = train(config, tmp_path, Compute(threads=1))
-    engine = objectives.build(config, (1, 16, 16)).double()
+    engine = methods.build(config, (1, 16, 16)).double()
     resident = ResidentImages(datasets.load(config).train.images, 32, config.seed, dtype=torch.float64)
     batches = [resident.batch(step).contiguous() for step in range(50)]
     nets = engine.encoder.train(), copy.deepcopy(engine.encoder), engine.decoder.train()
@@ -124,7 +124,7 @@ def test_an_epoch_of_pretraining_alone_has_no_loss_to_stop_at(tmp_path):
 
 
 def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():
-    objective = objectives.build(tiny(objective=METHODS[7]), (1, 16, 16))
+    objective = methods.build(tiny(objective=METHODS[7]), (1, 16, 16))
     x, cpu = torch.zeros(8, 1, 16, 16), torch.device("cpu")
     trainers = [engine.Trainer(objective, 20, cpu, seed=seed) for seed in (0, 0, 1)]
     first, again, other = (trainer.noise(3, x) for trainer in trainers)
@@ -255,13 +255,13 @@ def test_final_weights_of_other_nets_are_named_with_the_way_out(mine):
 @pytest.mark.parametrize("lines", [40, 1])  # seen at a log line, or before a checkpoint
 def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_path, monkeypatch, lines):
     monkeypatch.setattr(training, "LOG_LINES", lines)
-    loss = objectives.moca.MoCA.loss
+    loss = methods.moca.MoCA.loss
     calls = iter(range(1_000))
 
     def explode(self, turn, x, noise=None):
         return loss(self, turn, x * float("nan") if next(calls) == 13 else x)
 
-    monkeypatch.setattr(objectives.moca.MoCA, "loss", explode)
+    monkeypatch.setattr(methods.moca.MoCA, "loss", explode)
     said = says("not finite at step 13 (autoencoder)", "loss nan, reconstruction nan", "last good checkpoint", ".pt")
     with pytest.raises(NotFinite, match=said):
         train(tiny(), directory=tmp_path, compute=Compute(checkpoint_seconds=0))
@@ -375,14 +375,14 @@ def test_turns_are_due_by_step_and_part_of_training_and_one_that_a_method_goes_w
     late = Turn("b", ("g",), every=3, start=0.5)
     assert [step for step in range(10) if engine.due(early, step, 10)] == [0, 1, 2, 3, 4]
     assert [step for step in range(10) if engine.due(late, step, 10)] == [6, 9]
-    engine.check_turns(objectives.build(tiny(objective=WAEGAN(pretraining=0.0)), (1, 16, 16)), 8)
+    engine.check_turns(methods.build(tiny(objective=WAEGAN(pretraining=0.0)), (1, 16, 16)), 8)
 
 
 def test_groups_that_miss_or_repeat_a_parameter_are_refused():
-    objective = objectives.build(tiny(), (1, 16, 16))
+    objective = methods.build(tiny(), (1, 16, 16))
     engine.make_optimizers(objective)
     encoder = list(objective.encoder.parameters())
     for broken in (encoder, [*encoder, *encoder]):
-        objective.groups = lambda broken=broken: {"autoencoder": objectives.Group(broken)}
+        objective.groups = lambda broken=broken: {"autoencoder": methods.Group(broken)}
         with pytest.raises(ValueError, match="no partition"):
             engine.make_optimizers(objective)

@@ -31,7 +31,7 @@ def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOp
     """Check a notebook's parameters strictly and return them by name.
 
     `namespace` is the notebook's `globals()` in the cell after the parameters; `names` are the parameters it takes, by
-    the rules of `options`, else of `RunConfig` and the objectives.
+    the rules of `options`, else of `RunConfig` and the methods.
     papermill only warns of an unknown `-p` and exits 0, so a name that it injected and that is not among `names` raises
     ValueError with the nearest one, as does one of another method, or a value of the wrong type or out of range.
     """

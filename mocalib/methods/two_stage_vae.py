@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mocalib import latent, losses
+from mocalib.methods import latent, losses
+from mocalib.methods.base import Group, StepLoss, Turn, step_loss
+from mocalib.methods.vae import VAE, drawn
 from mocalib.models.layers import perceptron
-from mocalib.objectives.base import Group, StepLoss, Turn, step_loss
-from mocalib.objectives.vae import VAE, drawn
 
 
 class TwoStageVAE(VAE):

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from mocalib import losses
-from mocalib.objectives.base import Objective, StepLoss, step_loss
+from mocalib.methods import losses
+from mocalib.methods.base import Objective, StepLoss, step_loss
 
 
 class AE(Objective):

@@ -1,29 +1,18 @@
-"""Latent spaces: priors, paths between codes, densities fitted to codes, and how uniformly codes cover the sphere.
+"""How latents cover the sphere: densities fitted to them, their spectrum, uniformity and holes.
 
-n codes, d latent. Codes are unit vectors, n d, where nothing else is said.
+n latents, d dimensions. Latents are unit vectors, n d, where nothing else is said.
 """
 
 import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import gammaln, logsumexp
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 COMPONENTS = 10  # of a mixture, as of RAE's
-CHUNK = 2_000  # codes a block of pairwise products
-
-
-def sphere_prior(n: int, d: int, generator: torch.Generator | None = None) -> Tensor:
-    """n uniform points of the unit sphere in R^d (section 3, inference): normalised Gaussians, n d float32."""
-    return F.normalize(torch.randn(n, d, generator=generator), dim=1)
-
-
-def normal_prior(n: int, d: int, generator: torch.Generator | None = None) -> Tensor:
-    """n points of N(0, I) in R^d, n d float32."""
-    return torch.randn(n, d, generator=generator)
+CHUNK = 2_000  # latents a block of pairwise products
 
 
 def mixture(z: Tensor, n: int, seed: int) -> Tensor:
@@ -53,25 +42,6 @@ def check_mixture(codes: int) -> None:
         raise ValueError(f"a mixture of {COMPONENTS} Gaussians needs as many training images; there are {codes}")
 
 
-def line(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
-    """Equally spaced points between any codes: z0, z1 ... d; returns ... steps d."""
-    a = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device).unsqueeze(1)  # steps 1
-    return (1 - a) * z0.unsqueeze(-2) + a * z1.unsqueeze(-2)
-
-
-def interpolate(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
-    """Points on the sphere between codes (section 4): the chord `(1 - a) z0 + a z1`, projected.
-
-    z0, z1: ... d. Returns ... steps d, from z0 to z1 with a equally spaced; the path is the great circle's. Raises
-    ValueError where the chord passes through the centre, as it does for antipodes.
-    """
-    chord = line(z0, z1, steps)  # ... steps d
-    length = chord.norm(dim=-1, keepdim=True)
-    if (length < 1e-8).any():
-        raise ValueError("interpolate: the chord between opposite codes passes through the centre; move one of them")
-    return chord / length
-
-
 def singular_values(z: Tensor) -> Tensor:
     """Singular values of the n d matrix of codes, uncentred, descending (section 5.6); about sqrt(n/d) if uniform."""
     return torch.linalg.svdvals(z.double())
@@ -86,25 +56,6 @@ def uniformity(z: Tensor, t: float = 2.0) -> float:
     for block in z.split(CHUNK):
         total += torch.exp(2 * t * (block @ z.T - 1)).double().sum().item()
     return math.log((total - n) / (n * (n - 1)))  # each code's product with itself counts exp(0)
-
-
-def variances(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Variances of images (uint8 n C H W, taken in [0, 1]) along their principal components, descending, float64.
-
-    Of min(n, C H W) components, from the smaller of the two products of the centred matrix; their sum is the mean
-    squared distance from the mean image.
-    """
-    n, values = len(images), images[0].numel()
-    mean = sum(part.flatten(1).sum(dim=0) for part in images.split(CHUNK)).double() / n
-    product = torch.zeros(min(n, values), min(n, values), dtype=torch.float64, device=device)
-    rows = (((part.double().flatten(1) - mean) / 255).to(device) for part in images.split(CHUNK))
-    if n < values:
-        x = torch.cat(list(rows))
-        product = x @ x.T
-    else:
-        for x in rows:
-            product.addmm_(x.T, x)
-    return torch.linalg.eigvalsh(product / n).flip(0).clamp_min(0).cpu()
 
 
 def nearest_cosine(points: Tensor, codes: Tensor) -> float:

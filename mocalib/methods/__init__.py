@@ -1,23 +1,23 @@
-"""Methods: the settings of each are a dataclass in `methods`, its losses a module here."""
+"""MoCA and the baselines: losses, the key queue, and one module a method; settings are in `config.methods`."""
 
 import torch
 
 from mocalib import models
-from mocalib.config import methods
+from mocalib.config import methods as settings
 from mocalib.config.run import RunConfig
-from mocalib.objectives import ae, moca, rae, two_stage_vae, vae, wae
-from mocalib.objectives.base import Group, Objective, StepLoss, Turn
+from mocalib.methods import ae, moca, rae, two_stage_vae, vae, wae
+from mocalib.methods.base import Group, Objective, StepLoss, Turn
 
 __all__ = ["Group", "Objective", "StepLoss", "Turn", "build"]
 
 METHODS = {  # dispatch on the settings' type, here and nowhere else
-    methods.MoCA: moca.MoCA,
-    methods.AE: ae.AE,
-    methods.VAE: vae.VAE,
-    methods.WAEMMD: wae.WAEMMD,
-    methods.WAEGAN: wae.WAEGAN,
-    methods.RAE: rae.RAE,
-    methods.TwoStageVAE: two_stage_vae.TwoStageVAE,
+    settings.MoCA: moca.MoCA,
+    settings.AE: ae.AE,
+    settings.VAE: vae.VAE,
+    settings.WAEMMD: wae.WAEMMD,
+    settings.WAEGAN: wae.WAEGAN,
+    settings.RAE: rae.RAE,
+    settings.TwoStageVAE: two_stage_vae.TwoStageVAE,
 }
 
 

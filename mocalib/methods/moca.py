@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import Tensor
 
-from mocalib import losses
-from mocalib.momentum import KeyQueue, ema_update_, momentum_schedule
-from mocalib.objectives.base import Objective, StepLoss, step_loss
+from mocalib.methods import losses
+from mocalib.methods.base import Objective, StepLoss, step_loss
+from mocalib.methods.queue import KeyQueue, ema_update_, momentum_schedule
 
 
 class MoCA(Objective):

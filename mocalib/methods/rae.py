@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from mocalib import losses
-from mocalib.objectives.base import Objective, StepLoss, step_loss
+from mocalib.methods import losses
+from mocalib.methods.base import Objective, StepLoss, step_loss
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mocalib import latent
 from mocalib.config.methods import Method
+from mocalib.methods import latent
 
 
 class Group(NamedTuple):

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mocalib import latent, losses
+from mocalib.methods import latent, losses
+from mocalib.methods.base import Group, Objective, StepLoss, Turn, step_loss
 from mocalib.models.layers import perceptron
-from mocalib.objectives.base import Group, Objective, StepLoss, Turn, step_loss
 
 BETAS = (0.5, 0.999)  # of Adam, in WAE's code
 

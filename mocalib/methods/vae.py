@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mocalib import losses
-from mocalib.objectives.base import Group, Objective, StepLoss, step_loss
+from mocalib.methods import losses
+from mocalib.methods.base import Group, Objective, StepLoss, step_loss
 
 
 class VAE(Objective):

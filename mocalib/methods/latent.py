@@ -1,0 +1,34 @@
+"""Latent spaces: priors, and paths between latents. n latents, d dimensions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sphere_prior(n: int, d: int, generator: torch.Generator | None = None) -> Tensor:
+    """n uniform points of the unit sphere in R^d (section 3, inference): normalised Gaussians, n d float32."""
+    return F.normalize(torch.randn(n, d, generator=generator), dim=1)
+
+
+def normal_prior(n: int, d: int, generator: torch.Generator | None = None) -> Tensor:
+    """n points of N(0, I) in R^d, n d float32."""
+    return torch.randn(n, d, generator=generator)
+
+
+def line(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
+    """Equally spaced points between any latents: z0, z1 ... d; returns ... steps d."""
+    a = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device).unsqueeze(1)  # steps 1
+    return (1 - a) * z0.unsqueeze(-2) + a * z1.unsqueeze(-2)
+
+
+def interpolate(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
+    """Points on the sphere between latents (section 4): the chord `(1 - a) z0 + a z1`, projected.
+
+    z0, z1: ... d. Returns ... steps d, from z0 to z1 with a equally spaced; the path is the great circle's. Raises
+    ValueError where the chord passes through the centre, as it does for antipodes.
+    """
+    chord = line(z0, z1, steps)  # ... steps d
+    length = chord.norm(dim=-1, keepdim=True)
+    if (length < 1e-8).any():
+        raise ValueError("interpolate: the chord between opposite latents passes through the centre; move one of them")
+    return chord / length
