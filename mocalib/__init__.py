@@ -9,7 +9,7 @@ _MODULES = {  # public name -> its module, imported when the name is first used:
     "RunConfig": "config.run",
     "evaluate": "evaluation",
     "load": "autoencoder",
-    "train": "training",
+    "train": "training.train",
 }
 __all__ = sorted(_MODULES)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mocalib.training import tuned
+from mocalib.training.device import tuned
 
 WARM_UP = 1  # rounds that do not count
 BLOCK = {"cpu": 1, "cuda": 20}  # steps between two looks at the clock: to look, a GPU must be waited for

@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from mocalib import methods
 from mocalib.config.run import OWN_SIZES, RunConfig
 from mocalib.data.batches import ResidentImages
-from mocalib.engine import Trainer
-from mocalib.meter import Meter
 from mocalib.methods.algorithm1 import Settings, algorithm1
 from mocalib.storage import environment
+from mocalib.training.device import compiled, place
+from mocalib.training.loop import AverageMeter
+from mocalib.training.step import Trainer
 
 IMAGES = 2_000  # of random pixels, or two batches: speed does not depend on what they show
 ALGORITHM_1, REFERENCE, ENGINE = "Algorithm 1", "engine, float32", "engine"
@@ -65,12 +66,11 @@ class Engine:
     def __init__(self, config: RunConfig, device: torch.device, compile: bool | None = None) -> None:
         self.config = config
         self.objective = methods.build(config, image_shape(config)).train()
-        self.objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
-        self.objective.to(device, memory_format=torch.channels_last)
+        place(self.objective, device, environment.net_precision(config.precision, device))
         self.images = ResidentImages(pixels(config), config.batch_size, config.seed, device)
         self.feed = Feed(self.images.batch(step) for step in itertools.count())
-        compile = device.type == "cuda" if compile is None else compile
-        self.trainer, self.meter = Trainer(self.objective, 10**9, device, compile), Meter()
+        self.trainer = Trainer(self.objective, 10**9, device, compiled(compile, device))
+        self.meter = AverageMeter()
         self.count = itertools.count()
 
     def __call__(self) -> None:

@@ -26,7 +26,7 @@ from mocalib.features import Extractor
 from mocalib.methods import latent, losses
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, samples_file
-from mocalib.training import check_device, use_threads
+from mocalib.training.device import check_device, use_threads
 
 CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
 LINEAR = 12_288  # values an image has at most (64x64x3) for its principal components to be taken: they cost their cube

@@ -10,14 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mocalib import contenders, engine, methods
+from mocalib import contenders, methods
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig, flat
 from mocalib.data import cache, catalogue, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment
 from mocalib.storage.run import Run
-from mocalib.training import check_device, check_threads, learning_rate, threads, tuned
+from mocalib.training.device import check_device, check_threads, compiled, place, threads, tuned
+from mocalib.training.loop import learning_rate
+from mocalib.training.step import Trainer, check_turns
 
 RECORD = 60_000  # bytes of a finished run beside its weights: those at laptop scale are 58 kB on average
 FREE = (  # fields that a step does not cost more or less by
@@ -103,13 +105,11 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
         torch.cuda.reset_peak_memory_stats(device)
     with tuned(threads(config, compute.threads), device):
         objective = methods.build(config, tuple(images.shape[1:]))
-        objective.bfloat16 = environment.net_precision(config.precision, device) == "bfloat16"
-        objective.to(device, memory_format=torch.channels_last).train()
-        compiled = device.type == "cuda" if compute.compile is None else compute.compile
+        place(objective, device, environment.net_precision(config.precision, device)).train()
         batches = ResidentImages(images, config.batch_size, config.seed, device, objective.dtype)
         steps = config.epochs * (n // config.batch_size)
-        engine.check_turns(objective, steps)
-        trainer = engine.Trainer(objective, steps, device, compiled, config.seed)
+        check_turns(objective, steps)
+        trainer = Trainer(objective, steps, device, compiled(compute.compile, device), config.seed)
         seconds = _seconds(config, trainer, batches)
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     weights = sum(value.nbytes for value in objective.state_dict().values())
@@ -130,7 +130,7 @@ def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
     return contenders.pixels(config), catalogue.TRAINING_IMAGES[config.dataset], True
 
 
-def _seconds(config: RunConfig, trainer: engine.Trainer, batches: ResidentImages) -> float:
+def _seconds(config: RunConfig, trainer: Trainer, batches: ResidentImages) -> float:
     """Seconds of a step, in the mean of training, whose parts (turns that begin or end) are measured one by one."""
     turns, steps, total = trainer.objective.turns, trainer.steps, 0.0
     often = max(turn.every for turn in turns)  # steps after which all have been taken
@@ -143,7 +143,7 @@ def _seconds(config: RunConfig, trainer: engine.Trainer, batches: ResidentImages
     return total
 
 
-def _step(config: RunConfig, trainer: engine.Trainer, batches: ResidentImages, step: int) -> float:
+def _step(config: RunConfig, trainer: Trainer, batches: ResidentImages, step: int) -> float:
     """Take a step; its seconds."""
     started = time.monotonic()
     rate = learning_rate(config, step // batches.steps_per_epoch)

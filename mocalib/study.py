@@ -15,7 +15,7 @@ from mocalib.data import datasets
 from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.scales import SCALES
 from mocalib.storage.run import Run
-from mocalib.training import check_device
+from mocalib.training.device import check_device
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from mocalib.data import datasets
 from mocalib.storage import environment
 from mocalib.storage.progress import bar
 from mocalib.storage.run import Run
-from mocalib.training import check_device, threads, train
+from mocalib.training.device import check_device, threads
+from mocalib.training.train import train
 from mocalib.workers import Event, Work
 
 

@@ -31,7 +31,7 @@ from mocalib.data import datasets
 from mocalib.scales import SCALES, vary
 from mocalib.storage import environment, files
 from mocalib.storage.progress import bar
-from mocalib.training import check_device, check_threads
+from mocalib.training.device import check_device, check_threads
 
 REPEATS, REPEATS_OF_GROWTH = 9, 3
 GROWTH = {  # axis -> values; everything else as in the first case

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import Compute, Pool, RunConfig, Scoring, sweep, train, training, workers
+from mocalib import Compute, Pool, RunConfig, Scoring, sweep, train, workers
+from mocalib.training import device
 
 
 @pytest.mark.parametrize(
@@ -40,11 +41,11 @@ def test_paths_and_devices_are_taken_as_they_come(tmp_path):
 
 
 def test_a_narrow_net_has_one_thread_and_a_wide_one_torchs_number(monkeypatch):
-    monkeypatch.setattr(training.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(device.torch, "get_num_threads", lambda: 8)
     narrow, wide = RunConfig(width=16), RunConfig(width=17)
-    assert [training.threads(config) for config in (narrow, wide)] == [1, 8]
-    assert [training.threads(config, share=4) for config in (narrow, wide)] == [1, 4]
-    assert [training.threads(config, asked=3, share=4) for config in (narrow, wide)] == [3, 3]
+    assert [device.threads(config) for config in (narrow, wide)] == [1, 8]
+    assert [device.threads(config, share=4) for config in (narrow, wide)] == [1, 4]
+    assert [device.threads(config, asked=3, share=4) for config in (narrow, wide)] == [3, 3]
 
 
 def test_the_default_is_what_a_run_records(tmp_path):

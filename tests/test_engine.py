@@ -19,15 +19,17 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mocalib import Compute, Scoring, engine, evaluate, methods, train
+from mocalib import Compute, Scoring, evaluate, methods, train
 from mocalib.config.methods import RAE
 from mocalib.data import batches, cache, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.data.cache import Dataset, Split
-from mocalib.meter import Meter
 from mocalib.models.a2 import ResizeConv2d
 from mocalib.storage import environment
 from mocalib.storage.run import RunMismatch
+from mocalib.training import step as training_step
+from mocalib.training.loop import AverageMeter
+from mocalib.training.step import Trainer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 BLOCKS = {"a1": 2, "a2": 1, "hq": 2}  # of each net
@@ -77,15 +79,15 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, mod
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)  # the next test is about it
-    monkeypatch.setattr(engine, "Replayed", engine.Step)
-    monkeypatch.setattr(engine.Trainer, "noise", noise)
+    monkeypatch.setattr(training_step, "Replayed", training_step.Step)
+    monkeypatch.setattr(Trainer, "noise", noise)
     monkeypatch.setattr(torch, "_fused_adam_", lambda *tensors, lr, **settings: rates.append(lr))
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         objective.to(CUDA)
         mode.allow_non_fake_inputs = False
-        trainer, meter = engine.Trainer(objective, 2, CUDA, compile=True), Meter()
+        trainer, meter = Trainer(objective, 2, CUDA, compile=True), AverageMeter()
         for i in range(2):
             for turn, terms in trainer.step(i, torch.rand(32, 1, 16, 16, device=CUDA), 1e-3):
                 meter.add(turn, terms, i)
@@ -137,7 +139,7 @@ def test_every_run_of_a_process_is_compiled(monkeypatch):
     with torch._dynamo.config.patch(recompile_limit=1):
         for seed in range(3):
             objective = methods.build(tiny(seed=seed, model="hq", blocks=2), (1, 8, 8)).train()
-            trainer = engine.Trainer(objective, 1, CPU, compile=True)
+            trainer = Trainer(objective, 1, CPU, compile=True)
             list(trainer.step(0, torch.rand(8, 1, 8, 8), 1e-3))
     assert len(compiled) == 3
 
@@ -156,11 +158,14 @@ def test_what_is_trained_inside_unchanged_is_undone_in_place(stepped):
         objective.after("autoencoder", out, torch.zeros(()))
 
     def tensors():
-        return [*objective.state_dict().values(), *engine._moments([optimizers["decoder"], optimizers["encoder"]])]
+        return [
+            *objective.state_dict().values(),
+            *training_step._moments([optimizers["decoder"], optimizers["encoder"]]),
+        ]
 
     step(*stepped)
     before, places = [value.clone() for value in tensors()], [value.data_ptr() for value in tensors()]
-    with engine.unchanged(objective, list(optimizers.values())):
+    with training_step.unchanged(objective, list(optimizers.values())):
         step("encoder", "decoder")
         step("encoder", "decoder")
         changed = sum(not torch.equal(old, new) for old, new in zip(before, tensors()))
@@ -203,16 +208,16 @@ def replayed(monkeypatch):
         return terms, lambda: next(replays)()
 
     def start(tensors=True):
-        place = engine.Trainer._place_rates
+        place = Trainer._place_rates
 
         def as_on_a_gpu(self):
             self.graphed = tensors
             place(self)
 
-        monkeypatch.setattr(engine.Trainer, "_place_rates", as_on_a_gpu)
-        monkeypatch.setattr(engine, "Step", engine.Replayed)
-        monkeypatch.setattr(engine, "record", record)
-        monkeypatch.setattr(engine, "warm_up", lambda step: [step() for _ in range(3)])
+        monkeypatch.setattr(Trainer, "_place_rates", as_on_a_gpu)
+        monkeypatch.setattr(training_step, "Step", training_step.Replayed)
+        monkeypatch.setattr(training_step, "record", record)
+        monkeypatch.setattr(training_step, "warm_up", lambda step: [step() for _ in range(3)])
 
     return start
 
@@ -248,7 +253,7 @@ def test_a_learning_rate_that_is_a_number_would_never_change_in_replays(launched
 def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu():
     """Checkpoints go from one kind of device to the other."""
     objective = methods.build(tiny(), (1, 16, 16))
-    trainer = engine.Trainer(objective, 1, CPU)
+    trainer = Trainer(objective, 1, CPU)
     cpu, state = trainer.optimizers, trainer.state()
     [setting] = state["optimizers"]["autoencoder"]["param_groups"]
     assert not setting["capturable"]
@@ -256,7 +261,7 @@ def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu():
     trainer.load(state)
     [setting] = cpu["autoencoder"].param_groups
     assert (setting["lr"], setting["capturable"]) == (0.5, False)
-    engine.set_rate(cpu, 0.25)
+    training_step.set_rate(cpu, 0.25)
     assert setting["lr"] == 0.25
     with FakeTensorMode():
         trainer.device, trainer.graphed = CUDA, True
@@ -264,7 +269,7 @@ def test_a_learning_rate_tensor_of_a_gpu_is_a_number_on_a_cpu():
         [setting] = cpu["autoencoder"].param_groups
         assert setting["lr"].device.type == "cuda"
         assert setting["capturable"]
-        engine.set_rate(cpu, 0.25)  # in place, or a graph would not see it
+        training_step.set_rate(cpu, 0.25)  # in place, or a graph would not see it
         assert isinstance(setting["lr"], torch.Tensor)
 
 

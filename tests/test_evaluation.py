@@ -24,7 +24,7 @@ from mocalib.distances import pca_variances
 from mocalib.records import compare, frame
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, open_run
-from mocalib.training import use_threads
+from mocalib.training.device import use_threads
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import engine, methods
+from mocalib import methods
 from mocalib.config.methods import AE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
+from mocalib.training.step import Trainer
 
 METHODS = (
     tiny().objective,
@@ -68,7 +69,7 @@ def test_each_turn_gives_gradients_to_what_it_updates_and_each_group_is_updated(
 @EACH
 def test_the_loss_falls(method):
     objective = built(method)
-    trainer = engine.Trainer(objective, 60, torch.device("cpu"))
+    trainer = Trainer(objective, 60, torch.device("cpu"))
     lines = [dict(trainer.step(step, batch(), 2e-3)) for step in range(60)]
     for turn in objective.turns:
         if turn.name != "critic":  # it and the encoder pull at one another

@@ -16,9 +16,10 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, train, training
+from mocalib import Compute, train
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment, files
+from mocalib.training import loop
 
 STEPS = 8  # two epochs of four; a log line at 3, 6 and 8
 PLACES = {  # name -> moment, the how many-th of its kind, and the step at which the run then goes on
@@ -38,7 +39,7 @@ PLACES = {  # name -> moment, the how many-th of its kind, and the step at which
 def _few_lines():
     """Log lines that hold several steps, so that a kill comes between them; git may move on meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "LOG_LINES", 3)
+        patch.setattr(loop, "LOG_LINES", 3)
         patch.setattr(environment, "describe", cache(environment.describe))
         yield
 

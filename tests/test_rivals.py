@@ -14,10 +14,11 @@ from test_objectives import METHODS, batch, built, noise_for
 from torch import distributions as D
 from torch import nn
 
-from mocalib import experiments, methods, rivals, training
+from mocalib import experiments, methods, rivals
 from mocalib.config import methods as settings
 from mocalib.methods import latent, losses
 from mocalib.scales import CELEBA, CIFAR, PAPER, SCALES
+from mocalib.training.loop import learning_rate
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text())
 
@@ -278,7 +279,7 @@ def test_a_second_stage_begins_at_the_rate_of_the_first(scale):
     for found in SCALES[scale].rivals.values():
         if run := found.get("2-Stage VAE"):
             begins = round(run.epochs * run.objective.first_stage)
-            rate = training.learning_rate(run, begins) * run.objective.second_rate
+            rate = learning_rate(run, begins) * run.objective.second_rate
             assert rate == run.learning_rate or scale == "smoke"  # where epochs are cut
             assert run.epochs > begins
 

@@ -15,16 +15,18 @@ import torch
 from conftest import picture, says, tiny
 from test_objectives import METHODS
 
-from mocalib import Compute, MoCA, engine, load, methods, train, training
+from mocalib import Compute, MoCA, load, methods, train
 from mocalib.config import paths
 from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.data import datasets
 from mocalib.data.batches import ResidentImages
-from mocalib.meter import Meter, NotFinite
 from mocalib.methods import Turn
 from mocalib.methods.algorithm1 import Settings, algorithm1
 from mocalib.storage import environment, files
 from mocalib.storage.run import CHECKPOINTS, Run, RunMismatch, open_run
+from mocalib.training import loop
+from mocalib.training.loop import AverageMeter, NotFinite, learning_rate
+from mocalib.training.step import Trainer, check_turns, due, make_optimizers
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 HANGS = 600  # seconds after which a test is given up; none depends on it
@@ -80,7 +82,7 @@ def died(finished, tmp_path_factory):
 
 @pytest.mark.parametrize(("model", "weight"), [("a2", 0.0), ("a2", 20.0), ("a1", 20.0), ("hq", 20.0)])
 def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, model, weight):
-    monkeypatch.setattr(training, "LOG_LINES", 50)  # a line a step
+    monkeypatch.setattr(loop, "LOG_LINES", 50)  # a line a step
     moca = MoCA(temperature=0.2, momentum=0.9, queue_size=100, weight=weight)
     net = {"model": model, "blocks": 1 if model == "a2" else 2}
     config = tiny(epochs=10, limit=160, precision="float64", decay_every=0, objective=moca, **net)
@@ -126,7 +128,7 @@ def test_an_epoch_of_pretraining_alone_has_no_loss_to_stop_at(tmp_path):
 def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():
     objective = methods.build(tiny(objective=METHODS[7]), (1, 16, 16))
     x, cpu = torch.zeros(8, 1, 16, 16), torch.device("cpu")
-    trainers = [engine.Trainer(objective, 20, cpu, seed=seed) for seed in (0, 0, 1)]
+    trainers = [Trainer(objective, 20, cpu, seed=seed) for seed in (0, 0, 1)]
     first, again, other = (trainer.noise(3, x) for trainer in trainers)
     assert first.shape == (8, objective.noise)
     assert torch.equal(first, again)
@@ -143,8 +145,8 @@ def test_noise_is_of_seed_and_step_and_shared_by_the_turns_of_a_step():
 
 
 def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
-    seeds, noise = set(), engine.Trainer.noise
-    monkeypatch.setattr(engine.Trainer, "noise", lambda self, *batch: seeds.add(self.seed) or noise(self, *batch))
+    seeds, noise = set(), Trainer.noise
+    monkeypatch.setattr(Trainer, "noise", lambda self, *batch: seeds.add(self.seed) or noise(self, *batch))
     train(tiny(objective=VAE(), epochs=1, seed=5), runs=tmp_path)
     assert seeds == {5}
 
@@ -254,7 +256,7 @@ def test_final_weights_of_other_nets_are_named_with_the_way_out(mine):
 
 @pytest.mark.parametrize("lines", [40, 1])  # seen at a log line, or before a checkpoint
 def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_path, monkeypatch, lines):
-    monkeypatch.setattr(training, "LOG_LINES", lines)
+    monkeypatch.setattr(loop, "LOG_LINES", lines)
     loss = methods.moca.MoCA.loss
     calls = iter(range(1_000))
 
@@ -275,7 +277,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_poisons_no_checkpoint(tmp_p
 def test_a_second_process_waits_and_takes_the_result(finished, tmp_path, monkeypatch):
     directory, said, waits = tmp_path / "mine", [], threading.Event()
     directory.mkdir()
-    monkeypatch.setattr(training, "_fit", None)  # nothing is left to do
+    monkeypatch.setattr("mocalib.training.train.fit", None)  # nothing is left to do
     monkeypatch.setattr("mocalib.storage.run.print", lambda text, **_: (said.append(text), waits.set()), raising=False)
     with ThreadPoolExecutor() as pool:
         with filelock.FileLock(directory / ".lock"):
@@ -289,16 +291,16 @@ def test_a_second_process_waits_and_takes_the_result(finished, tmp_path, monkeyp
 
 def test_the_learning_rate_is_halved_by_epoch_and_held_after_the_last(finished):
     config = replace(tiny(), epochs=1000, learning_rate=2e-3, decay_every=40, decay_until=400)  # Appendix A, CelebA-HQ
-    rates = [training.learning_rate(config, epoch) for epoch in (0, 39, 40, 79, 80, 399, 400, 999)]
+    rates = [learning_rate(config, epoch) for epoch in (0, 39, 40, 79, 80, 399, 400, 999)]
     assert rates == pytest.approx([2e-3, 2e-3, 1e-3, 1e-3, 5e-4, 2e-3 / 2**9, 2e-3 / 2**10, 2e-3 / 2**10])
     celeba = replace(tiny(), epochs=200)  # section 5: half every 60 epochs
-    assert [training.learning_rate(celeba, e) / 1e-3 for e in (59, 60, 120, 180, 199)] == [1, 0.5, 0.25, 0.125, 0.125]
-    assert training.learning_rate(replace(tiny(), decay_every=0), 2) == 1e-3
+    assert [learning_rate(celeba, e) / 1e-3 for e in (59, 60, 120, 180, 199)] == [1, 0.5, 0.25, 0.125, 0.125]
+    assert learning_rate(replace(tiny(), decay_every=0), 2) == 1e-3
     assert {line["epoch"]: line["learning_rate"] for line in finished.metrics} == {1: 1e-3, 2: 5e-4, 3: 2.5e-4}
 
 
 def test_a_run_stops_after_the_epoch_whose_mean_reconstruction_is_low_enough(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "LOG_LINES", 6)  # a line an epoch
+    monkeypatch.setattr(loop, "LOG_LINES", 6)  # a line an epoch
     free = train(tiny(epochs=6), runs=tmp_path)
     means = [np.mean([line["reconstruction"] for line in free.metrics if line["epoch"] == e]) for e in range(1, 7)]
     target = (means[2] + means[3]) / 2
@@ -361,7 +363,7 @@ def test_what_cannot_be_computed_is_refused_before_anything_is_written(tmp_path,
 
 
 def test_meter_means_are_over_the_steps_on_which_a_turn_was_due():
-    meter = Meter()
+    meter = AverageMeter()
     for step in range(6):
         meter.add("a", {"x": torch.tensor(float(step))}, step)
         if step % 3 == 0:
@@ -373,16 +375,16 @@ def test_meter_means_are_over_the_steps_on_which_a_turn_was_due():
 def test_turns_are_due_by_step_and_part_of_training_and_one_that_a_method_goes_without_is_not_missed():
     early = Turn("a", ("g",), stop=0.5)
     late = Turn("b", ("g",), every=3, start=0.5)
-    assert [step for step in range(10) if engine.due(early, step, 10)] == [0, 1, 2, 3, 4]
-    assert [step for step in range(10) if engine.due(late, step, 10)] == [6, 9]
-    engine.check_turns(methods.build(tiny(objective=WAEGAN(pretraining=0.0)), (1, 16, 16)), 8)
+    assert [step for step in range(10) if due(early, step, 10)] == [0, 1, 2, 3, 4]
+    assert [step for step in range(10) if due(late, step, 10)] == [6, 9]
+    check_turns(methods.build(tiny(objective=WAEGAN(pretraining=0.0)), (1, 16, 16)), 8)
 
 
 def test_groups_that_miss_or_repeat_a_parameter_are_refused():
     objective = methods.build(tiny(), (1, 16, 16))
-    engine.make_optimizers(objective)
+    make_optimizers(objective)
     encoder = list(objective.encoder.parameters())
     for broken in (encoder, [*encoder, *encoder]):
         objective.groups = lambda broken=broken: {"autoencoder": methods.Group(broken)}
         with pytest.raises(ValueError, match="no partition"):
-            engine.make_optimizers(objective)
+            make_optimizers(objective)

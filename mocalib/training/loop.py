@@ -1,0 +1,148 @@
+"""The only training loop: turns, epochs, means of losses. It knows no method by name, no file and no dataset."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mocalib.config.run import RunConfig
+from mocalib.training.step import Trainer
+
+LOG_LINES = 20  # at most so many lines a run, however long: records stay small
+
+
+class NotFinite(RuntimeError):
+    """A loss became NaN or infinite."""
+
+
+class AverageMeter:
+    """Means of loss terms, and the first step that went wrong, without waiting for the device.
+
+    Each turn has its own sums and count, so that the means are right for turns that are not due at every step. `state`
+    travels in the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}  # turn -> terms
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.bad: dict[str, Tensor] = {}  # turn -> first step whose terms are not finite (-1: none), then those terms
+
+    def add(self, turn: str, terms: dict[str, Tensor], step: int) -> None:
+        """Add the terms of one step."""
+        values = torch.stack([value.double() for value in terms.values()])
+        if turn not in self.names:
+            self.names[turn], self.counts[turn] = list(terms), 0
+            self.sums[turn] = torch.zeros_like(values)
+            self.bad[turn] = values.new_full((1 + len(values),), -1.0)
+        self.sums[turn] += values
+        self.counts[turn] += 1
+        here = torch.cat([values.new_full((1,), step), values])
+        first = ~torch.isfinite(values).all() & (self.bad[turn][0] < 0)
+        self.bad[turn] = torch.where(first, here, self.bad[turn])
+
+    def check(self) -> None:
+        """Raise NotFinite with step and terms if any step so far was not finite."""
+        for turn, record in self.bad.items():
+            step, *values = record.tolist()
+            if step >= 0:
+                terms = ", ".join(f"{name} {value:.6g}" for name, value in zip(self.names[turn], values))
+                raise NotFinite(f"the loss is not finite at step {int(step)} ({turn}): {terms}")
+
+    def read(self) -> dict[str, float]:
+        """Means since the last read."""
+        means = {}
+        for turn, sums in self.sums.items():
+            if self.counts[turn]:
+                means |= dict(zip(self.names[turn], (sums / self.counts[turn]).tolist()))
+            self.sums[turn], self.counts[turn] = torch.zeros_like(sums), 0
+        return means
+
+    def state(self) -> dict:
+        """Everything `load` needs."""
+        return {"names": self.names, "sums": self.sums, "counts": self.counts, "bad": self.bad}
+
+    def load(self, state: dict) -> None:
+        """Continue from a checkpoint."""
+        self.names, self.sums = dict(state["names"]), dict(state["sums"])
+        self.counts, self.bad = dict(state["counts"]), dict(state["bad"])
+
+
+class Callbacks:
+    """What a caller does as training goes on: nothing, until a subclass says so."""
+
+    def on_step(self, step: int, state: Callable[[], dict]) -> None:
+        """After a step; `state()` is all that `fit` needs to resume there, or raises NotFinite."""
+
+    def on_line(self, line: dict[str, float]) -> None:
+        """A line for a log: step, epoch, the means of all terms since the last line, and the learning rate."""
+
+    def on_epoch(self, step: int, epoch: int) -> None:
+        """At the end of an epoch, and at step 0 of epoch 0; every loss so far is finite."""
+
+
+def fit(
+    trainer: Trainer,
+    batch: Callable[[int], Tensor],
+    config: RunConfig,
+    steps_per_epoch: int,
+    callbacks: Callbacks,
+    resumed: dict | None = None,
+) -> tuple[int, int]:
+    """Train for `config.epochs`, or until an epoch's mean reconstruction loss is at most `config.stop_at`.
+
+    `batch(step)` gives images B C H W; `resumed` is a state that `Callbacks.on_step` was given. Returns the steps and
+    epochs taken in all. Raises NotFinite once a loss is not finite.
+    """
+    steps = config.epochs * steps_per_epoch
+    log_every = -(-steps // LOG_LINES)
+    meters = {"line": AverageMeter(), "epoch": AverageMeter()}  # of a log line; of an epoch, for stop_at
+    start = _resume(trainer, meters, resumed)
+    step, epoch = start - 1, (start - 1) // steps_per_epoch
+    rate = learning_rate(config, max(epoch, 0))  # of the last step, if a start finds none left
+
+    def state() -> dict:
+        meters["line"].check()
+        return trainer.state() | {"step": step + 1, "meters": {name: meter.state() for name, meter in meters.items()}}
+
+    def log() -> None:
+        meters["line"].check()
+        callbacks.on_line({"step": step + 1, "epoch": epoch + 1, **meters["line"].read(), "learning_rate": rate})
+
+    if start == 0:
+        callbacks.on_epoch(0, 0)
+    trainer.objective.train()
+    for step in range(start, steps):
+        epoch, ends = step // steps_per_epoch, (step + 1) % steps_per_epoch == 0
+        rate = learning_rate(config, epoch)
+        for turn, terms in trainer.step(step, batch(step), rate):
+            for meter in meters.values() if config.stop_at else (meters["line"],):
+                meter.add(turn, terms, step)
+        if (step + 1) % log_every == 0:
+            log()
+        if ends:
+            meters["line"].check()
+            callbacks.on_epoch(step + 1, epoch + 1)
+            if config.stop_at and meters["epoch"].read().get("reconstruction", math.inf) <= config.stop_at:
+                break
+        callbacks.on_step(step + 1, state)
+    if any(meters["line"].counts.values()):  # steps since the last line
+        log()
+    return step + 1, epoch + 1
+
+
+def _resume(trainer: Trainer, meters: dict[str, AverageMeter], state: dict | None) -> int:
+    """Take a state, if there is one; return the step to go on from."""
+    if state is None:
+        return 0
+    trainer.load(state)
+    for name, meter in meters.items():
+        meter.load(state["meters"][name])
+    return state["step"]
+
+
+def learning_rate(config: RunConfig, epoch: int) -> float:
+    """Halved every `decay_every` epochs, for the last time at epoch `decay_until`; epoch counts from 0."""
+    last = min(epoch, config.decay_until) if config.decay_until else epoch
+    return config.learning_rate * 0.5 ** (last // config.decay_every if config.decay_every else 0)

@@ -1,0 +1,142 @@
+"""A run's training, from its dataset to its finished directory."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mocalib import methods
+from mocalib.config import paths
+from mocalib.config.compute import Compute
+from mocalib.config.run import RunConfig
+from mocalib.data import datasets
+from mocalib.data.batches import ResidentImages, check_batch
+from mocalib.data.cache import Dataset
+from mocalib.storage import environment
+from mocalib.storage.progress import bar
+from mocalib.storage.run import CHECKPOINTS, Run, RunMismatch, epoch_file
+from mocalib.training.device import check_device, check_threads, compiled, place, threads, tuned
+from mocalib.training.loop import Callbacks, NotFinite, fit
+from mocalib.training.step import Trainer, check_turns
+
+
+def train(
+    config: RunConfig,
+    runs: Path | str = paths.RUNS / "custom",
+    compute: Compute = Compute(),
+    directory: Path | str | None = None,
+) -> Run:
+    """Train a run to its end and return it: a finished run returns at once, a partial one resumes.
+
+    The run lives in `runs`/<config.name>, or in `directory`. Results depend on the number of threads
+    (`device.threads`), on `compile` (on a GPU a step is then replayed as a CUDA graph; needs Triton there, a C++
+    compiler on a CPU) and on what the nets compute in: bfloat16, where the config says so, only on a processor that
+    has its instructions, else float32. All three are recorded, and kept from a run's first checkpoint on, so that on a
+    CPU a resumed run equals an uninterrupted one bit for bit. Raises RunMismatch for a directory of another config,
+    other data or the other `compile`, NotFinite if a loss is not finite, ValueError for a batch larger than the
+    dataset, an unknown device, or threads that this machine does not have.
+    """
+    check_threads(compute.threads)
+    run = Run(Path(directory) if directory else Path(runs) / config.name, config)
+    if run.finished:
+        return run
+    device = check_device(compute.device)
+    dataset = datasets.load(config)  # what is wrong with data or nets is said before anything is written
+    check_batch(len(dataset.train.images), config.batch_size)
+    objective = methods.build(config, dataset.image_shape)
+    check_turns(objective, config.epochs * (len(dataset.train.images) // config.batch_size))
+    with run.locked():
+        run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
+        if run.finished:
+            return run
+        how = _how(run, device, compute)
+        with tuned(how["threads"], device):
+            trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+            run.start(device, how, _describe(dataset), trained)
+            place(objective, device, how["nets"])
+            images = ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
+            steps = config.epochs * images.steps_per_epoch
+            trainer = Trainer(objective, steps, device, how["compiled"], config.seed)
+            _fit(run, trainer, images, compute.checkpoint_seconds)
+    return run
+
+
+def _how(run: Run, device: torch.device, compute: Compute) -> dict:
+    """How to compute: as asked, or as the checkpoint that is there was computed, since results depend on it."""
+    asked = compute.compile
+    how = {
+        "threads": threads(run.config, compute.threads),
+        "nets": environment.net_precision(run.config.precision, device),
+        "compiled": compiled(asked, device),
+    }
+    if not run.begun:
+        return how
+    recorded = run.environment
+    how |= {name: recorded[name] for name in ("threads", "nets") if name in recorded}
+    on_gpu = device.type == "cuda"
+    if "compiled" in recorded and (recorded["device"] != "cpu") == on_gpu:  # on another kind of device it may not work
+        if asked not in (None, recorded["compiled"]):
+            raise RunMismatch(
+                f"{run.directory} was begun with compile={recorded['compiled']}, and {asked} is asked; leave compile "
+                "out to resume it, or train in another directory"
+            )
+        how["compiled"] = recorded["compiled"]
+    return how
+
+
+def _fit(run: Run, trainer: Trainer, images: ResidentImages, checkpoint_seconds: float) -> None:
+    """Train from the latest checkpoint, if any, to the end of the run."""
+    state = run.restore(trainer.device, trainer.objective.state_dict())
+    with bar(run.config.name, trainer.steps, initial=state["step"] if state else 0, unit="step") as shown:
+        recorder = Recorder(run, trainer.objective, shown, checkpoint_seconds, state)
+        try:
+            step, epoch = fit(trainer, images.batch, run.config, images.steps_per_epoch, recorder, state)
+        except NotFinite as error:
+            kept = next((name for name in CHECKPOINTS if (run.directory / name).exists()), None)
+            good = f"the last good checkpoint is {run.directory / kept}" if kept else "no checkpoint was written yet"
+            raise NotFinite(f"{error}; {good}. A lower learning_rate or weight may help") from None
+    run.finish(trainer.objective.state_dict(), step, epoch)
+
+
+class Recorder(Callbacks):
+    """Writes log lines, kept epochs and checkpoints into a run's directory, and moves its bar."""
+
+    def __init__(
+        self, run: Run, objective: methods.Objective, shown: tqdm, checkpoint_seconds: float, state: dict | None
+    ) -> None:
+        self.run, self.objective, self.shown, self.checkpoint_seconds = run, objective, shown, checkpoint_seconds
+        self.before = state["seconds"] if state else 0.0  # of training, by earlier starts
+        self.started = self.checkpointed = time.monotonic()
+        self.logged = (self.before, state["step"] if state else 0)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all starts."""
+        return self.before + time.monotonic() - self.started
+
+    def on_step(self, step: int, state: Callable[[], dict]) -> None:
+        self.shown.update()
+        if time.monotonic() - self.checkpointed >= self.checkpoint_seconds:
+            self.run.save_checkpoint(state() | {"seconds": self.seconds})
+            self.checkpointed = time.monotonic()
+
+    def on_line(self, line: dict[str, float]) -> None:
+        self.run.append("metrics.jsonl", line)
+        (before, first), now, step = self.logged, self.seconds, line["step"]
+        speed = (step - first) * self.run.config.batch_size / max(now - before, 1e-9)
+        timing = {"step": step, "seconds": round(now, 3), "images_per_second": round(speed, 1)}
+        self.run.append("timing.jsonl", timing)
+        self.logged = (now, step)
+
+    def on_epoch(self, step: int, epoch: int) -> None:
+        if epoch in self.run.config.keep_epochs:
+            self.run.save_weights(epoch_file(epoch), self.objective.state_dict(), step, epoch)
+
+
+def _describe(dataset: Dataset) -> dict:
+    counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
+    known = {"labels": dataset.train.labels is not None, "image_shape": list(dataset.image_shape)}
+    left_out = {"left_out": dataset.left_out} if dataset.left_out else {}
+    return {"fingerprint": dataset.fingerprint} | known | counts | left_out
