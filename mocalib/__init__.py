@@ -7,8 +7,8 @@ _MODULES = {  # public name -> its module, imported when the name is first used:
     **dict.fromkeys(("Compute", "Pool", "Scoring"), "config.compute"),
     **dict.fromkeys(("Run", "open_run"), "storage.run"),
     "RunConfig": "config.run",
-    "evaluate": "evaluation",
-    "load": "autoencoder",
+    "evaluate": "evaluation.evaluate",
+    "load": "evaluation.generate",
     "train": "training.train",
 }
 __all__ = sorted(_MODULES)

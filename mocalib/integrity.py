@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mocalib import features
 from mocalib.config import paths
 from mocalib.data import cache
+from mocalib.evaluation import features
 from mocalib.storage import files, manifest
 from mocalib.storage.run import open_run
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from mocalib.config import paths
 from mocalib.config.run import FEATURES, MIXTURE, PRIOR, flat
-from mocalib.distances import distance_name
+from mocalib.evaluation.metrics import distance_name
 from mocalib.storage.run import Run, open_run
 
 SCORES = {  # column -> metric, what it is taken of, against which split

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from mocalib import cluster, evaluation, workers
+from mocalib import cluster, workers
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import PRIOR, RunConfig
 from mocalib.data import datasets
+from mocalib.evaluation.evaluate import check_scoring, evaluate, scored
 from mocalib.storage import environment
 from mocalib.storage.progress import bar
 from mocalib.storage.run import Run
@@ -175,18 +176,18 @@ def run_one(
     `share`: threads of a wide net, where not all are its own; `directory`: the run's, if it has not its own name.
     """
     if not Run(directory or runs / config.name, config).finished:
-        evaluation.check(datasets.load(config), scoring)
+        check_scoring(datasets.load(config), scoring)
     if share:
         compute = replace(compute, threads=threads(config, compute.threads, share))
     done = train(config, runs, compute, directory)
     for epoch, drawn in _evaluations(done, scoring):
-        evaluation.evaluate(done, drawn, compute, epoch)
+        evaluate(done, drawn, compute, epoch)
     return done
 
 
 def _done(run: Run, scoring: Scoring) -> bool:
     """Whether nothing is left to do: then no process is started for it."""
-    return run.finished and all(evaluation.scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
+    return run.finished and all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
 
 
 def _evaluations(run: Run, scoring: Scoring) -> list[tuple[int, Scoring]]:

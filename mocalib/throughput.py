@@ -21,13 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mocalib import evaluation, features, methods
-from mocalib.autoencoder import Autoencoder
+from mocalib import methods
 from mocalib.clocks import WARM_UP, Watch, apart, clock, ratio, rounds, seconds
 from mocalib.config import paths
 from mocalib.config.run import RunConfig
 from mocalib.contenders import ALGORITHM_1, ENGINE, REFERENCE, Engine, Printed, contender, image_shape
 from mocalib.data import datasets
+from mocalib.evaluation import features
+from mocalib.evaluation.generate import Autoencoder, decode_uint8
+from mocalib.evaluation.metrics import frechet_distance, kernel_distance, precision_and_recall
 from mocalib.scales import SCALES, vary
 from mocalib.storage import environment, files
 from mocalib.storage.progress import bar
@@ -246,8 +248,8 @@ def costs(config: RunConfig, n: int, device: torch.device) -> dict:
     opened = seconds(lambda: datasets.load(RunConfig()), device)
     autoencoder = Autoencoder(methods.build(config, image_shape(config)), 0, 0, device)
     codes = autoencoder.prior(min(n, DECODED))
-    evaluation.decode(autoencoder, codes[:250])
-    decoding = seconds(lambda: evaluation.decode(autoencoder, codes), device)
+    decode_uint8(autoencoder, codes[:250])
+    decoding = seconds(lambda: decode_uint8(autoencoder, codes), device)
     extractor = features.build("classifier", digits, "digits", device=device)
     generator = torch.Generator().manual_seed(1)
     sets = [torch.randint(0, 256, (n, *image_shape(config)), dtype=torch.uint8, generator=generator) for _ in range(2)]
@@ -255,9 +257,9 @@ def costs(config: RunConfig, n: int, device: torch.device) -> dict:
     start = clock(device)
     generated, reference = (extractor(images) for images in sets)
     middle = clock(device)
-    evaluation.frechet_distance(generated, reference)
-    evaluation.kernel_distance(generated, reference)
-    evaluation.precision_and_recall(generated, reference)
+    frechet_distance(generated, reference)
+    kernel_distance(generated, reference)
+    precision_and_recall(generated, reference)
     return {
         "n": n,
         "image_shape": list(image_shape(config)),

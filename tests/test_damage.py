@@ -17,10 +17,11 @@ import torch
 from conftest import tiny
 from test_training import Stopped, stopped
 
-from mocalib import RunConfig, Scoring, evaluate, features, integrity, load, records, train
+from mocalib import RunConfig, Scoring, evaluate, integrity, load, records, train
 from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.data import cache, datasets
+from mocalib.evaluation import features
 from mocalib.storage import files, manifest
 from mocalib.storage.run import Run, open_run
 

@@ -8,7 +8,7 @@ import torch
 from conftest import unit_vectors
 from scipy.special import gammaln, ive
 
-from mocalib import latents
+from mocalib.evaluation import metrics
 from mocalib.methods import latent, losses
 
 SHAPES = [(4, 7, 3), (5, 1, 16), (3, 200, 8)]  # B, K, d
@@ -81,25 +81,25 @@ def test_eq_3_exact_uniform_value_against_monte_carlo(d, tau):
     y = latent.sphere_prior(200_000, d, torch.Generator().manual_seed(2)).double()
     weights = torch.exp((x * y).sum(1) / tau)
     estimate, error = weights.mean().log().item(), (weights.std() / weights.mean() / math.sqrt(len(x))).item()
-    assert abs(latents.uniform_negative(d, tau) - estimate) < 4 * error
+    assert abs(metrics.uniform_negative(d, tau) - estimate) < 4 * error
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.3, 1.0])
 def test_eq_3_on_the_sphere_in_three_dimensions_is_elementary(tau):
-    assert latents.uniform_negative(3, tau) == pytest.approx(math.log(tau * math.sinh(1 / tau)), rel=1e-12)
+    assert metrics.uniform_negative(3, tau) == pytest.approx(math.log(tau * math.sinh(1 / tau)), rel=1e-12)
 
 
 @pytest.mark.parametrize(("d", "tau"), [(4, 0.05), (24, 0.1), (128, 0.05), (128, 1.0)])
 def test_eq_3_is_the_bessel_form_where_that_is_finite(d, tau):
     v = d / 2 - 1
     bessel = gammaln(d / 2) + v * math.log(2 * tau) + math.log(ive(v, 1 / tau)) + 1 / tau
-    assert latents.uniform_negative(d, tau) == pytest.approx(bessel, rel=1e-9)
+    assert metrics.uniform_negative(d, tau) == pytest.approx(bessel, rel=1e-9)
 
 
 @pytest.mark.parametrize(("d", "tau"), [(512, 0.1), (1024, 0.05), (200, 100.0), (24, 1e-3)])
 def test_eq_3_is_finite_where_the_bessel_function_is_not(d, tau):
     second = 1 / (2 * d * tau**2)  # log E exp = Var / 2 + ..., from below for large d
-    value = latents.uniform_negative(d, tau)
+    value = metrics.uniform_negative(d, tau)
     assert 0 < value < min(second, 1 / tau) * (1 + 1e-9)
     if second < 5:
         assert value == pytest.approx(second, rel=0.05)
@@ -108,19 +108,19 @@ def test_eq_3_is_finite_where_the_bessel_function_is_not(d, tau):
 def test_uniform_codes_reach_the_exact_value_of_eq_4():
     d, tau = 16, 0.2
     q, keys = (latent.sphere_prior(n, d, torch.Generator().manual_seed(n)).double() for n in (500, 40_000))
-    assert losses.negative(q, keys, tau).item() == pytest.approx(latents.uniform_negative(d, tau), abs=0.02)
+    assert losses.negative(q, keys, tau).item() == pytest.approx(metrics.uniform_negative(d, tau), abs=0.02)
 
 
 def test_uniformity_is_wang_and_isolas():
     z = unit_vectors(300, 6)
     expected = torch.pdist(z).square().mul(-2).exp().mean().log().item()
-    assert latents.uniformity(z) == pytest.approx(expected, rel=1e-10)
+    assert metrics.uniformity(z) == pytest.approx(expected, rel=1e-10)
 
 
 def test_uniformity_of_uniform_codes_is_its_exact_value_and_collapse_is_zero():
     z = latent.sphere_prior(5_000, 8, torch.Generator().manual_seed(0)).double()
-    assert latents.uniformity(z) == pytest.approx(latents.uniform_uniformity(8), abs=0.01)
-    assert latents.uniformity(z[:1].expand(100, -1)) == pytest.approx(0, abs=1e-6)  # float32 norms
+    assert metrics.uniformity(z) == pytest.approx(metrics.uniform_uniformity(8), abs=0.01)
+    assert metrics.uniformity(z[:1].expand(100, -1)) == pytest.approx(0, abs=1e-6)  # float32 norms
 
 
 def test_the_prior_covers_the_sphere_and_not_an_orthant():
@@ -151,7 +151,7 @@ def test_interpolation_between_antipodes_is_refused():
 
 def test_singular_values_are_uncentred_and_near_their_theory_for_uniform_codes():
     z = latent.sphere_prior(10_000, 128, torch.Generator().manual_seed(0))
-    values = latents.singular_values(z)
+    values = metrics.singular_values(z)
     assert np.allclose(values.numpy(), np.linalg.svd(z.double().numpy(), compute_uv=False))
     assert values.mean().item() == pytest.approx(8.83, abs=0.01)  # sqrt(10000 / 128) = 8.84
-    assert latents.singular_values(z.abs())[0] > 5 * values[0]  # a shared mean shows
+    assert metrics.singular_values(z.abs())[0] > 5 * values[0]  # a shared mean shows

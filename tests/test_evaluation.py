@@ -13,14 +13,19 @@ import torch_fidelity
 from conftest import picture, says, tiny
 from PIL import Image
 
-from mocalib import classifiers, evaluate, evaluation, features, figures, latents, load, train
+from mocalib import evaluate, figures, load, train
 from mocalib.config import paths
 from mocalib.config.compute import Scoring
 from mocalib.config.methods import VAE, WAEMMD, TwoStageVAE
 from mocalib.config.run import RunConfig
 from mocalib.data import datasets
 from mocalib.data.cache import Split
-from mocalib.distances import pca_variances
+from mocalib.evaluation import classifiers, features, generate, metrics
+from mocalib.evaluation import evaluate as scoring_module
+from mocalib.evaluation.evaluate import check_scoring, mixture_latents, score_latents, score_training, scored
+from mocalib.evaluation.generate import to_uint8
+from mocalib.evaluation.image_grids import _png, nearest
+from mocalib.evaluation.metrics import distance_name, frechet_distance, kernel_distance, pca_variances
 from mocalib.records import compare, frame
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, open_run
@@ -59,15 +64,15 @@ def test_frechet_distances_have_closed_forms_and_need_two_images():
     """Of equal covariances the squared distance of means; of diagonal ones that of standard deviations."""
     x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     shift = torch.arange(6, dtype=torch.float64)
-    assert evaluation.frechet_distance(x, x + shift) == pytest.approx(shift.square().sum().item(), rel=1e-9)
-    assert evaluation.frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(x, x + shift) == pytest.approx(shift.square().sum().item(), rel=1e-9)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
     x = corners.repeat(4, 1)  # covariance is exactly diagonal
     s, t = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.5, 3.0])
     expected = len(x) / (len(x) - 1) * (s - t).square().sum().item()
-    assert evaluation.frechet_distance(x * s, x * t) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(x * s, x * t) == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match=says("two images or more", 1, 5)):
-        evaluation.frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+        frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
 
 
 class OfTorchFidelity(torch_fidelity.FeatureExtractorBase):
@@ -105,8 +110,8 @@ def test_scores_equal_torch_fidelitys_own_interface(digits):
         feature_extractor_weights_path=str(paths.FEATURES / "digits.pt"), fid=True, kid=True, prc=True,
         kid_subset_size=300, rng_seed=0, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
-    assert evaluation.frechet_distance(found, reference) == pytest.approx(whole["frechet_inception_distance"], rel=1e-4)
-    kid = evaluation.kernel_distance(found, reference)
+    assert frechet_distance(found, reference) == pytest.approx(whole["frechet_inception_distance"], rel=1e-4)
+    kid = kernel_distance(found, reference)
     assert kid == pytest.approx(whole["kernel_inception_distance_mean"], rel=1e-4)
 
 
@@ -121,7 +126,7 @@ def test_rows_say_what_was_counted_and_with_which_weights_and_only_inceptions_ar
     about = {(r["split"], r["digest"]) for r in run.scores if r["features"]}
     assert about == {("test", files.sha256(paths.FEATURES / "digits.pt"))}
     assert not [metric for metric, _ in counted if "fid" in metric.replace("classifier", "")]
-    assert [evaluation.distance_name(kind, "inception") for kind in ("fd", "kid")] == ["fid", "kid"]
+    assert [distance_name(kind, "inception") for kind in ("fd", "kid")] == ["fid", "kid"]
 
 
 def test_scores_are_those_of_the_images_themselves(run, digits):
@@ -136,10 +141,10 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
         (x.mean(0) - reference.mean(0)).square().sum() + (torch.cov(x.T) + torch.cov(reference.T)).trace() - 2 * root
     )
     assert value(run.scores, "fd_classifier") == pytest.approx(expected.item(), rel=1e-4)
-    floor = evaluation.frechet_distance(extractor(digits.train.images[:256]), reference)
+    floor = frechet_distance(extractor(digits.train.images[:256]), reference)
     assert value(run.scores, "fd_classifier", "real") == pytest.approx(floor, rel=1e-6)
-    decoded = evaluation.to_uint8(net.decode(net.encode(digits.train.images[:256])))
-    expected = evaluation.frechet_distance(extractor(decoded), reference)
+    decoded = to_uint8(net.decode(net.encode(digits.train.images[:256])))
+    expected = frechet_distance(extractor(decoded), reference)
     assert value(run.scores, "fd_classifier", "train_codes") == pytest.approx(expected, rel=1e-4)
     x = digits.test.images.float() / 255
     error = (net.decode(net.encode(x)) - x).square().sum() / len(x)
@@ -150,11 +155,11 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     with np.load(run.directory / "latents.npz") as found:
         assert found["singular_values"].shape == found["uniform"].shape == (8,)
         assert found["uniform"].mean() == pytest.approx(np.sqrt(256 / 8), rel=0.02)
-    assert value(run.scores, "uniformity", "train_codes") >= latents.uniform_uniformity(8) - 0.05
+    assert value(run.scores, "uniformity", "train_codes") >= metrics.uniform_uniformity(8) - 0.05
 
 
 def test_more_training_codes_are_decoded_than_are_looked_at(run, fresh, monkeypatch):
-    monkeypatch.setattr(evaluation, "CODES", 100)
+    monkeypatch.setattr(scoring_module, "LATENTS", 100)
     rows = evaluate(fresh, Scoring(n=300))
     one, other = (value(found, "fd_classifier", "train_codes") for found in (rows, run.scores))
     assert one == pytest.approx(other, rel=1e-4)
@@ -213,8 +218,8 @@ def test_an_evaluation_blesses_no_damaged_record(fresh):
 
 def test_scores_are_computed_with_the_recorded_threads(fresh, monkeypatch):
     """One, though torch has two by then."""
-    used, score = [], evaluation.score_codes
-    monkeypatch.setattr(evaluation, "score_codes", lambda *a: used.append(torch.get_num_threads()) or score(*a))
+    used, score = [], score_latents
+    monkeypatch.setattr(scoring_module, "score_latents", lambda *a: used.append(torch.get_num_threads()) or score(*a))
     with use_threads(2):
         evaluate(fresh, Scoring(features="none"))
         assert (fresh.environment["threads"], used, torch.get_num_threads()) == (1, [1], 2)
@@ -243,14 +248,14 @@ def test_grids_hold_the_images_that_they_say_and_interpolations_end_at_reconstru
 
 def test_images_are_rounded_and_survive_the_png_in_colour_and_the_nearest_is_the_brute_force_minimum():
     x = torch.tensor([-0.1, 0.0, 0.5 / 255 + 1e-4, 0.999, 1.0, 1.2])
-    assert evaluation.to_uint8(x).tolist() == [0, 0, 1, 255, 255, 255]
+    assert to_uint8(x).tolist() == [0, 0, 1, 255, 255, 255]
     images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pixels = np.asarray(Image.open(io.BytesIO(evaluation._png(images, 3))))
+    pixels = np.asarray(Image.open(io.BytesIO(_png(images, 3))))
     assert np.array_equal(pixels[4:8, 8:12], images[5].permute(1, 2, 0).numpy())
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(0, 256, (n, 1, 3, 3), dtype=torch.uint8, generator=generator) for n in (5, 6_000))
     expected = [min(range(6_000), key=lambda j, i=i: int((a[i].int() - b[j].int()).square().sum())) for i in range(5)]
-    assert evaluation.nearest(a, b).tolist() == expected
+    assert nearest(a, b).tolist() == expected
 
 
 @pytest.fixture
@@ -353,9 +358,9 @@ def test_a_set_without_labels_is_scored_without_distances(scratch, monkeypatch):
     assert figures.tiles(run, "samples.png").shape == (5, 8, 3, 16, 16)
     with pytest.raises(ValueError, match=says("class labels", "'inception'")):
         evaluate(run, Scoring(features="classifier"))
-    monkeypatch.setattr(latents, "mixture", None)  # is not even fitted
+    monkeypatch.setattr(generate, "mixture", None)  # is not even fitted
     assert evaluate(run, Scoring(sampler="gmm10")) == []
-    assert evaluation.scored(run, Scoring(sampler="gmm10"))
+    assert scored(run, Scoring(sampler="gmm10"))
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
@@ -392,9 +397,9 @@ def test_what_would_fail_after_training_fails_before_it(digits):
     for name in ("", "none", "classifier"):
         features.check(name, digits)
     few = datasets.load(tiny(limit=9))
-    evaluation.check(few)
+    check_scoring(few)
     with pytest.raises(ValueError, match=says(10, 9)):
-        evaluation.check(few, Scoring(sampler="gmm10"))
+        check_scoring(few, Scoring(sampler="gmm10"))
 
 
 def test_missing_and_wrong_weights_of_inception_say_what_to_place_where(digits, tmp_path, monkeypatch):
@@ -434,24 +439,24 @@ def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
     generator = torch.Generator().manual_seed(0)
     sides = torch.rand(600, 1, generator=generator) > 0.5
     z = torch.randn(600, 3, generator=generator) * torch.tensor([0.2, 1.0, 3.0]) + 4 * sides
-    points = latents.mixture(z, 40_000, seed=1)
+    points = generate.mixture(z, 40_000, seed=1)
     assert points.shape == (40_000, 3)
     assert points.dtype == torch.float32
     assert torch.allclose(points.mean(dim=0), z.mean(dim=0), atol=0.1)
     assert torch.allclose(torch.cov(points.T), torch.cov(z.T), rtol=0.05, atol=0.1)
-    assert torch.equal(points, latents.mixture(z, 40_000, seed=1))
-    assert not torch.equal(points, latents.mixture(z, 40_000, seed=2))
+    assert torch.equal(points, generate.mixture(z, 40_000, seed=1))
+    assert not torch.equal(points, generate.mixture(z, 40_000, seed=2))
 
 
 def test_a_mixture_bridges_no_gap_between_clusters_and_says_what_it_cannot_fit():
     sides = 10 * (torch.arange(400) % 2).unsqueeze(1)
     z = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) * 0.1 + sides
-    between = latents.mixture(z, 2_000, seed=0)[:, 0]
+    between = generate.mixture(z, 2_000, seed=0)[:, 0]
     assert ((between > 2) & (between < 8)).sum() == 0
     with pytest.raises(ValueError, match=says(10, 9)):
-        latents.mixture(torch.randn(9, 2), 5, seed=0)
+        generate.mixture(torch.randn(9, 2), 5, seed=0)
     with pytest.raises(ValueError, match=says("20 codes of d 3", "score the prior alone")):
-        latents.mixture(torch.full((20, 3), float("nan")), 5, seed=0)
+        generate.mixture(torch.full((20, 3), float("nan")), 5, seed=0)
 
 
 def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, digits, tmp_path, monkeypatch):
@@ -464,9 +469,9 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, digits, 
     assert other.scores == [*before, *rows]
     changed = {name for name, digest in other.manifest["files"].items() if files_before.get(name) != digest}
     assert changed == {"scores.json"}
-    codes = evaluation.mixture_codes(load(other.directory), digits.train.images[:256], 50, seed=0)
+    codes = mixture_latents(load(other.directory), digits.train.images[:256], 50, seed=0)
     assert torch.allclose(codes.norm(dim=1), torch.ones(50), atol=1e-5)  # on the sphere, where codes are
-    monkeypatch.setattr(evaluation, "load", None)  # what is there needs neither weights nor data
+    monkeypatch.setattr(scoring_module, "load", None)  # what is there needs neither weights nor data
     monkeypatch.setattr(datasets, "load", None)
     assert evaluate(other, Scoring(n=300, sampler="gmm10")) == rows
     assert evaluate(other, Scoring(n=300)) == of_prior
@@ -486,8 +491,8 @@ def test_methods_off_the_sphere_are_scored_there_and_interpolate_along_lines(met
     middle = autoencoder.interpolate(x0, x1, 5)[:, 2]
     assert torch.allclose(middle, autoencoder.decode((z0 + z1) / 2), atol=1e-5)
     unit = torch.nn.functional.normalize(autoencoder.encode(digits.train.images[:256]), dim=1)  # all it was trained on
-    assert value(rows, "uniformity", "train_codes") == pytest.approx(latents.uniformity(unit), abs=1e-4)
-    codes = evaluation.mixture_codes(autoencoder, digits.train.images[:256], 50, seed=0)
+    assert value(rows, "uniformity", "train_codes") == pytest.approx(metrics.uniformity(unit), abs=1e-4)
+    codes = mixture_latents(autoencoder, digits.train.images[:256], 50, seed=0)
     assert (codes.norm(dim=1) - 1).abs().min() > 0.1
 
 
@@ -506,13 +511,13 @@ def test_the_principal_components_leave_what_scikit_learns_leave(count):
 
 def test_all_training_images_are_reconstructed_and_held_against_principal_components(run, digits, monkeypatch):
     """The run's own images: 256, of which `score` takes a part."""
-    monkeypatch.setattr(evaluation, "CODES", 100)
+    monkeypatch.setattr(scoring_module, "LATENTS", 100)
     autoencoder, dataset = load(run.directory), datasets.load(run.config)
-    error, pca = (row["value"] for row in evaluation.score_training(autoencoder, dataset))
+    error, pca = (row["value"] for row in score_training(autoencoder, dataset))
     x = dataset.train.images.float() / 255
     x_hat = autoencoder.decode(autoencoder.encode(x))
     assert error == pytest.approx(((x_hat - x) ** 2).sum().item() / 256, rel=1e-5)
     variances = pca_variances(dataset.train.images)
     assert pca == pytest.approx(variances[8:].sum().item(), rel=1e-8)  # d is 8
-    monkeypatch.setattr(evaluation, "LINEAR", 255)
-    assert [row["sampler"] for row in evaluation.score_training(autoencoder, dataset)] == ["reconstruction"]
+    monkeypatch.setattr(scoring_module, "LINEAR", 255)
+    assert [row["sampler"] for row in score_training(autoencoder, dataset)] == ["reconstruction"]

@@ -12,7 +12,7 @@ from test_training import assert_same, stopped, weights
 from mocalib import Compute, Pool, Scoring, evaluate, methods, plan, sweep, train
 from mocalib.data import batches, datasets
 from mocalib.data.batches import ResidentImages
-from mocalib.distances import pca_variances
+from mocalib.evaluation.metrics import pca_variances
 from mocalib.methods.algorithm1 import Settings, algorithm1
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from mocalib import latents
+from mocalib.evaluation import metrics
 from mocalib.storage.run import Run
 
 LOGGED = {  # logged term -> axis label
@@ -71,7 +71,7 @@ def _logarithmic(ax: Axes) -> None:
 def _uniform_negatives(runs: dict[str, Run]) -> set[float]:
     """Exact values of Eq. 3; one, unless the runs differ in d or temperature."""
     with_keys = [run.config for run in runs.values() if hasattr(run.config.objective, "temperature")]
-    return {latents.uniform_negative(config.latent_dim, config.objective.temperature) for config in with_keys}
+    return {metrics.uniform_negative(config.latent_dim, config.objective.temperature) for config in with_keys}
 
 
 def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
@@ -135,7 +135,7 @@ def convergence(frame: pd.DataFrame) -> Figure:
     for ax, measure in zip(axes[0], MEASURES):
         if measure != "uniformity" and frame[measure].notna().any():
             _logarithmic(ax)
-    least = latents.uniform_uniformity(int(frame["latent_dim"].iloc[0]))
+    least = metrics.uniform_uniformity(int(frame["latent_dim"].iloc[0]))
     lines = [ax.axhline(least, color="black", linestyle="--", linewidth=1) for ax in axes[:, 2]]
     axes[0, 2].legend(lines[:1], ["uniform directions"])
     handles, labels = axes[0, 1].get_legend_handles_labels()

@@ -39,7 +39,7 @@ def contrast(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Contrast:
 def negative(q: Tensor, keys: Tensor, tau: float) -> Tensor:
     """Entropy estimate, Eq. 4: `1/B sum_i log 1/K sum_j exp(q_i . key_j / tau)`.
 
-    q: B d, keys: K d. Returns a 0-dim tensor; its value for the uniform sphere is `latents.uniform_negative(d, tau)`.
+    q: B d, keys: K d. Returns a 0-dim tensor; its value for the uniform sphere is `metrics.uniform_negative(d, tau)`.
     """
     return contrast(q, q, keys, tau).negative.mean()
 

@@ -3,18 +3,22 @@
 B batch, C H W image, d latent.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mocalib import methods
 from mocalib.config import paths
-from mocalib.methods import latent
+from mocalib.methods import latent, losses
 from mocalib.storage import files
 from mocalib.storage.run import Run, check_state, epoch_file, open_run
 
 BATCH = 250  # images a forward pass outside of training
+COMPONENTS = 10  # of a mixture, as of RAE's
 
 
 class Autoencoder:
@@ -54,6 +58,43 @@ def _unit(x: Tensor) -> Tensor:
     return x.float().div(255) if x.dtype == torch.uint8 else x.float()
 
 
+def to_uint8(x: Tensor) -> Tensor:
+    """[0, 1] to 0..255 by rounding, as a file would hold it: truncation would shift every score."""
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def decode_uint8(autoencoder: Autoencoder, z: Tensor) -> Tensor:
+    """Latents n d to uint8 images, in parts: 10,000 float images of 256 pixels would take 8 GB."""
+    return torch.cat([to_uint8(autoencoder.decode(part)) for part in z.split(BATCH)])
+
+
+class Reconstruction(NamedTuple):
+    """Latents n d of n images, the images decoded from them (uint8 n C H W), and the error of Eq. 5 on [0, 1]."""
+
+    latents: Tensor
+    images: Tensor
+    error: float
+
+
+def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
+    """Encode and decode images (uint8 n C H W) once, for every score that needs either."""
+    latents, decoded, errors = zip(*((z, to_uint8(x), error) for z, x, error in _reconstructed(autoencoder, images)))
+    return Reconstruction(torch.cat(latents), torch.cat(decoded), sum(errors) / len(images))
+
+
+def reconstruction_error(autoencoder: Autoencoder, images: Tensor) -> float:
+    """The error of Eq. 5 on [0, 1], a mean over images (uint8 n C H W); nothing else is kept."""
+    return sum(error for *_, error in _reconstructed(autoencoder, images)) / len(images)
+
+
+def _reconstructed(autoencoder: Autoencoder, images: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Latents, decoded images in [0, 1] and summed error of each part of uint8 images."""
+    for part in images.split(BATCH):
+        z = autoencoder.encode(part)
+        x_hat = autoencoder.decode(z)
+        yield z, x_hat, losses.reconstruction(x_hat, part / 255).item() * len(part)
+
+
 def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
     """The trained autoencoder of a finished run, or of a kept epoch.
 
@@ -89,3 +130,30 @@ def _retrain(run: Run) -> str:
     if run.directory.resolve().parent == elsewhere:
         elsewhere = elsewhere / "again"
     return f"Retrain the run elsewhere with: python -m mocalib run {run.directory} --runs {elsewhere}"
+
+
+def mixture(z: Tensor, n: int, seed: int) -> Tensor:
+    """n points, n d, of a Gaussian mixture fitted to codes: RAE's ex-post density estimation (section 3 there).
+
+    z: any codes, m d; covariances are full, settings those of RAE's code, by scikit-learn. Raises ValueError for fewer
+    codes than Gaussians.
+    """
+    from sklearn.mixture import GaussianMixture  # takes a second to import
+
+    check_mixture(len(z))
+    fitted = GaussianMixture(COMPONENTS, max_iter=2_000, tol=1e-3, random_state=seed)
+    with threadpool_limits(torch.get_num_threads()):  # results depend on them, as torch's own do
+        try:
+            points, _ = fitted.fit(z.double().numpy()).sample(n)
+        except ValueError as error:  # scikit-learn speaks of settings that are not ours to give
+            raise ValueError(
+                f"{COMPONENTS} Gaussians cannot be fitted to {len(z)} codes of d {z.shape[1]} ({str(error)[:80]}); "
+                "train on more images or with a smaller d, or score the prior alone"
+            ) from None
+    return torch.from_numpy(points).float()
+
+
+def check_mixture(codes: int) -> None:
+    """Raise ValueError for fewer codes than components."""
+    if codes < COMPONENTS:
+        raise ValueError(f"a mixture of {COMPONENTS} Gaussians needs as many training images; there are {codes}")

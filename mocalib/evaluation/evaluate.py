@@ -10,30 +10,34 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from mocalib import features as extractors
-from mocalib import latents
-from mocalib.autoencoder import BATCH, Autoencoder, load
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Scoring
 from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS
 from mocalib.data import datasets
 from mocalib.data.cache import Dataset
-from mocalib.distances import distance_name, frechet_distance, kernel_distance, pca_variances, precision_and_recall
-from mocalib.features import Extractor
-from mocalib.methods import latent, losses
+from mocalib.evaluation import features as extractors
+from mocalib.evaluation import metrics
+from mocalib.evaluation.features import Extractor
+from mocalib.evaluation.generate import (
+    Autoencoder,
+    Reconstruction,
+    check_mixture,
+    decode_uint8,
+    load,
+    mixture,
+    reconstruct,
+    reconstruction_error,
+)
+from mocalib.evaluation.image_grids import grids
+from mocalib.methods import latent
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, samples_file
 from mocalib.training.device import check_device, use_threads
 
-CODES = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
+LATENTS = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
 LINEAR = 12_288  # values an image has at most (64x64x3) for its principal components to be taken: they cost their cube
-SAMPLES, COLUMNS = 40, 8  # samples in a grid; images a row of it
-LARGE, FEWER = 48, 24  # from so many pixels a side, so many samples: records stay small
-SHOWN_NEIGHBOURS = 16  # of so many samples
-RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # shown pairs, rows, and decoded images between two originals
 
 
 class Evaluation(NamedTuple):
@@ -75,10 +79,10 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> 
     return _scored(run, _resolved(run, scoring, epoch))
 
 
-def check(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
+def check_scoring(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
     """Raise what `evaluate` would raise of a run on a dataset once it is trained: for use before hours of it."""
     if scoring.sampler == MIXTURE:
-        latents.check_mixture(len(dataset.train.images))
+        check_mixture(len(dataset.train.images))
     extractors.check(scoring.features, dataset, scoring.weights)
 
 
@@ -132,8 +136,8 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
         rows, records = score(autoencoder, dataset, extractor, asked.n, asked.seed)
         rows += score_training(autoencoder, dataset) if final else []
     else:
-        codes = mixture_codes(autoencoder, dataset.train.images, asked.n, asked.seed)
-        rows, records = score_images(extractor, {asked.sampler: decode(autoencoder, codes)}, dataset), {}
+        z = mixture_latents(autoencoder, dataset.train.images, asked.n, asked.seed)
+        rows, records = score_images(extractor, {asked.sampler: decode_uint8(autoencoder, z)}, dataset), {}
     rows = [row | {"epoch": asked.epoch, "seed": asked.seed} for row in rows]
     known = [_identity(row) for row in run.scores]
     if records and not final:  # a kept epoch is for its samples, as in Figure 6
@@ -145,20 +149,20 @@ def score(
     autoencoder: Autoencoder, dataset: Dataset, extractor: Extractor | None, n: int, seed: int = 0
 ) -> tuple[list[dict], dict[str, bytes]]:
     """Rows on codes, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
-    train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:CODES], dataset.test.images))
-    rows, latents = score_codes(autoencoder, train, test)
+    train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:LATENTS], dataset.test.images))
+    rows, spectra = score_latents(autoencoder, train, test)
     if extractor:
         decoded = train.images[:n]
-        if len(more := dataset.train.images[CODES:n]):  # beyond those whose codes are looked at
+        if len(more := dataset.train.images[LATENTS:n]):  # beyond those whose codes are looked at
             decoded = torch.cat([decoded, reconstruct(autoencoder, more).images])
         images = {  # what is compared with the test split: it tells what is lost where
-            PRIOR: decode(autoencoder, autoencoder.prior(n, seed)),
+            PRIOR: decode_uint8(autoencoder, autoencoder.prior(n, seed)),
             "reconstruction": test.images,
             "train_codes": decoded,
             "real": dataset.train.images[:n],  # the floor
         }
         rows += score_images(extractor, images, dataset)
-    return rows, {"latents.npz": latents} | grids(autoencoder, dataset, seed)
+    return rows, {"latents.npz": spectra} | grids(autoencoder, dataset, seed)
 
 
 def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
@@ -167,7 +171,7 @@ def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
     """
     images, rows = dataset.train.images, []
     n, d = len(images), autoencoder.objective.latent_dim
-    if n > CODES:
+    if n > LATENTS:
         rows.append(_row("reconstruction", reconstruction_error(autoencoder, images), "reconstruction", "train", n, n))
     if images[0].numel() <= LINEAR:
         residual = _variances(images, dataset.fingerprint, autoencoder.device)[d:].sum().item()
@@ -178,12 +182,12 @@ def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
 def _variances(images: Tensor, fingerprint: str, device: torch.device) -> Tensor:
     """`pca_variances` of training images, kept between evaluations."""
     path = paths.CACHE / "features" / f"{fingerprint[:16]}-train-{len(images)}-variances.pt"
-    return files.kept(path, lambda: pca_variances(images, device))
+    return files.kept(path, lambda: metrics.pca_variances(images, device))
 
 
-def mixture_codes(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
+def mixture_latents(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
     """n codes n d of ten Gaussians fitted to the codes of images (uint8 m C H W), projected where codes are unit."""
-    z = latents.mixture(autoencoder.encode(images), n, seed)
+    z = mixture(autoencoder.encode(images), n, seed)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
 
 
@@ -205,49 +209,22 @@ def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, 
     }
 
 
-class Reconstruction(NamedTuple):
-    """Codes n d of n images, the images decoded from them (uint8 n C H W), and the error of Eq. 5 on [0, 1]."""
-
-    codes: Tensor
-    images: Tensor
-    error: float
-
-
-def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
-    """Encode and decode images (uint8 n C H W) once, in parts, for every score that needs either."""
-    codes, decoded, total = [], [], 0.0
-    for part in images.split(BATCH):
-        codes.append(autoencoder.encode(part))
-        x_hat = autoencoder.decode(codes[-1])
-        decoded.append(to_uint8(x_hat))
-        total += losses.reconstruction(x_hat, part / 255).item() * len(part)
-    return Reconstruction(torch.cat(codes), torch.cat(decoded), total / len(images))
-
-
-def reconstruction_error(autoencoder: Autoencoder, images: Tensor) -> float:
-    """The error of Eq. 5 on [0, 1], a mean over images (uint8 n C H W); nothing else is kept."""
-    total = 0.0
-    for part in images.split(BATCH):
-        total += losses.reconstruction(autoencoder.decode(autoencoder.encode(part)), part / 255).item() * len(part)
-    return total / len(images)
-
-
-def score_codes(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
+def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
     """Rows on training codes and reconstructions; singular values, with those of the prior's codes, as npz.
 
     Uniformity and cosines are of directions, beside uniform points of the sphere: a normal prior's are uniform, too.
     """
-    n, d = train.codes.shape
-    values, uniform = (latents.singular_values(z) for z in (train.codes, autoencoder.prior(n)))
+    n, d = train.latents.shape
+    values, uniform = (metrics.singular_values(z) for z in (train.latents, autoencoder.prior(n)))
     even, random = (latent.sphere_prior(n, d, torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    codes = train.codes if autoencoder.spherical else F.normalize(train.codes, dim=1)
+    unit = train.latents if autoencoder.spherical else F.normalize(train.latents, dim=1)
     rows = [
         _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
-        _row("uniformity", latents.uniformity(codes), "train_codes", "train", n),
-        _row("nearest_cosine", latents.nearest_cosine(random, codes), "train_codes", "train", n, n),
-        _row("nearest_cosine", latents.nearest_cosine(random, even), "uniform", "train", n, n),
+        _row("uniformity", metrics.uniformity(unit), "train_codes", "train", n),
+        _row("nearest_cosine", metrics.nearest_cosine(random, unit), "train_codes", "train", n, n),
+        _row("nearest_cosine", metrics.nearest_cosine(random, even), "uniform", "train", n, n),
         _row("reconstruction", train.error, "reconstruction", "train", n, n),
-        _row("reconstruction", test.error, "reconstruction", "test", len(test.codes), len(test.codes)),
+        _row("reconstruction", test.error, "reconstruction", "test", len(test.latents), len(test.latents)),
     ]
     buffer = io.BytesIO()
     np.savez_compressed(buffer, singular_values=values.numpy(), uniform=uniform.numpy())
@@ -266,60 +243,11 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Datas
             found = extractors.cached_features(extractor, subject, dataset.fingerprint, "train")
         else:
             found = extractor(subject)
-        scores = {distance_name("fd", extractor.name): frechet_distance(found, reference)}
+        scores = {metrics.distance_name("fd", extractor.name): metrics.frechet_distance(found, reference)}
         if sampler in (*SAMPLERS, "real"):
-            scores[distance_name("kid", extractor.name)] = kernel_distance(found, reference)
-            scores |= precision_and_recall(found, reference)
+            scores[metrics.distance_name("kid", extractor.name)] = metrics.kernel_distance(found, reference)
+            scores |= metrics.precision_and_recall(found, reference)
         for metric, value in scores.items():
             row = _row(metric, value, sampler, "test", len(found), len(reference))
             rows.append(row | {"features": extractor.name, "digest": extractor.digest})
     return rows
-
-
-def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, bytes]:
-    """PNG grids without padding, for figures to cut up: each a row of images a row.
-
-    samples (8 a row), the nearest training images of the first, reconstructions (original, reconstruction, ...), and
-    interpolations (original, decoded points between the two codes, original) of test images.
-    """
-    enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
-    shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is shown more than once
-    count = SAMPLES if dataset.image_shape[-1] < LARGE else FEWER
-    samples = decode(autoencoder, autoencoder.prior(count, seed))
-    originals = shown[:RECONSTRUCTIONS]
-    pairs = torch.stack([originals, decode(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
-    x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
-    between = to_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
-    rows = torch.cat([x0.unsqueeze(1), between, x1.unsqueeze(1)], dim=1)
-    neighbours = dataset.train.images[nearest(samples[:SHOWN_NEIGHBOURS], dataset.train.images)]
-    return {
-        "samples.png": _png(samples, COLUMNS),
-        "neighbours.png": _png(neighbours, COLUMNS),
-        "reconstructions.png": _png(pairs, COLUMNS),
-        "interpolations.png": _png(rows.flatten(0, 1), STEPS + 2),
-    }
-
-
-def nearest(images: Tensor, training: Tensor) -> Tensor:
-    """Index of the training image with the least Euclidean pixel distance to each image; both uint8 n C H W."""
-    x = images.flatten(1).float()
-    distances = [torch.cdist(x, part.flatten(1).float()) for part in training.split(BATCH)]
-    return torch.cat(distances, dim=1).argmin(dim=1)
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[0, 1] to 0..255 by rounding, as a file would hold it: truncation would shift every score."""
-    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def decode(autoencoder: Autoencoder, z: Tensor) -> Tensor:
-    """Codes n d to uint8 images, in parts: 10,000 float images of 256 pixels would take 8 GB."""
-    return torch.cat([to_uint8(autoencoder.decode(part)) for part in z.split(BATCH)])
-
-
-def _png(images: Tensor, columns: int) -> bytes:
-    rows = images.unflatten(0, (-1, columns))  # R columns C H W
-    pixels = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()  # R H, columns W, C
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

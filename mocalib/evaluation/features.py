@@ -14,11 +14,11 @@ import torch_fidelity
 from torch import Tensor
 from torch_fidelity.utils import create_feature_extractor
 
-from mocalib import classifiers
-from mocalib.classifiers import BATCH
 from mocalib.config import paths
 from mocalib.config.run import FEATURES
 from mocalib.data.cache import Dataset
+from mocalib.evaluation import classifiers
+from mocalib.evaluation.classifiers import BATCH
 from mocalib.storage import files
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits

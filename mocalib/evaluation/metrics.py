@@ -1,6 +1,13 @@
-"""How far two sets of features are apart, by torch-fidelity, and what a linear code loses. n D, m D features."""
+"""What scores are made of: distances between features, by torch-fidelity, and how latents cover the sphere.
 
+n D, m D features; n latents of d dimensions, unit vectors where nothing else is said.
+"""
+
+import math
+
+import numpy as np
 import torch
+from scipy.special import gammaln, logsumexp
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
@@ -8,7 +15,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 SUBSETS = 100  # of KID, torch-fidelity's default
 NEIGHBOURS = 3  # of precision and recall, torch-fidelity's default
-CHUNK = 2_000  # images a block of a matrix product
+CHUNK = 2_000  # images, or latents, a block of a matrix product
 
 
 def distance_name(kind: str, extractor: str) -> str:
@@ -62,3 +69,43 @@ def pca_variances(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         for x in rows:
             product.addmm_(x.T, x)
     return torch.linalg.eigvalsh(product / n).flip(0).clamp_min(0).cpu()
+
+
+def singular_values(z: Tensor) -> Tensor:
+    """Singular values of the n d matrix of codes, uncentred, descending (section 5.6); about sqrt(n/d) if uniform."""
+    return torch.linalg.svdvals(z.double())
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> float:
+    """Wang & Isola's uniformity: `log mean_{i != j} exp(-t |z_i - z_j|^2)`; lower is more uniform.
+
+    z: n d. Its value for the uniform sphere, the least possible, is `uniform_uniformity(d, t)`.
+    """
+    n, total = len(z), 0.0
+    for block in z.split(CHUNK):
+        total += torch.exp(2 * t * (block @ z.T - 1)).double().sum().item()
+    return math.log((total - n) / (n * (n - 1)))  # each code's product with itself counts exp(0)
+
+
+def nearest_cosine(points: Tensor, codes: Tensor) -> float:
+    """Mean cosine from each point to its nearest code: low where there are "holes" between codes (section 5.1).
+
+    points: n d, codes: m d. What is lower than for m uniform codes is more holes than chance leaves.
+    """
+    nearest = [(block @ codes.T).amax(dim=1) for block in points.split(CHUNK)]
+    return torch.cat(nearest).double().mean().item()
+
+
+def uniform_negative(d: int, tau: float) -> float:
+    """Exact value of Eq. 3 for the uniform sphere in R^d: `log E exp(x . y / tau)`.
+
+    With v = d/2 - 1 it is `lgamma(d/2) + v log(2 tau) + log I_v(1/tau)`, here by the Bessel function's power series
+    `sum_k (1/2tau)^2k / (k! (d/2)_k)` in logarithms: no part of it over- or underflows, whatever d and tau.
+    """
+    k = np.arange(int(2 / tau) + 200)  # terms grow up to about k = 1/(2 tau), then fall faster than any power
+    return float(logsumexp(-2 * k * math.log(2 * tau) - gammaln(k + 1) - gammaln(d / 2 + k) + gammaln(d / 2)))
+
+
+def uniform_uniformity(d: int, t: float = 2.0) -> float:
+    """Exact `uniformity` of the uniform sphere: `|x - y|^2 = 2 - 2 x . y` makes it Eq. 3 at tau = 1/(2t), less 2t."""
+    return uniform_negative(d, 1 / (2 * t)) - 2 * t

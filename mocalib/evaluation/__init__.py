@@ -1,0 +1,1 @@
+"""Trained runs: samples and reconstructions, features, distances and scores."""

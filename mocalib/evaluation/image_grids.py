@@ -1,0 +1,57 @@
+"""Grids of images for a run's record: samples, reconstructions, interpolations and neighbours, for figures to cut up.
+
+n images, C H W image.
+"""
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mocalib.data.cache import Dataset
+from mocalib.evaluation.generate import BATCH, Autoencoder, decode_uint8, to_uint8
+
+SAMPLES, COLUMNS = 40, 8  # samples in a grid; images a row of it
+LARGE, FEWER = 48, 24  # from so many pixels a side, so many samples: records stay small
+SHOWN_NEIGHBOURS = 16  # of so many samples
+RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # shown pairs, rows, and decoded images between two originals
+
+
+def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, bytes]:
+    """PNG grids without padding, for figures to cut up: each a row of images a row.
+
+    samples (8 a row), the nearest training images of the first, reconstructions (original, reconstruction, ...), and
+    interpolations (original, decoded points between the two codes, original) of test images.
+    """
+    enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
+    shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is shown more than once
+    count = SAMPLES if dataset.image_shape[-1] < LARGE else FEWER
+    samples = decode_uint8(autoencoder, autoencoder.prior(count, seed))
+    originals = shown[:RECONSTRUCTIONS]
+    pairs = torch.stack([originals, decode_uint8(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
+    x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
+    between = to_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
+    rows = torch.cat([x0.unsqueeze(1), between, x1.unsqueeze(1)], dim=1)
+    neighbours = dataset.train.images[nearest(samples[:SHOWN_NEIGHBOURS], dataset.train.images)]
+    return {
+        "samples.png": _png(samples, COLUMNS),
+        "neighbours.png": _png(neighbours, COLUMNS),
+        "reconstructions.png": _png(pairs, COLUMNS),
+        "interpolations.png": _png(rows.flatten(0, 1), STEPS + 2),
+    }
+
+
+def nearest(images: Tensor, training: Tensor) -> Tensor:
+    """Index of the training image with the least Euclidean pixel distance to each image; both uint8 n C H W."""
+    x = images.flatten(1).float()
+    distances = [torch.cdist(x, part.flatten(1).float()) for part in training.split(BATCH)]
+    return torch.cat(distances, dim=1).argmin(dim=1)
+
+
+def _png(images: Tensor, columns: int) -> bytes:
+    rows = images.unflatten(0, (-1, columns))  # R columns C H W
+    pixels = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()  # R H, columns W, C
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
