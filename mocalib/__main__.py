@@ -31,19 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mocalib import sweep
     from mocalib.storage.run import read_config
+    from mocalib.sweep.run import run_one
 
     for directory in options.directories:
         config = read_config(directory)
         place = options.runs / config.name if options.runs else directory
-        run = sweep.run_one(config, place.parent, _compute(options), _scoring(options), directory=place)
+        run = run_one(config, place.parent, _compute(options), _scoring(options), directory=place)
         _print(run.directory, run.scores)
     return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from mocalib import sweep
+    from mocalib.sweep.run import sweep
 
     if not (configs := _configs(options)):
         print("no run is in part {}/{}".format(*options.part))
@@ -51,13 +51,13 @@ def _sweep(options: argparse.Namespace) -> int:
     scale = SCALES[options.scale]
     pool = Pool(options.engine, options.jobs, options.gpus, options.retries, options.address)
     scoring = _scoring(options, scale.features, scale.n_generated)
-    for run in sweep.run(configs, _folder(options), _compute(options), scoring, pool):
+    for run in sweep(configs, _folder(options), _compute(options), scoring, pool):
         _print(run.directory, run.scores)
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from mocalib import plan
+    from mocalib.sweep import plan
 
     configs, folder, compute = _configs(options), _folder(options), _compute(options)
     states = [plan.state(config, folder) for config in configs]
@@ -68,10 +68,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from mocalib import integrity
+    from mocalib.sweep.verify import verify
 
     read = damaged = 0
-    for _, wrong in integrity.verify(options.directories):
+    for _, wrong in verify(options.directories):
         read, damaged = read + 1, damaged + bool(wrong)
         if wrong:
             print(wrong, flush=True)

@@ -9,22 +9,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from mocalib import methods
-from mocalib.config.run import OWN_SIZES, RunConfig
+from mocalib.config.run import RunConfig
 from mocalib.data.batches import ResidentImages
+from mocalib.data.builtin import image_shape, random_images
 from mocalib.methods.algorithm1 import Settings, algorithm1
 from mocalib.storage import environment
 from mocalib.training.device import compiled, place
 from mocalib.training.loop import AverageMeter
 from mocalib.training.step import Trainer
 
-IMAGES = 2_000  # of random pixels, or two batches: speed does not depend on what they show
 ALGORITHM_1, REFERENCE, ENGINE = "Algorithm 1", "engine, float32", "engine"
-
-
-def image_shape(config: RunConfig) -> tuple[int, int, int]:
-    """(C, H, W) of the images that random pixels stand for."""
-    size = config.size or OWN_SIZES[config.dataset]
-    return (1 if config.dataset == "digits" else 3, size, size)
 
 
 class Feed:
@@ -47,7 +41,7 @@ class Printed:
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.objective = methods.build(config, image_shape(config)).to(device).train()
-        images = pixels(config).float() / 255
+        images = random_images(config).float() / 255
         loader = DataLoader(TensorDataset(images), config.batch_size, shuffle=True, drop_last=True)
         self.feed = Feed(x.to(device) for _ in itertools.count() for (x,) in loader)
         o, c = self.objective, config.objective
@@ -67,7 +61,7 @@ class Engine:
         self.config = config
         self.objective = methods.build(config, image_shape(config)).train()
         place(self.objective, device, environment.net_precision(config.precision, device))
-        self.images = ResidentImages(pixels(config), config.batch_size, config.seed, device)
+        self.images = ResidentImages(random_images(config), config.batch_size, config.seed, device)
         self.feed = Feed(self.images.batch(step) for step in itertools.count())
         self.trainer = Trainer(self.objective, 10**9, device, compiled(compile, device))
         self.meter = AverageMeter()
@@ -86,8 +80,3 @@ def contender(name: str, config: RunConfig, device: torch.device) -> Printed | E
     if name == REFERENCE:
         return Engine(replace(config, precision="float32"), device, compile=False)
     return Engine(config, device)
-
-
-def pixels(config: RunConfig) -> Tensor:
-    shape = (max(IMAGES, 2 * config.batch_size), *image_shape(config))
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

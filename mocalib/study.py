@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mocalib import experiments, figures, report, sweep
+from mocalib import experiments, figures, report
 from mocalib.config import paths
 from mocalib.config.checks import option
 from mocalib.config.compute import Compute, Pool, Scoring
@@ -15,6 +15,7 @@ from mocalib.data import datasets
 from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.scales import SCALES
 from mocalib.storage.run import Run
+from mocalib.sweep.run import sweep
 from mocalib.training.device import check_device
 
 
@@ -90,7 +91,7 @@ class Study:
     def run(self, *names: str, sampler: str = PRIOR) -> list[Run]:
         """Train and score what is not finished yet; the runs of the named tables and figures, in their order."""
         settings = self.settings
-        return sweep.run(
+        return sweep(
             [config for name in names for config in self.configs(name)],
             self.folder,
             Compute(device=self.device),

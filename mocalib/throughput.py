@@ -25,8 +25,9 @@ from mocalib import methods
 from mocalib.clocks import WARM_UP, Watch, apart, clock, ratio, rounds, seconds
 from mocalib.config import paths
 from mocalib.config.run import RunConfig
-from mocalib.contenders import ALGORITHM_1, ENGINE, REFERENCE, Engine, Printed, contender, image_shape
+from mocalib.contenders import ALGORITHM_1, ENGINE, REFERENCE, Engine, Printed, contender
 from mocalib.data import datasets
+from mocalib.data.builtin import image_shape
 from mocalib.evaluation import features
 from mocalib.evaluation.generate import Autoencoder, decode_uint8
 from mocalib.evaluation.metrics import frechet_distance, kernel_distance, precision_and_recall

@@ -34,12 +34,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.
 import torch
 import victims
 
-from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, integrity, sweep
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring
 from mocalib.config import paths
 from mocalib.config.methods import VAE, WAEGAN, TwoStageVAE
 from mocalib.storage import environment, files
 from mocalib.storage.run import open_run
-from mocalib.workers import LOG
+from mocalib.sweep.pool import LOG
+from mocalib.sweep.run import sweep
+from mocalib.sweep.verify import verify
 
 NET = {"limit": 512, "width": 4, "blocks": 1, "latent_dim": 8, "batch_size": 32, "epochs": 6}
 QUEUE = MoCA(temperature=0.1, momentum=0.9, queue_size=100, weight=1.0)
@@ -67,7 +69,7 @@ WAYS_OUT = {  # what a message says that should be removed -> how it is found th
 
 def sweep_here(folder: Path, engine: str, address: str | None) -> None:
     compute = Compute(threads=1, checkpoint_seconds=0.0)
-    sweep.run(GRID, folder, compute, Scoring(n=100), Pool(engine, jobs=2, address=address))
+    sweep(GRID, folder, compute, Scoring(n=100), Pool(engine, jobs=2, address=address))
 
 
 class Soak:
@@ -180,7 +182,7 @@ class Soak:
 
     def _verified(self, folder: Path) -> bool:
         """Whether verifying finds nothing; what it finds is removed, and made again."""
-        damaged = [path for path, wrong in integrity.verify([folder / config.name for config in GRID]) if wrong]
+        damaged = [path for path, wrong in verify([folder / config.name for config in GRID]) if wrong]
         for path in damaged:
             self.answers["verify"] += 1
             shutil.rmtree(path)

@@ -15,10 +15,12 @@ import victims
 from conftest import tiny
 from test_faults import assert_same_bytes
 
-from mocalib import Compute, Pool, Scoring, sweep, workers
-from mocalib.cluster import _check_room, in_cluster
+from mocalib import Compute, Pool, Scoring
 from mocalib.config import paths
 from mocalib.storage.run import Run
+from mocalib.sweep.pool import LOG
+from mocalib.sweep.ray_pool import _check_room, in_cluster
+from mocalib.sweep.run import SweepError, sweep
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and files that it leaves to the collector
@@ -57,7 +59,7 @@ def wait_for(condition, seconds: float = 600) -> None:
 def begun(folder: Path) -> dict[Path, int]:
     """Runs with two checkpoints that are not finished, and the process that each is in."""
     found = {path.parent for path in folder.glob("*/previous.pt")}
-    pids = {path: int(victims.processes(path / workers.LOG)[-1]) for path in found}
+    pids = {path: int(victims.processes(path / LOG)[-1]) for path in found}
     return {path: pid for path, pid in pids.items() if not (path / "manifest.json").exists()}
 
 
@@ -71,18 +73,18 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
         lost["begun"] = begun(tmp_path / "ray")
         lost["run"], pid = next(iter(lost["begun"].items()))
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: len(victims.processes(lost["run"] / workers.LOG)) > 1)
+        wait_for(lambda: len(victims.processes(lost["run"] / LOG)) > 1)
         cluster.remove_node(cluster.second, allow_graceful=False)
         lost["node"] = True
 
     thread = threading.Thread(target=inject)
     thread.start()
-    found = sweep.run(configs, tmp_path / "ray", *HOW, Pool("ray", address=cluster.address))
+    found = sweep(configs, tmp_path / "ray", *HOW, Pool("ray", address=cluster.address))
     thread.join()
     assert lost["node"]
     for directory in lost["begun"]:  # resumed, not begun anew
-        assert (directory / workers.LOG).read_text().count("| 0/48 ") == 1
-    for run, here in zip(found, sweep.run(configs, tmp_path / "here", *HOW), strict=True):
+        assert (directory / LOG).read_text().count("| 0/48 ") == 1
+    for run, here in zip(found, sweep(configs, tmp_path / "here", *HOW), strict=True):
         assert_same_bytes(run, here)
 
 
@@ -92,7 +94,7 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}")  # the victims' module
 
     def log(config):
-        return tmp_path / str(config.seed) / workers.LOG
+        return tmp_path / str(config.seed) / LOG
 
     configs = [tiny(seed=seed) for seed in range(4)]
     how = Pool("ray", retries=1, address=cluster.address), 1
@@ -113,11 +115,11 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
 
 def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_the_sweep(tmp_path):
     good, bad = tiny(epochs=1), tiny(batch_size=512)
-    with pytest.raises(sweep.SweepError, match=f"1 of 2 runs failed, .*{bad.name}: ValueError: batch_size = 512 is"):
-        sweep.run([good, bad], tmp_path / "ray", *HOW, Pool("ray", jobs=1, address="local"))
+    with pytest.raises(SweepError, match=f"1 of 2 runs failed, .*{bad.name}: ValueError: batch_size = 512 is"):
+        sweep([good, bad], tmp_path / "ray", *HOW, Pool("ray", jobs=1, address="local"))
     assert not ray.is_initialized()
-    run, [here] = Run(tmp_path / "ray" / good.name, good), sweep.run([good], tmp_path / "here", *HOW)
-    assert len(victims.processes(run.directory / workers.LOG)) == 1
+    run, [here] = Run(tmp_path / "ray" / good.name, good), sweep([good], tmp_path / "here", *HOW)
+    assert len(victims.processes(run.directory / LOG)) == 1
     assert_same_bytes(run, here)
 
 
@@ -125,7 +127,7 @@ def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_t
 def test_a_cluster_that_does_not_answer_is_named_and_not_replaced(tmp_path, monkeypatch, variable, address):
     monkeypatch.setenv("RAY_ADDRESS", variable)
     with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
-        sweep.run([tiny()], tmp_path, pool=Pool("ray", address=address))
+        sweep([tiny()], tmp_path, pool=Pool("ray", address=address))
     assert not ray.is_initialized()
     assert not (tmp_path / tiny().name).exists()
 
@@ -133,4 +135,4 @@ def test_a_cluster_that_does_not_answer_is_named_and_not_replaced(tmp_path, monk
 def test_without_ray_its_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"engine = 'ray' needs Ray; pip install -e '.\[ray\]', or use engine 'local'"):
-        sweep.run([tiny()], tmp_path, pool=Pool("ray"))
+        sweep([tiny()], tmp_path, pool=Pool("ray"))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import Compute, Pool, RunConfig, Scoring, sweep, train, workers
+from mocalib import Compute, Pool, RunConfig, Scoring, train
+from mocalib.sweep.run import environment, sweep
 from mocalib.training import device
 
 
@@ -65,8 +66,8 @@ def test_wide_nets_side_by_side_share_the_cores(tmp_path, monkeypatch):
         shares.append(work.keywords["share"])
         yield from ()
 
-    monkeypatch.setattr(sweep.environment, "cores", lambda: 8)
-    monkeypatch.setattr(workers, "in_processes", noted)
+    monkeypatch.setattr(environment, "cores", lambda: 8)
+    monkeypatch.setattr("mocalib.sweep.run.in_processes", noted)
     for jobs in (2, 3, 0):
-        sweep.run([tiny()], tmp_path, pool=Pool(jobs=jobs))
+        sweep([tiny()], tmp_path, pool=Pool(jobs=jobs))
     assert shares == [4, 2, 1]

@@ -17,13 +17,14 @@ import torch
 from conftest import tiny
 from test_training import Stopped, stopped
 
-from mocalib import RunConfig, Scoring, evaluate, integrity, load, records, train
+from mocalib import RunConfig, Scoring, evaluate, load, records, train
 from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.data import cache, datasets
 from mocalib.evaluation import features
 from mocalib.storage import files, manifest
 from mocalib.storage.run import Run, open_run
+from mocalib.sweep.verify import verify
 
 PLACES = 30
 RECORDS = ("config.json", "environment.json", "metrics.jsonl", "scores.json")
@@ -387,7 +388,7 @@ def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(co
     before = open_run(copy).scores
     (copy / "manifest.json").unlink()
     (copy / "scores.json").write_text((copy / "scores.json").read_text().replace("1", "7"))
-    [(_, wrong)] = integrity.verify([copy])
+    [(_, wrong)] = verify([copy])
     assert "has scores and no manifest.json; restore it, or start the run again" in wrong
     run = train(open_run(copy).config, directory=copy)
     assert run.scores == []
@@ -396,6 +397,6 @@ def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(co
 
 
 def test_a_folder_of_runs_is_verified_run_by_run_and_what_is_none_is_no_damage(copy, tmp_path):
-    assert [path for path, _ in integrity.verify([tmp_path])] == [copy]
+    assert [path for path, _ in verify([tmp_path])] == [copy]
     with pytest.raises(FileNotFoundError, match="nowhere is no run directory and no folder of them"):
-        list(integrity.verify([tmp_path / "nowhere"]))
+        list(verify([tmp_path / "nowhere"]))

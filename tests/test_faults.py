@@ -22,10 +22,14 @@ import victims
 from conftest import OFFLINE, says, tiny
 from test_training import HANGS, assert_same
 
-from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, figures, sweep, train, workers
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, figures, train
 from mocalib.config import paths
+from mocalib.data import datasets
 from mocalib.storage import files
 from mocalib.storage.run import Run, open_run
+from mocalib.sweep import pool
+from mocalib.sweep.pool import LOG, in_processes
+from mocalib.sweep.run import SweepError, sweep
 
 CONFIG = tiny(epochs=3, keep_epochs=(1,))
 
@@ -33,7 +37,7 @@ CONFIG = tiny(epochs=3, keep_epochs=(1,))
 @pytest.fixture(autouse=True)
 def _forks(monkeypatch):
     """Workers start in no time."""
-    monkeypatch.setattr(workers, "SPAWN", victims.FORKS)
+    monkeypatch.setattr("mocalib.sweep.pool.SPAWN", victims.FORKS)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +124,9 @@ def test_a_full_disk_is_named_and_the_run_resumes(tmp_path, whole, name):
     finish(tmp_path, whole)
 
 
-def decode(cache: Path) -> None:
-    paths.CACHE = cache
-    cache.load(RunConfig())
+def decode(folder: Path) -> None:
+    paths.CACHE = folder
+    datasets.load(RunConfig())
 
 
 def draw(folder: Path) -> None:
@@ -143,13 +147,13 @@ def test_a_full_disk_while_images_are_decoded_or_a_table_is_drawn_leaves_what_wa
 
 
 def log_in(folder: Path):
-    return lambda config: folder / config.name / workers.LOG
+    return lambda config: folder / config.name / LOG
 
 
 def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp_path):
     """One worker takes run after run; after a death or an error the next run has a new one."""
     configs, log = [tiny(seed=seed) for seed in range(5)], log_in(tmp_path)
-    found = list(workers.in_processes(partial(victims.die_on, 1), configs, log, jobs=1, retries=1))
+    found = list(in_processes(partial(victims.die_on, 1), configs, log, jobs=1, retries=1))
     ended = [(event.config.seed, event.error) for event in found if event.ended]
     assert ended == [
         (0, None),
@@ -169,7 +173,7 @@ def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp
 def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path):
     configs, log = [tiny(seed=seed) for seed in range(2)], log_in(tmp_path)
     errors = []
-    for event in workers.in_processes(partial(victims.die_on, -2), configs, log, jobs=1, retries=1):
+    for event in in_processes(partial(victims.die_on, -2), configs, log, jobs=1, retries=1):
         if event.ended:
             errors.append(event.error)
             victim = psutil.Process(int(victims.processes(log(event.config))[-1]))
@@ -181,22 +185,22 @@ def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path):
 def test_a_killed_worker_costs_no_run_and_the_bytes_are_those_of_one_process(tmp_path, monkeypatch):
     configs = [tiny(epochs=2, seed=seed) for seed in range(2)]
     how = Compute(threads=1, checkpoint_seconds=0), Scoring(n=100)
-    whole = sweep.run(configs, tmp_path / "whole", *how)
-    monkeypatch.setattr(sweep, "run_one", victims.run_one_killed_once)
-    found = sweep.run(configs, tmp_path / "runs", *how, Pool(jobs=2))
-    killed, other = (victims.processes(run.directory / workers.LOG) for run in found)
+    whole = sweep(configs, tmp_path / "whole", *how)
+    monkeypatch.setattr("mocalib.sweep.run.run_one", victims.run_one_killed_once)
+    found = sweep(configs, tmp_path / "runs", *how, Pool(jobs=2))
+    killed, other = (victims.processes(run.directory / LOG) for run in found)
     assert len(killed) == len(set(killed)) == 2
     assert len(other) == 1
     assert int(killed[0]) not in {child.pid for child in multiprocessing.active_children()}
-    assert (found[0].directory / workers.LOG).read_text().count("| 0/16 ") == 1  # resumed, not begun anew
+    assert (found[0].directory / LOG).read_text().count("| 0/16 ") == 1  # resumed, not begun anew
     for run, alone in zip(found, whole, strict=True):
         assert_same_bytes(run, alone)
 
 
 def share(folder: Path) -> None:
-    workers.SPAWN = victims.FORKS
+    pool.SPAWN = victims.FORKS
     configs = [tiny(epochs=4, seed=seed) for seed in range(3)]
-    sweep.run(configs, folder, Compute(threads=1), Scoring(n=100), Pool(jobs=2))
+    sweep(configs, folder, Compute(threads=1), Scoring(n=100), Pool(jobs=2))
 
 
 def test_of_two_sweeps_over_one_grid_each_run_is_trained_once(tmp_path):
@@ -209,7 +213,7 @@ def test_of_two_sweeps_over_one_grid_each_run_is_trained_once(tmp_path):
     for seed in range(3):
         run = open_run(tmp_path / tiny(epochs=4, seed=seed).name)
         run.verify()
-        assert (run.directory / workers.LOG).read_text().count("| 0/32 ") == 1  # one bar of training
+        assert (run.directory / LOG).read_text().count("| 0/32 ") == 1  # one bar of training
         assert len({(row["metric"], row["sampler"], row["split"]) for row in run.scores}) == len(run.scores)
 
 
@@ -217,12 +221,12 @@ def test_an_impossible_run_is_reported_with_the_end_of_its_log_and_the_others_fi
     """Of memory that no machine has, and of a batch that the data do not have."""
     good = tiny(epochs=1)
     huge = tiny(epochs=1, latent_dim=4096, objective=MoCA(queue_size=10**8))  # 1.6 TB of keys
-    with pytest.raises(sweep.SweepError) as caught:
-        sweep.run([huge, good, tiny(batch_size=512)], tmp_path, scoring=Scoring(n=100), pool=Pool(jobs=2))
+    with pytest.raises(SweepError) as caught:
+        sweep([huge, good, tiny(batch_size=512)], tmp_path, scoring=Scoring(n=100), pool=Pool(jobs=2))
     told = str(caught.value)
     assert told.startswith("2 of 3 runs failed, the others are finished. ")
     assert re.search(rf"{huge.name}: RuntimeError: .*allocate", told)
-    assert f"the end of {tmp_path / huge.name / workers.LOG}" in told
+    assert f"the end of {tmp_path / huge.name / LOG}" in told
     assert "ValueError: batch_size = 512 is larger than the dataset" in told
     assert Run(tmp_path / good.name, good).scores
 

@@ -9,11 +9,13 @@ from conftest import tiny
 from test_objectives import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, Pool, Scoring, evaluate, methods, plan, sweep, train
+from mocalib import Compute, Pool, Scoring, evaluate, methods, train
 from mocalib.data import batches, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.evaluation.metrics import pca_variances
 from mocalib.methods.algorithm1 import Settings, algorithm1
+from mocalib.sweep import plan
+from mocalib.sweep.run import sweep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 EXACT = tiny(learning_rate=2.0**-7, decay_every=1)
@@ -94,5 +96,5 @@ def test_another_gpu_than_the_first_trains(tmp_path):
 
 def test_two_runs_share_a_gpu_in_a_sweep(tmp_path):
     configs = [tiny(seed=seed, epochs=1) for seed in range(2)]
-    found = sweep.run(configs, tmp_path, Compute("cuda"), Scoring(n=100), Pool(jobs=2, gpus=0.5))
+    found = sweep(configs, tmp_path, Compute("cuda"), Scoring(n=100), Pool(jobs=2, gpus=0.5))
     assert all(run.finished and run.scores for run in found)

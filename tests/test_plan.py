@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 from conftest import tiny
 
-from mocalib import Compute, MoCA, RunConfig, experiments, plan, train
+from mocalib import Compute, MoCA, RunConfig, experiments, train
 from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.config.methods import AE, TwoStageVAE
 from mocalib.storage import files
+from mocalib.sweep import plan
 
 ONE = Compute(threads=1)
 

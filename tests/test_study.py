@@ -53,7 +53,7 @@ def test_differences_are_all_in_which_runs_differ_and_pictures_are_of_seed_0_alo
 
 def test_committed_runs_are_taken_as_they_are(monkeypatch):
     """In a fresh clone there are no weights: nothing is trained, scored or loaded, and no process is started."""
-    for name in ("mocalib.workers.in_this_process", "mocalib.workers.in_processes", "mocalib.data.datasets.load"):
+    for name in ("mocalib.sweep.run.in_this_process", "mocalib.sweep.run.in_processes", "mocalib.data.datasets.load"):
         monkeypatch.setattr(name, None)
     study = Study("laptop")
     for name in experiments.NAMES:

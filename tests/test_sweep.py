@@ -9,27 +9,29 @@ import time
 
 import psutil
 import pytest
+import torch
 import victims
 from conftest import says, tiny
 from tqdm import tqdm
 
-from mocalib import Compute, Pool, Scoring, sweep, workers
+from mocalib import Compute, Pool, Scoring
 from mocalib.storage.run import Run
-from mocalib.workers import in_processes
+from mocalib.sweep.pool import Event, in_processes
+from mocalib.sweep.run import SweepError, _followed, _places, _shared, sweep
 
 
 def test_runs_come_in_the_configs_order_and_equal_configs_are_run_once(tmp_path, monkeypatch):
     worked = []
-    monkeypatch.setattr(sweep, "run_one", lambda config, **_: worked.append(config))
+    monkeypatch.setattr("mocalib.sweep.run.run_one", lambda config, **_: worked.append(config))
     configs = [tiny(seed=seed) for seed in (2, 0, 2, 1)]
-    found = sweep.run(configs, tmp_path)
+    found = sweep(configs, tmp_path)
     assert [run.config for run in found] == configs
     assert worked == [configs[0], configs[1], configs[3]]
 
 
 def test_a_run_is_trained_and_scored_at_its_end_and_at_every_kept_epoch(tmp_path):
     config = tiny(epochs=2, keep_epochs=(0, 1))
-    [run] = sweep.run([config], tmp_path, scoring=Scoring(n=100))
+    [run] = sweep([config], tmp_path, scoring=Scoring(n=100))
     assert {row["epoch"] for row in run.scores} == {0, 1, 2}
     assert {"samples.png", "samples-epoch-0000.png", "samples-epoch-0001.png"} <= {p.name for p in tmp_path.rglob("*")}
     reconstruction = {
@@ -37,33 +39,31 @@ def test_a_run_is_trained_and_scored_at_its_end_and_at_every_kept_epoch(tmp_path
     }
     assert reconstruction[0] > reconstruction[2]  # before training
     before = {path: path.stat().st_mtime_ns for path in run.directory.iterdir() if path.name != ".lock"}
-    sweep.run([config], tmp_path, scoring=Scoring(n=100))
+    sweep([config], tmp_path, scoring=Scoring(n=100))
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failed_run_is_named_and_hides_no_other(tmp_path, monkeypatch, jobs):
-    monkeypatch.setattr(workers, "SPAWN", victims.FORKS)
+    monkeypatch.setattr("mocalib.sweep.pool.SPAWN", victims.FORKS)
     good = [tiny(epochs=1, seed=seed) for seed in (0, 1)]
     bad = tiny(epochs=1, batch_size=512)
-    with pytest.raises(
-        sweep.SweepError, match=f"1 of 3 runs failed, the others are finished. {bad.name}: ValueError: .*512"
-    ):
-        sweep.run([good[0], bad, good[1]], tmp_path, scoring=Scoring(n=100), pool=Pool(jobs=jobs))
+    with pytest.raises(SweepError, match=f"1 of 3 runs failed, the others are finished. {bad.name}: ValueError: .*512"):
+        sweep([good[0], bad, good[1]], tmp_path, scoring=Scoring(n=100), pool=Pool(jobs=jobs))
     assert all(Run(tmp_path / config.name, config).finished for config in good)
     assert not (tmp_path / bad.name / "config.json").exists()
 
 
 def test_what_cannot_be_scored_is_not_trained(tmp_path, scratch):
-    with pytest.raises(sweep.SweepError, match=r"nowhere.pth does not exist. Place weights-inception"):
-        sweep.run([tiny()], tmp_path, scoring=Scoring(features="inception", weights=tmp_path / "nowhere.pth"))
+    with pytest.raises(SweepError, match=r"nowhere.pth does not exist. Place weights-inception"):
+        sweep([tiny()], tmp_path, scoring=Scoring(features="inception", weights=tmp_path / "nowhere.pth"))
     assert not (tmp_path / tiny().name).exists()
 
 
 def test_a_reason_that_all_share_is_told_once(tmp_path):
     configs = [tiny(dataset="folder", root="/nowhere", seed=seed) for seed in range(3)]
-    with pytest.raises(sweep.SweepError) as caught:
-        sweep.run(configs, tmp_path)
+    with pytest.raises(SweepError) as caught:
+        sweep(configs, tmp_path)
     told = str(caught.value)
     assert told.startswith(f"3 of 3 runs failed. {', '.join(config.name for config in configs)}: ")
     assert told.count("/nowhere") == 1
@@ -71,11 +71,12 @@ def test_a_reason_that_all_share_is_told_once(tmp_path):
 
 SCRIPT = """
 from pathlib import Path
-from mocalib import MoCA, Pool, RunConfig, sweep
+from mocalib import MoCA, Pool, RunConfig
+from mocalib.sweep.run import sweep
 if __name__ == "__main__":
     net = dict(width=4, blocks=1, latent_dim=8, objective=MoCA(queue_size=100))
     long = [RunConfig(epochs=500, seed=seed, **net) for seed in (0, 1)]
-    sweep.run(long, Path({folder!r}), pool=Pool(jobs=2))
+    sweep(long, Path({folder!r}), pool=Pool(jobs=2))
 """
 
 
@@ -100,10 +101,10 @@ def test_workers_end_with_their_parent(tmp_path, how):
 def test_scores_of_other_features_are_added_by_the_same_sweep(tmp_path):
     """As scores of Inception are, once its weights are there; what was scored before stays."""
     config = tiny(epochs=2, keep_epochs=(1,))
-    [run] = sweep.run([config], tmp_path / "twice", scoring=Scoring("none", 100))
+    [run] = sweep([config], tmp_path / "twice", scoring=Scoring("none", 100))
     before = run.scores
-    [run] = sweep.run([config], tmp_path / "twice", scoring=Scoring("classifier", 100))
-    [once] = sweep.run([config], tmp_path / "once", scoring=Scoring("classifier", 100))
+    [run] = sweep([config], tmp_path / "twice", scoring=Scoring("classifier", 100))
+    [once] = sweep([config], tmp_path / "once", scoring=Scoring("classifier", 100))
     assert run.scores[: len(before)] == before
     assert not any(row["features"] for row in before)
     assert sorted(map(str, run.scores)) == sorted(map(str, once.scores))
@@ -112,14 +113,14 @@ def test_scores_of_other_features_are_added_by_the_same_sweep(tmp_path):
 def test_a_mixture_comes_beside_what_belongs_to_a_run(tmp_path):
     """Of the last epoch alone, and once."""
     config = tiny(keep_epochs=(1,))
-    [run] = sweep.run([config], tmp_path, scoring=Scoring(n=200, sampler="gmm10"))
+    [run] = sweep([config], tmp_path, scoring=Scoring(n=200, sampler="gmm10"))
     assert {(row["epoch"], row["sampler"]) for row in run.scores if row["sampler"] in ("prior", "gmm10")} == {
         (1, "prior"),
         (3, "prior"),
         (3, "gmm10"),
     }
     before = run.scores
-    [again] = sweep.run([config], tmp_path, scoring=Scoring(n=200, sampler="gmm10"))
+    [again] = sweep([config], tmp_path, scoring=Scoring(n=200, sampler="gmm10"))
     assert again.scores == before
     assert (run.directory / "samples.png").exists()
 
@@ -134,24 +135,26 @@ def test_a_mixture_comes_beside_what_belongs_to_a_run(tmp_path):
     ],
 )
 def test_gpus_are_shared_out(monkeypatch, jobs, gpus, visible, shown):
-    monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert sweep._shared(jobs, gpus) == shown
-    assert (sweep._places(0, 0.5), sweep._places(0, 0.6), sweep._places(0, 1.0)) == (4, 2, 2)
-    assert (sweep._places(None, 1.0), sweep._places(3, 0.5)) == (1, 3)
+    assert _shared(jobs, gpus) == shown
+    assert (_places(0, 0.5), _places(0, 0.6), _places(0, 1.0)) == (4, 2, 2)
+    assert (_places(None, 1.0), _places(3, 0.5)) == (1, 3)
 
 
 def test_on_a_gpu_every_run_has_a_process_of_its_own(tmp_path, monkeypatch):
     """What a failed kernel leaves of a process is of no use to the next run."""
-    monkeypatch.setattr(sweep, "check_device", sweep.torch.device)
-    monkeypatch.setattr(sweep.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("mocalib.sweep.run.check_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     given = []
-    monkeypatch.setattr(workers, "in_processes", lambda *arguments: given.append(arguments[3:]) or (_ for _ in ()))
-    sweep.run([tiny(seed=seed) for seed in range(2)], tmp_path, Compute("cuda"), pool=Pool(jobs=0, gpus=0.5))
-    sweep.run([tiny()], tmp_path, Compute("cuda"))
+    monkeypatch.setattr(
+        "mocalib.sweep.run.in_processes", lambda *arguments: given.append(arguments[3:]) or (_ for _ in ())
+    )
+    sweep([tiny(seed=seed) for seed in range(2)], tmp_path, Compute("cuda"), pool=Pool(jobs=0, gpus=0.5))
+    sweep([tiny()], tmp_path, Compute("cuda"))
     assert given == [(4, 2, ["0", "0", "1", "1"]), (1, 2, ["0"])]
 
 
@@ -166,15 +169,15 @@ def test_a_sweep_shows_what_is_done_running_and_failed_and_what_it_cost(monkeypa
     """Four runs of a minute each, two at a time; the second is started again before it fails."""
     configs, seen = [tiny(seed=seed) for seed in range(4)], []
     events = [
-        *(workers.Event(config) for config in (configs[0], configs[1], configs[1])),
-        workers.Event(configs[0], True, None, 60.0),
-        workers.Event(configs[2]),
-        workers.Event(configs[1], True, "ValueError: no", 60.0),
-        workers.Event(configs[3]),
-        *(workers.Event(config, True, None, 60.0) for config in configs[2:]),
+        *(Event(config) for config in (configs[0], configs[1], configs[1])),
+        Event(configs[0], True, None, 60.0),
+        Event(configs[2]),
+        Event(configs[1], True, "ValueError: no", 60.0),
+        Event(configs[3]),
+        *(Event(config, True, None, 60.0) for config in configs[2:]),
     ]
     monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: seen.append(text))
-    assert sweep._followed(iter(events), configs) == {configs[1]: "ValueError: no"}
+    assert _followed(iter(events), configs) == {configs[1]: "ValueError: no"}
     assert seen[0] == "1 running, 0 failed, 0 device-hours"
     assert seen[1:3] == ["2 running, 0 failed, 0 device-hours"] * 2
     assert seen[3] == "1 running, 0 failed, 0.017 device-hours"
@@ -184,11 +187,11 @@ def test_a_sweep_shows_what_is_done_running_and_failed_and_what_it_cost(monkeypa
 
 def test_a_damaged_directory_hides_no_other_run(tmp_path):
     configs = [tiny(epochs=1, seed=seed) for seed in range(2)]
-    sweep.run(configs[:1], tmp_path, scoring=Scoring(n=100))
+    sweep(configs[:1], tmp_path, scoring=Scoring(n=100))
     path = tmp_path / configs[0].name / "scores.json"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(sweep.SweepError, match=r"1 of 2 runs failed, the others are.*scores.json is damaged"):
-        sweep.run(configs, tmp_path, scoring=Scoring(n=100))
+    with pytest.raises(SweepError, match=r"1 of 2 runs failed, the others are.*scores.json is damaged"):
+        sweep(configs, tmp_path, scoring=Scoring(n=100))
     assert Run(tmp_path / configs[1].name, configs[1]).scores
 
 
@@ -202,18 +205,19 @@ def test_a_damaged_directory_hides_no_other_run(tmp_path):
 )
 def test_settings_that_do_not_go_together_are_refused(tmp_path, compute, pool, said):
     with pytest.raises(ValueError, match=says(*said)):
-        sweep.run([tiny()], tmp_path, compute, pool=pool)
+        sweep([tiny()], tmp_path, compute, pool=pool)
 
 
 def test_on_a_cluster_a_relative_root_is_refused(tmp_path):
     with pytest.raises(ValueError, match="root = 'images': nodes of a cluster start elsewhere; pass an absolute path"):
-        sweep.run([tiny(dataset="folder", root="images")], tmp_path, pool=Pool(engine="ray"))
+        sweep([tiny(dataset="folder", root="images")], tmp_path, pool=Pool(engine="ray"))
 
 
 UNGUARDED = """
-from mocalib import Pool, RunConfig, sweep
+from mocalib import Pool, RunConfig
+from mocalib.sweep.run import sweep
 configs = [RunConfig(seed=seed, epochs=1, width=4, limit=256) for seed in (0, 1)]
-sweep.run(configs, {folder!r}, pool=Pool(jobs=2, retries=0))
+sweep(configs, {folder!r}, pool=Pool(jobs=2, retries=0))
 """
 
 
@@ -231,10 +235,10 @@ def test_a_script_that_its_workers_cannot_import_is_told_so(tmp_path):
 
 def test_a_sweep_shows_itself_before_the_first_run_has_ended_and_while_nothing_happens(capsys, monkeypatch):
     now = iter(range(0, 1000, 40))
-    monkeypatch.setattr(sweep.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
     config = tiny()
-    events = [workers.Event(config), *[workers.Event()] * 4, workers.Event(config, True, None, 1.0)]
-    sweep._followed(iter(events), [config])
+    events = [Event(config), *[Event()] * 4, Event(config, True, None, 1.0)]
+    _followed(iter(events), [config])
     shown = capsys.readouterr().out
     assert "0/1" in shown.split("1 running, 0 failed")[0]
     assert 2 <= shown.count("1 running, 0 failed") < 5

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mocalib import __main__, clocks, contenders, figures, models, report, tables, throughput
 from mocalib.config import paths
 from mocalib.contenders import ALGORITHM_1, ENGINE
+from mocalib.data.builtin import image_shape
 from mocalib.scales import SCALES, SMOKE
 from mocalib.storage import environment
 
@@ -204,7 +205,7 @@ def test_committed_records_are_not_overwritten(monkeypatch, scratch):
 def test_every_scale_times_nets_of_the_size_of_its_images(scale):
     sizes = {"digits": 16, "cifar10": 32, "cifar10-jpeg": 32, "celeba": 64}
     for config in SCALES[scale].throughput:
-        shape = contenders.image_shape(config)
+        shape = image_shape(config)
         assert shape[1] == shape[2] == (config.size or sizes[config.dataset])
         with torch.device("meta"):
             models.build(config.model, shape, config.latent_dim, config.width, config.blocks)

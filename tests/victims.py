@@ -16,12 +16,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mocalib import Compute, sweep, train
+from mocalib import Compute, train
 from mocalib.config.run import RunConfig
-from mocalib.workers import LOG
+from mocalib.sweep.pool import LOG
+from mocalib.sweep.run import run_one
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["mocalib.sweep", "mocalib.figures"])
+FORKS.set_forkserver_preload(["mocalib.sweep.run", "mocalib.figures"])
 NODE = {"node_ip_address": "127.0.0.2", "num_cpus": 2, "object_store_memory": 80_000_000, "include_dashboard": False}
 
 
@@ -100,7 +101,7 @@ def die_on(seed: int, config: RunConfig) -> None:
 
 def run_one_killed_once(config: RunConfig, runs: Path, **how: Any) -> None:
     """A sweep's work, whose first process with seed 0 is killed as it writes a later checkpoint."""
-    work = partial(sweep.run_one, config, runs, **how)
+    work = partial(run_one, config, runs, **how)
     if config.seed == 0 and len(processes(runs / config.name / LOG)) == 1:
         die_at(20, work)
     work()

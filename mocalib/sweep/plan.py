@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mocalib import contenders, methods
+from mocalib import methods
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig, flat
-from mocalib.data import cache, catalogue, datasets
+from mocalib.data import builtin, cache, catalogue, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment
 from mocalib.storage.run import Run
@@ -127,7 +127,7 @@ def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
     except FileNotFoundError:
         if config.dataset not in catalogue.TRAINING_IMAGES:
             raise
-    return contenders.pixels(config), catalogue.TRAINING_IMAGES[config.dataset], True
+    return builtin.random_images(config), catalogue.TRAINING_IMAGES[config.dataset], True
 
 
 def _seconds(config: RunConfig, trainer: Trainer, batches: ResidentImages) -> float:

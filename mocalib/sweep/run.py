@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from mocalib import cluster, workers
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import PRIOR, RunConfig
@@ -21,16 +20,17 @@ from mocalib.evaluation.evaluate import check_scoring, evaluate, scored
 from mocalib.storage import environment
 from mocalib.storage.progress import bar
 from mocalib.storage.run import Run
+from mocalib.sweep import ray_pool
+from mocalib.sweep.pool import LOG, Event, Work, in_processes, in_this_process, last_lines
 from mocalib.training.device import check_device, threads
 from mocalib.training.train import train
-from mocalib.workers import Event, Work
 
 
 class SweepError(RuntimeError):
     """Some runs failed; all others are finished."""
 
 
-def run(
+def sweep(
     configs: list[RunConfig],
     runs: Path | str = paths.RUNS / "custom",
     compute: Compute = Compute(),
@@ -57,7 +57,7 @@ def run(
     failed = {}
     if todo:  # nothing is started for what is done
         log = partial(_log, runs)
-        events = workers.in_this_process(work, todo) if here else _apart(work, todo, log, compute, pool)
+        events = in_this_process(work, todo) if here else _apart(work, todo, log, compute, pool)
         with contextlib.closing(events):  # whatever happens, it ends its processes
             failed = _followed(events, todo)
     if refused or failed:
@@ -73,14 +73,14 @@ def _apart(
     gpus = (pool.gpus or 1.0) if compute.device == "cuda" else 0.0
     if pool.engine == "ray":
         cpus = compute.threads or 1
-        return cluster.in_cluster(partial(work, share=cpus), todo, log, pool, cpus, gpus)
+        return ray_pool.in_cluster(partial(work, share=cpus), todo, log, pool, cpus, gpus)
     jobs = _places(pool.jobs, gpus)
     work = partial(work, share=max(1, environment.cores() // jobs))
-    return workers.in_processes(work, todo, log, jobs, pool.retries, _shared(jobs, gpus) if gpus else None)
+    return in_processes(work, todo, log, jobs, pool.retries, _shared(jobs, gpus) if gpus else None)
 
 
 def _log(runs: Path, config: RunConfig) -> Path:
-    return runs / config.name / workers.LOG
+    return runs / config.name / LOG
 
 
 def check(configs: list[RunConfig], compute: Compute, pool: Pool) -> bool:
@@ -156,7 +156,7 @@ def _told(failed: dict[RunConfig, str], n: int, logs: dict[RunConfig, Path]) -> 
     others = ", the others are finished" if len(failed) < n else ""
     told = [
         f"{', '.join(config.name for config in configs)}: {reason}"
-        + (workers.last_lines(logs[configs[0]]) if configs[0] in logs else "")
+        + (last_lines(logs[configs[0]]) if configs[0] in logs else "")
         for reason, configs in reasons.items()
     ]
     return f"{len(failed)} of {n} runs failed{others}. " + "\n".join(told)

@@ -17,7 +17,7 @@ from unittest.mock import patch
 from mocalib.config import paths
 from mocalib.config.compute import Pool
 from mocalib.config.run import RunConfig
-from mocalib.workers import LOOK, Event, Work, attempt
+from mocalib.sweep.pool import LOOK, Event, Work, attempt
 
 ANSWERS = 10.0  # seconds within which a cluster answers
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray takes 127.0.0.1 for this machine's public address
