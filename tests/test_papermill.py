@@ -101,7 +101,7 @@ def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch
 def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, runs):
     """Its loop prepares the notebooks; the last one runs in a kernel, which is slow to start, the others here."""
     both = r"^(mkdir -p figures/executed\S*\nfor .*train\.ipynb.*; done)$"
-    [lines] = re.findall(both, (paths.ROOT / "README.md").read_text(), re.MULTILINE)
+    [lines] = re.findall(both, (paths.ROOT / "notebooks" / "README.md").read_text(), re.MULTILINE)
     assert lines.count("figures/executed") == 2
     lines = lines.replace(".venv/bin/python", sys.executable).replace("figures/executed", str(tmp_path / "executed"))
     lines = lines.replace("; done", " -p limit 512 -p n_generated 200 --prepare-only; done")  # the same in less time
