@@ -1,7 +1,5 @@
-"""What stands around the package is true: pins, environments, commands."""
+"""What stands around the package is true: pins, environments, datasets, citation."""
 
-import ast
-import json
 import re
 import subprocess
 import sys
@@ -11,7 +9,6 @@ from importlib import metadata
 import yaml
 from packaging.requirements import Requirement
 
-from mocalib import RunConfig
 from mocalib.config import paths
 from mocalib.config.run import DATASETS
 from mocalib.data import catalogue
@@ -43,27 +40,6 @@ def test_environment_yml_installs_the_lock_with_a_python_that_the_project_takes(
     assert rest == ["pip", {"pip": ["-r requirements.lock", "-e ."]}]
     version = tuple(map(int, re.fullmatch(r"python=(\d+)\.(\d+)", python).groups()))
     assert version >= tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
-
-
-def test_every_command_of_the_readme_exists_and_help_lists_every_target():
-    targets = set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))
-    rules = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    assert {"demo", "test"} <= targets <= rules
-    text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
-    assert len(rules) > 10
-    for rule in rules:
-        assert re.search(rf"make {rule} ", text)
-    for link in re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r'src="([^"]+)"', README):
-        assert (paths.ROOT / link).exists(), link
-
-
-def test_configs_of_the_readme_are_accepted():
-    [stored] = re.findall(r"```json\n(.+?)```", README, re.DOTALL)
-    assert RunConfig.from_dict(json.loads(stored)).width == 16
-    [code] = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
-    namespace = {}
-    exec(compile(ast.Module(ast.parse(code).body[:2], []), "README.md", "exec"), namespace)  # imports and the config
-    assert namespace["config"].dataset == "folder"
 
 
 def test_every_dataset_is_described_with_its_checksum_and_three_ways_to_get_it():

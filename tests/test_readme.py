@@ -1,0 +1,200 @@
+"""What the READMEs say is true: links, files, commands, examples, counts; and they stay short."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import picture
+from papermill import cli
+from test_papermill import code, run_here
+
+from mocalib import RunConfig, paths
+from mocalib.__main__ import _parser
+
+LINES = {
+    "README.md": 150,
+    "CONTRIBUTING.md": 80,
+    "data/README.md": 80,
+    "figures/README.md": 80,
+    "mocalib/README.md": 80,
+    "notebooks/README.md": 80,
+    "tests/README.md": 40,
+}
+TEXTS = {name: (paths.ROOT / name).read_text() for name in LINES}
+MAKEFILE = (paths.ROOT / "Makefile").read_text()
+KINDS = "py|ipynb|md|csv|json|cff|mplstyle"  # of files whose names are checked
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """A README's fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.+?)^```$", TEXTS[name], re.MULTILINE | re.DOTALL)
+
+
+def commands(name: str, module: str) -> list[list[str]]:
+    """The arguments of each `python -m module` in a README's shell blocks, with 1 for shell variables."""
+    found = []
+    for line in "\n".join(blocks(name, "sh")).replace("\\\n", " ").splitlines():
+        if f"-m {module} " not in line:
+            continue
+        lexer = shlex.shlex(re.sub(r"\$\w+", "1", line), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+        start = words.index(module) + 1
+        end = next((i for i, word in enumerate(words) if i > start and word in (";", "&&", "|", ">")), None)
+        found.append(words[start:end])
+    return found
+
+
+EVERY = [(name, command) for name in LINES for command in commands(name, "mocalib")]
+NOTEBOOKS = [(name, command) for name in LINES for command in commands(name, "papermill")]
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder of small random images, of several sizes."""
+    for i in range(80):
+        picture(tmp_path / "images" / f"{i}.png", size=(36 + i % 5, 34), seed=i)
+    return tmp_path / "images"
+
+
+def run(block: list[str], tmp_path: Path) -> str:
+    """What a command prints, in an empty folder, with data, runs and figures in there too."""
+    env = {f"MOCALIB_{name}": str(tmp_path / name.lower()) for name in ("DATA", "FIGURES")}
+    env |= {"PYTHONPATH": os.pathsep.join([str(paths.ROOT), os.environ["PYTHONPATH"]]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(block, cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_readme_is_short(name):
+    assert len(TEXTS[name].splitlines()) <= LINES[name]
+
+
+def test_the_first_readme_is_read_in_minutes():
+    assert len(TEXTS["README.md"].split()) <= 1_500
+
+
+def test_every_readme_is_checked():
+    found = subprocess.run(["git", "ls-files", "*.md"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    written = {path for path in found.stdout.split() if not path.startswith("figures/") or path.endswith("README.md")}
+    assert written == set(LINES)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_every_link_and_picture_is_there(name):
+    links = re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]) + re.findall(r'src="([^"]+)"', TEXTS[name])
+    for link in links:
+        if re.match(r"https?:", link):
+            continue
+        file, _, section = link.partition("#")
+        path = (paths.ROOT / name).parent / file
+        assert path.exists(), link
+        headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE) if section else []
+        assert section in ["", *(heading.lower().replace(" ", "-") for heading in headings)], link
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_every_file_that_is_named_is_there(name):
+    folder = (paths.ROOT / name).parent
+    for path in re.findall(rf"`([\w./-]+/[\w.-]+\.(?:{KINDS}))`", TEXTS[name]):
+        assert (folder / path).exists() or (paths.ROOT / path).exists(), path
+    for path in re.findall(r"\btest_\w+\.py\b", TEXTS[name]):
+        assert (paths.ROOT / "tests" / path).exists(), path
+
+
+def test_what_the_library_readme_tells_to_find_is_found():
+    found = re.findall(r"`([\w.]+)` in \[[^\]]+\]\(([^)]+)\)", TEXTS["mocalib/README.md"])
+    assert len(found) >= 6
+    for what, file in found:
+        text = (paths.ROOT / "mocalib" / file).read_text()
+        for part in what.split("."):
+            assert re.search(rf"\b(def|class) {part}\b|^ +{part}[:=]", text, re.MULTILINE), f"{what} in {file}"
+
+
+def test_counts_of_verdicts_are_those_of_the_report():
+    report = pd.read_csv(paths.ROOT / "figures" / "laptop" / "report.csv")
+    shown = r"We test (\d+) claims: (\d+) hold, (\d+) do not hold, (\d+) are within noise, and (\d+) was not run"
+    [numbers] = re.findall(shown, TEXTS["README.md"])
+    verdicts = Counter(report["verdict"])
+    expected = [len(report), *(verdicts[v] for v in ("holds", "does not hold", "within noise", "not run"))]
+    assert list(map(int, numbers)) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def test_every_make_target_is_there_and_help_lists_every_target():
+    rules = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    named = {name: set(re.findall(r"`[^`\n]*\bmake ([a-z]+)[^`\n]*`", text)) for name, text in TEXTS.items()}
+    assert {"demo", "test", "laptop", "figures"} <= named["README.md"]
+    assert set().union(*named.values()) <= rules
+    text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    assert len(rules) > 10
+    for rule in rules:
+        assert re.search(rf"make {rule} ", text)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_every_block_of_shell_is_shell(name):
+    for block in blocks(name, "sh"):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
+@pytest.mark.parametrize(("name", "command"), EVERY, ids=["-".join(command) for _, command in EVERY])
+def test_every_command_of_the_package_is_understood(name, command):
+    try:
+        _parser().parse_args(command)
+    except SystemExit:
+        pytest.fail(f"{name}: python -m mocalib {' '.join(command)}")
+
+
+@pytest.mark.parametrize(("name", "command"), NOTEBOOKS, ids=["-".join(command) for _, command in NOTEBOOKS])
+def test_every_notebook_takes_its_parameters(name, command, tmp_path):
+    """Papermill's own command writes the notebook; its cells run here up to the check of the parameters."""
+    notebook, _, *options = command
+    out = tmp_path / "out.ipynb"
+    cli.papermill([str(paths.ROOT / notebook), str(out), *options, "--prepare-only"], standalone_mode=False)
+    cells = code(out)
+    [checked] = [i for i, cell in enumerate(cells) if "= notebook_parameters(" in cell]
+    run_here(cells[: checked + 1])
+    assert len(nbformat.read(out, as_version=4).cells) > checked
+
+
+def test_shell_and_papermill_are_shown():
+    assert {name for name, _ in EVERY} >= {"README.md", "notebooks/README.md"}
+    assert {name for name, _ in NOTEBOOKS} >= {"README.md", "notebooks/README.md"}
+    assert {command[0] for _, command in EVERY} >= {"run", "sweep", "plan", "verify", "benchmark"}
+
+
+# ------------------------------------------------------------------------------------------------------------ examples
+
+
+@pytest.mark.parametrize("name", [name for name in LINES if blocks(name, "python")])
+def test_every_python_example_runs(name, images, tmp_path):
+    for i, block in enumerate(blocks(name, "python")):
+        script = tmp_path / f"example{i}.py"
+        script.write_text(block.replace("/path/to/images", str(images)))
+        run([sys.executable, str(script)], tmp_path)
+    [*finished] = tmp_path.rglob("manifest.json")
+    assert finished
+
+
+def test_the_shell_example_trains_on_images_of_ones_own(images, tmp_path):
+    [block] = [block for block in blocks("README.md", "sh") if "config.json" in block]
+    block = block.replace(".venv/bin/python", sys.executable).replace("/path/to/images", str(images))
+    assert "reconstruction" in run(["bash", "-ec", block], tmp_path)
+    directory = tmp_path / "data/runs/custom/mine"
+    assert (directory / "manifest.json").exists()
+    assert RunConfig.from_dict(json.loads((directory / "config.json").read_text())).root == str(images)
