@@ -132,6 +132,21 @@ def test_counts_of_verdicts_are_those_of_the_report():
     assert list(map(int, numbers)) == expected
 
 
+def test_numbers_are_those_of_the_records():
+    report = (paths.ROOT / "figures" / "laptop" / "report.csv").read_text()
+    quoted = [TEXTS["README.md"].split("The main idea")[1].split("Read these numbers")[0]]
+    quoted.append(TEXTS["figures/README.md"].split("## Table 1 in words")[1])
+    for number in re.findall(r"\d+\.\d+", "".join(quoted)):
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", report), number
+    ratios = pd.read_csv(paths.ROOT / "figures" / "laptop" / "throughput-cpu.csv").set_index(["net", "images"])["ratio"]
+    for net, side in (("A2, width 64", 32), ("A2, width 64", 64), ("A2, width 8", 16)):
+        assert f"{ratios[net, f'{side}x{side}']:.2f} times" in TEXTS["mocalib/README.md"]
+    soak = json.loads((paths.ROOT / "data" / "soak.json").read_text())
+    counts = f"{soak['faults_injected']} faults were injected and {soak['runs_finished']} runs finished"
+    assert counts in TEXTS["tests/README.md"].replace("\n", " ")
+    assert (soak["runs_lost"], soak["wrong_results"], soak["messages_without_a_way_out"]) == (0, 0, 2)
+
+
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
