@@ -83,7 +83,7 @@ paper: $(STAMP)  ## every run as published, then its notebooks; ENGINE=ray: on a
 	$(PY) -m mocalib sweep all $(GRID) || status=1; exit $$status
 	$(call DRAW,$(SCALE))
 
-figures: $(STAMP)  ## draw figures/<scale>/ and README's results from committed records; nothing is trained
+figures: $(STAMP)  ## draw figures/<scale>/ from committed records; nothing is trained
 	$(PY) -m mocalib figures
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab

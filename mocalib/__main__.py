@@ -96,7 +96,6 @@ def _figures(options: argparse.Namespace) -> int:
         raise ValueError(f"no records of finished runs in {paths.RECORDS}: restore them with git, or run make laptop")
     written = [path for scale in scales for path in report.draw(scale)]
     print(*written, *(path for record in report.measured() for path in report.draw_throughput(record)), sep="\n")
-    report.update_readme()
     return 0
 
 

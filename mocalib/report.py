@@ -1,4 +1,4 @@
-"""The report: every claim of the paper, decided by records; as a table, as Markdown, and as README's results."""
+"""The report: every claim of the paper, decided by records; as a table and as Markdown."""
 
 import json
 from collections import Counter
@@ -16,8 +16,6 @@ from mocalib.figures.base import save_csv
 from mocalib.scales import SCALES
 from mocalib.storage import files
 from mocalib.storage.run import Run
-
-BEGIN, END = "<!-- {}: written by `make figures` from committed records -->", "<!-- end of {} -->"
 
 
 def findings(runs: dict[str, list[Run]], scale: str, experiment: str = "") -> list[Finding]:
@@ -220,75 +218,6 @@ def machine(record: dict) -> str:
     device = where["processor"] if where["device"] == "cpu" else where["device"]
     threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
     return f"{device}, {threads}, torch {where['versions']['torch']}"
-
-
-def readme_performance() -> str:
-    """README's table of speed from all committed records."""
-    parts = []
-    for record in measured():
-        table = tables.throughput(record).drop(columns=["ratio without data", "d"])
-        parts.append(f"{machine(record)} (`{record['command']}`):\n\n{tables.markdown(table)}\n{_free(record)}\n")
-    return "\n".join(parts)
-
-
-def _free(record: dict) -> str:
-    """In words: what should cost nothing, and what an evaluation costs."""
-    free, costs = tables.free(record), record["costs"]
-    growth = f"Time of a {free.index[-1]}: {free.iloc[-1]:.2f}. " if record["growth"] else ""
-    scored, side = costs["features_seconds"] + costs["scores_seconds"], costs["image_shape"][-1]
-    return (
-        f"{growth}Data, averages, queue and log: {free['together']:.1%} of a launched step of the first net. Decoding "
-        f"{costs['decoded']:,} images of {side}x{side} with it: {costs['decoding_seconds']:.0f} s; features and scores "
-        f"of {costs['n']:,} against as many: {scored:.0f} s ({costs['features']})."
-    )
-
-
-def readme_results(scale: str = "laptop") -> str:
-    """README's results."""
-    runs = found_runs(paths.RECORDS / scale, scale)
-    return f"{tables.markdown(summary(findings(runs, scale), scale))}\n{_cost(runs)}"
-
-
-def readme_rivals(scale: str = "laptop") -> str:
-    """README's Table 1: a row a method re-run, with the paper's number beside."""
-    runs = _shown("table1", found_runs(paths.RECORDS / scale, scale))
-    table = tables.table1(runs, SCALES[scale])
-    columns = ["fd", "sd", "fd_gmm", "sd_gmm", "seeds", "parameters", "paper_fid"]
-    both = table.groupby(["dataset", "method"], sort=False)[columns].first().reset_index()  # what either row has
-    return tables.markdown(both)
-
-
-def readme_soak() -> str:
-    """README's sentence on the committed result of random faults."""
-    record = json.loads(paths.SOAK.read_text())
-    kinds = ", ".join(f"{kind} {count}" for kind, count in record["faults"].items())
-    about = record["environment"]["processor"].split(" (")[0]
-    counted = (
-        f"{record['faults_injected']} faults injected, {record['runs_finished']} runs finished, "
-        f"{record['runs_lost']} lost, {record['wrong_results']} wrong results, "
-        f"{record['messages_without_a_way_out']} messages without a way out"
-    )
-    return f"{record['minutes']:.0f} minutes on an {about}: **{counted}.** The faults: {kinds}.\n"
-
-
-SECTIONS = {
-    "results": readme_results,
-    "rivals": readme_rivals,
-    "performance": readme_performance,
-    "soak": readme_soak,
-}
-
-
-def update_readme() -> None:
-    """Put what is committed (results, speeds, faults) between README's marks; ValueError if a mark is missing."""
-    path = paths.ROOT / "README.md"
-    text = path.read_text()
-    for section, written in SECTIONS.items():
-        begin, end = BEGIN.format(section), END.format(section)
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"{path} lacks its marks, {begin} and {end}, once each")
-        text = f"{text.split(begin)[0]}{begin}\n\n{written()}\n{end}{text.split(end)[1]}"
-    files.write(path, text.encode())
 
 
 def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:

@@ -247,13 +247,3 @@ def test_the_committed_record_keeps_what_the_project_promises():
     assert free["together"] <= 0.05
     assert free["step at K 120,000 over K 5,000"] <= 1.15
     assert (record["costs"]["n"], record["costs"]["image_shape"]) == (10_000, [3, 32, 32])
-
-
-def test_readme_shows_every_committed_record():
-    text = report.readme_performance()
-    assert text in (paths.ROOT / "README.md").read_text()
-    for record in report.measured():
-        assert report.machine(record) in text
-        for case in record["cases"]:
-            row = next(line for line in text.splitlines() if f"{case['ratio']['low']:.2f} to" in line)
-            assert f"width {case['config']['width']} " in row

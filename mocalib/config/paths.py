@@ -13,6 +13,5 @@ RAW = DATA / "raw"
 CACHE = DATA / "cache"
 RECORDS = ROOT / "data" / "runs"  # committed records of finished runs: evidence, so they never move
 THROUGHPUT = ROOT / "data" / "throughput"  # committed measurements, likewise
-SOAK = ROOT / "data" / "soak.json"  # the committed result of `make soak`, likewise
 FEATURES = ROOT / "data" / "features"  # committed weights: they belong to the code and never move
 FIGURES = Path(os.environ.get("MOCALIB_FIGURES") or ROOT / "figures").expanduser().resolve()
