@@ -16,8 +16,9 @@ from conftest import picture
 from papermill import cli
 from test_papermill import code, run_here
 
-from mocalib import RunConfig, paths
+from mocalib import RunConfig
 from mocalib.__main__ import _parser
+from mocalib.config import paths
 
 LINES = {
     "README.md": 150,
