@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from mocalib import experiments
 from mocalib.config import paths
 from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
 from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
-from mocalib.scales import SCALES
+from mocalib.paper import experiments
+from mocalib.paper.grids import SCALES
 
 COMMANDS = ("run", "sweep", "plan", "verify", "benchmark", "figures")
 
@@ -89,7 +89,7 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from mocalib import report
+    from mocalib.paper import report
 
     scales = report.committed()
     if not scales and not report.measured():

@@ -31,7 +31,7 @@ from mocalib.data.builtin import image_shape
 from mocalib.evaluation import features
 from mocalib.evaluation.generate import Autoencoder, decode_uint8
 from mocalib.evaluation.metrics import frechet_distance, kernel_distance, precision_and_recall
-from mocalib.scales import SCALES, vary
+from mocalib.paper.grids import SCALES, vary
 from mocalib.storage import environment, files
 from mocalib.storage.progress import bar
 from mocalib.training.device import check_device, check_threads

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocalib import claims, rules
-from mocalib.claims import CLAIMS, judge, verdict
+from mocalib.paper import claims, rules
+from mocalib.paper.claims import CLAIMS, judge, verdict
 
 BY_NAME = {claim.name: claim for claim in CLAIMS}
 

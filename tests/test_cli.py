@@ -7,10 +7,10 @@ import sys
 import pytest
 from conftest import tiny
 
-from mocalib import experiments
 from mocalib.__main__ import COMMANDS, main
 from mocalib.config import paths
 from mocalib.data import datasets
+from mocalib.paper import experiments
 from mocalib.storage import files
 from mocalib.storage.run import open_run
 

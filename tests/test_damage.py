@@ -17,11 +17,12 @@ import torch
 from conftest import tiny
 from test_training import Stopped, stopped
 
-from mocalib import RunConfig, Scoring, evaluate, load, records, train
+from mocalib import RunConfig, Scoring, evaluate, load, train
 from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.data import cache, datasets
 from mocalib.evaluation import features
+from mocalib.paper import results
 from mocalib.storage import files, manifest
 from mocalib.storage.run import Run, open_run
 from mocalib.sweep.verify import verify
@@ -88,7 +89,7 @@ def copy(scored, tmp_path) -> Path:
 def answers(directory: Path) -> dict:
     """All that anyone reads of a finished run."""
     run = open_run(directory)
-    row = records.frame([run]).to_json()
+    row = results.frame([run]).to_json()
     return {"config": run.config, "metrics": run.metrics, "scores": run.scores, "about": run.environment, "row": row}
 
 

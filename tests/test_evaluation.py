@@ -26,7 +26,7 @@ from mocalib.evaluation.evaluate import check_scoring, mixture_latents, score_la
 from mocalib.evaluation.generate import to_uint8
 from mocalib.evaluation.image_grids import _png, nearest
 from mocalib.evaluation.metrics import distance_name, frechet_distance, kernel_distance, pca_variances
-from mocalib.records import compare, frame
+from mocalib.paper.results import compare, frame
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, open_run
 from mocalib.training.device import use_threads

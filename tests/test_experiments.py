@@ -5,9 +5,10 @@ from itertools import product
 
 import pytest
 
-from mocalib import MoCA, RunConfig, experiments, rivals
-from mocalib.experiments import configs
-from mocalib.scales import LAPTOP, PAPER, SCALES
+from mocalib import MoCA, RunConfig
+from mocalib.paper import baselines, experiments
+from mocalib.paper.experiments import configs
+from mocalib.paper.grids import LAPTOP, PAPER, SCALES
 
 # Table 1 and Appendix A: Adam at 1e-3 halved every 60 epochs, batch 64, tau .05, m0 .99, d 128
 CIFAR_A2 = RunConfig(
@@ -63,8 +64,8 @@ RIVALS = {
         for kept in [(1, 2, 5, 10, 20, 50) if config is CIFAR_A2 and name in COMPARED else ()]
     }
     for name, config, found, rate in (  # the second stage's undoes one halving, three halvings
-        ("rivals_cifar10", CIFAR_A2, rivals.CIFAR10, 2.0),
-        ("rivals_celeba", CELEBA_A2, rivals.FACES, 8.0),
+        ("rivals_cifar10", CIFAR_A2, baselines.CIFAR10, 2.0),
+        ("rivals_celeba", CELEBA_A2, baselines.FACES, 8.0),
     )
 }
 PAPER_GRID |= RIVALS

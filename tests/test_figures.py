@@ -10,9 +10,10 @@ from conftest import tiny
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mocalib import experiments, figures, open_run, records, report, tables, train
+from mocalib import figures, open_run, train
 from mocalib.config import paths
 from mocalib.config.methods import RAE, VAE
+from mocalib.paper import experiments, report, results, tables
 from mocalib.storage.run import Run
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
@@ -124,7 +125,7 @@ def test_committed_figures_follow_from_the_records(scratch, scale):
 def test_runs_are_compared_by_what_differs_and_by_their_scores(quickstart, tmp_path):
     for run in quickstart:
         (tmp_path / run.directory.name).symlink_to(run.directory)
-    table = records.compare(tmp_path)
+    table = results.compare(tmp_path)
     assert set(table.index) == {run.directory.name for run in quickstart}
     assert list(table.columns) == [
         "seed", "objective.weight", "reconstruction", "singular_value_ratio", "uniformity",
@@ -143,7 +144,7 @@ def test_a_comparison_mixes_neither_extractors_nor_epochs_and_leaves_gaps(tmp_pa
     """Of a run that is not scored, and of one that is not finished."""
     train(tiny(epochs=1), runs=tmp_path)
     (tmp_path / "unfinished").mkdir()
-    table = records.compare(tmp_path)
+    table = results.compare(tmp_path)
     assert list(table.index) == [tiny(epochs=1).name]
     assert list(table.columns) == []
     run = train(tiny(epochs=2, keep_epochs=(1,)), runs=tmp_path)
@@ -154,7 +155,7 @@ def test_a_comparison_mixes_neither_extractors_nor_epochs_and_leaves_gaps(tmp_pa
     ]  # fmt: skip
     rows = [about | dict(zip(("metric", "features", "epoch", "value"), value)) for value in values]
     run.add_scores(rows, {})
-    found = records.compare(tmp_path).loc[run.config.name].drop(["epochs", "keep_epochs"]).to_dict()
+    found = results.compare(tmp_path).loc[run.config.name].drop(["epochs", "keep_epochs"]).to_dict()
     assert found == {"fd_classifier": 5.0, "fid": 7.0, "precision_classifier": 0.5, "precision_inception": 0.7}
 
 

@@ -10,10 +10,11 @@ import nbformat
 import papermill
 import pytest
 
-from mocalib import experiments, figures
 from mocalib.config import paths
 from mocalib.config.parameters import notebook_parameters
-from mocalib.study import StudyOptions
+from mocalib.paper import experiments
+from mocalib.paper.draw import DRAWN
+from mocalib.paper.suite import SuiteOptions
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -84,8 +85,8 @@ def test_the_second_cell_validates_exactly_the_parameters(path):
     second = assigned(cells(path)[1])
     names = ast.literal_eval(second["PARAMETERS"]).split()
     assert names == list(parameters(path))
-    rules = {"options": StudyOptions} if "scale" in names else {}
-    options = ", options=StudyOptions" if rules else ""
+    rules = {"options": SuiteOptions} if "scale" in names else {}
+    options = ", options=SuiteOptions" if rules else ""
     assert ast.unparse(second["settings"]) == f"notebook_parameters(globals(), *PARAMETERS.split(){options})"
     notebook_parameters(parameters(path), *names, **rules)
 
@@ -117,7 +118,7 @@ def test_every_table_and_figure_is_drawn_by_one_notebook():
     drawn += re.findall(r'"(figure\d)"', text["03_celeba_hq"].split("for name in")[1])
     drawn += [f"figure{n}" for n in range(9, 15)]  # a loop in 02
     assert "for n in range(9, 15)" in text["02_main_results"]
-    assert sorted(drawn) == sorted({*figures.DRAWN} - {"appendix_a"})
+    assert sorted(drawn) == sorted({*DRAWN} - {"appendix_a"})
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

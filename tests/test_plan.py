@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from conftest import tiny
 
-from mocalib import Compute, MoCA, RunConfig, experiments, train
+from mocalib import Compute, MoCA, RunConfig, train
 from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.config.methods import AE, TwoStageVAE
+from mocalib.paper import experiments
 from mocalib.storage import files
 from mocalib.sweep import plan
 

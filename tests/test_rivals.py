@@ -14,10 +14,11 @@ from test_objectives import METHODS, batch, built, noise_for
 from torch import distributions as D
 from torch import nn
 
-from mocalib import experiments, methods, rivals
+from mocalib import methods
 from mocalib.config import methods as settings
 from mocalib.methods import latent, losses
-from mocalib.scales import CELEBA, CIFAR, PAPER, SCALES
+from mocalib.paper import baselines, experiments
+from mocalib.paper.grids import CELEBA, CIFAR, PAPER, SCALES
 from mocalib.training.loop import learning_rate
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text())
@@ -255,10 +256,10 @@ def test_weights_are_those_of_their_authors_code_in_sums_of_squares():
     assert settings.WAEGAN().weight == 1 / 0.05 / 4
     assert settings.RAE().weight == pytest.approx(1e-3 * 3072 / 128)
     assert settings.RAE().decay == pytest.approx(1e-6 * 3072, rel=1e-3)
-    assert rivals.CIFAR10["RAE-SN"].weight == pytest.approx(0.03 * 3072 / 128)
-    assert rivals.FACES["RAE-L2"].weight == pytest.approx(1e-4 * 12288 / 128)
-    assert rivals.FACES["RAE-L2"].decay == pytest.approx(1e-7 * 12288, rel=1e-2)
-    assert rivals.FACES["RAE-SN"].weight == pytest.approx(2.4e-3 * 12288 / 128, rel=0.01)
+    assert baselines.CIFAR10["RAE-SN"].weight == pytest.approx(0.03 * 3072 / 128)
+    assert baselines.FACES["RAE-L2"].weight == pytest.approx(1e-4 * 12288 / 128)
+    assert baselines.FACES["RAE-L2"].decay == pytest.approx(1e-7 * 12288, rel=1e-2)
+    assert baselines.FACES["RAE-SN"].weight == pytest.approx(2.4e-3 * 12288 / 128, rel=0.01)
     assert 2 * settings.VAE().sigma ** 2 == pytest.approx(0.024 * 3, rel=0.01)
 
 
@@ -266,7 +267,7 @@ def test_every_cited_method_is_re_run_with_the_net_of_moca_a2():
     cited = {CIFAR: {"VAE", "WAE-MMD", "2-Stage VAE", "RAE-SN"}}
     cited[CELEBA] = cited[CIFAR] | {"WAE-GAN"}
     for dataset, names in cited.items():
-        found, moca = PAPER.rivals[dataset], PAPER.table1[dataset, "MoCA-A2"]
+        found, moca = PAPER.baselines[dataset], PAPER.table1[dataset, "MoCA-A2"]
         assert names <= set(found)
         for run in found.values():
             same = ("dataset", "model", "width", "blocks", "latent_dim", "batch_size", "precision", "learning_rate")
@@ -276,7 +277,7 @@ def test_every_cited_method_is_re_run_with_the_net_of_moca_a2():
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_second_stage_begins_at_the_rate_of_the_first(scale):
-    for found in SCALES[scale].rivals.values():
+    for found in SCALES[scale].baselines.values():
         if run := found.get("2-Stage VAE"):
             begins = round(run.epochs * run.objective.first_stage)
             rate = learning_rate(run, begins) * run.objective.second_rate
@@ -285,7 +286,7 @@ def test_a_second_stage_begins_at_the_rate_of_the_first(scale):
 
 
 def test_of_data_of_ones_own_runs_keep_their_names():
-    for of, found in PAPER.rivals.items():
+    for of, found in PAPER.baselines.items():
         table = {(of, name): run for name, run in found.items()}
         for name, run in found.items():
             own = replace(run, dataset="folder", root="/images", seed=3, limit=90)

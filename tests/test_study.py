@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from conftest import picture, tiny
 
-from mocalib import claims, experiments, records, report, tables
 from mocalib.config import paths
-from mocalib.scales import LAPTOP, PAPER, SCALES, SMOKE
+from mocalib.paper import claims, experiments, report, results, tables
+from mocalib.paper.grids import LAPTOP, PAPER, SCALES, SMOKE
+from mocalib.paper.suite import Suite
 from mocalib.storage import files, manifest
 from mocalib.storage.run import Run
-from mocalib.study import Study
 
 
 @pytest.fixture
@@ -24,38 +24,38 @@ def folder(scratch):
 
 
 def test_other_data_change_every_config_and_nothing_else_and_go_to_custom(folder):
-    assert {Study("laptop", **same).output for same in ({}, {"device": "cpu"}, {"seeds": 3})} == {"laptop"}
+    assert {Suite("laptop", **same).output for same in ({}, {"device": "cpu"}, {"seeds": 3})} == {"laptop"}
     for other in ({"dataset": "folder", "root": str(folder)}, {"seeds": 2}):
-        assert Study("laptop", **other).output == "custom"
-    assert Study("laptop").folder == paths.RUNS / "laptop"
-    own, other = Study("paper").configs("table3"), Study("paper", "folder", str(folder), crop=16).configs("table3")
+        assert Suite("laptop", **other).output == "custom"
+    assert Suite("laptop").folder == paths.RUNS / "laptop"
+    own, other = Suite("paper").configs("table3"), Suite("paper", "folder", str(folder), crop=16).configs("table3")
     for config, changed in zip(own, other):
         assert config.differences(changed) == ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "crop: 0 | 16"]
 
 
 def test_of_few_images_all_are_taken(folder):
     """Smoke's own limit is more than there are."""
-    assert {config.limit for config in Study("smoke").configs("table3")} == {320}
-    study = Study("smoke", "folder", str(folder))
+    assert {config.limit for config in Suite("smoke").configs("table3")} == {320}
+    study = Suite("smoke", "folder", str(folder))
     assert {config.limit for config in study.configs("table3")} == {0}
     assert all(run.finished and run.scores for run in study.run("table3"))
     assert {path.parent.name for path in study.draw("table3", study.run("table3"))} == {"custom"}
 
 
 def test_differences_are_all_in_which_runs_differ_and_pictures_are_of_seed_0_alone():
-    table = Study("laptop").differing("figure4")
+    table = Suite("laptop").differing("figure4")
     assert list(table.columns) == ["temperature", "weight"]
     cells = [(tau, weight) for tau, weights in LAPTOP.temperatures.items() for weight in weights]
     assert list(table.itertuples(index=False, name=None)) == cells
-    assert {config.seed for config in Study("laptop").configs("figure2")} == {0}
-    assert {config.seed for config in Study("laptop").configs("table3")} == {0, 1, 2}
+    assert {config.seed for config in Suite("laptop").configs("figure2")} == {0}
+    assert {config.seed for config in Suite("laptop").configs("table3")} == {0, 1, 2}
 
 
 def test_committed_runs_are_taken_as_they_are(monkeypatch):
     """In a fresh clone there are no weights: nothing is trained, scored or loaded, and no process is started."""
     for name in ("mocalib.sweep.run.in_this_process", "mocalib.sweep.run.in_processes", "mocalib.data.datasets.load"):
         monkeypatch.setattr(name, None)
-    study = Study("laptop")
+    study = Suite("laptop")
     for name in experiments.NAMES:
         if study.has(name):
             assert [run.config for run in study.run(name)] == study.configs(name)
@@ -93,9 +93,9 @@ def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
 
 def test_every_column_of_scores_is_what_it_is_called(tmp_path):
     """A value of its own for each row of a record, so that a swap is seen."""
-    keys = [*records.SCORES.values()]
+    keys = [*results.SCORES.values()]
     run = fake_run(tmp_path, tiny(), 5.0, plain=keys)
-    [row] = records.frame([run]).to_dict("records")
+    [row] = results.frame([run]).to_dict("records")
     assert row["reconstruction"] == keys.index(("reconstruction", "reconstruction", "test"))
     assert row["reconstruction_train"] == keys.index(("reconstruction", "reconstruction", "train"))
     assert row["singular_value_ratio"] == keys.index(("singular_value_ratio", "train_codes", "train"))
@@ -109,10 +109,10 @@ def test_of_several_evaluations_the_one_of_most_samples_counts_and_all_runs_have
     runs = [fake_run(tmp_path, tiny(seed=seed), 5.0) for seed in range(2)]
     more = [row | {"n_generated": n, "value": value} for row in runs[0].scores for n, value in ((99, 7.0), (3, 1.0))]
     rescore(runs[0], [*runs[0].scores, *more])
-    assert list(records.frame(runs)["fd"]) == [7.0, 5.0]
+    assert list(results.frame(runs)["fd"]) == [7.0, 5.0]
     rescore(runs[1], [row | {"digest": "y"} for row in runs[1].scores])
     with pytest.raises(ValueError, match="runs on digits were scored with different weights: x, y; score them anew"):
-        records.frame(runs)
+        results.frame(runs)
 
 
 def test_a_run_is_complete_with_scores_of_the_prior_at_the_end_and_at_every_kept_epoch(tmp_path):
@@ -128,26 +128,26 @@ def test_a_run_is_complete_with_scores_of_the_prior_at_the_end_and_at_every_kept
 
 def test_a_study_refuses_what_no_run_can_be_made_with():
     with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of 'smoke', 'laptop', 'paper'"):
-        Study("desktop")
+        Suite("desktop")
     with pytest.raises(ValueError, match=r"root = '/x' is not said to be of which dataset; pass dataset too"):
-        Study(root="/x")
+        Suite(root="/x")
     with pytest.raises(ValueError, match="root and crop are for datasets on the disk, not for 'digits'"):
-        Study(crop=60)
+        Suite(crop=60)
     with pytest.raises(ValueError, match='dataset "folder" needs the path'):
-        Study(dataset="folder")
+        Suite(dataset="folder")
     with pytest.raises(FileNotFoundError, match="/nowhere"):
-        Study(dataset="folder", root="/nowhere")
+        Suite(dataset="folder", root="/nowhere")
     with pytest.raises(ValueError, match="device = 'gpu' is not a device"):
-        Study(device="gpu")
+        Suite(device="gpu")
     with pytest.raises(ValueError, match="quickstart is not run at paper scale; it is at: smoke, laptop"):
-        Study("paper").configs("quickstart")
+        Suite("paper").configs("quickstart")
 
 
 def test_table_3_is_means_over_seeds_beside_the_papers_numbers(tmp_path):
     configs = experiments.configs("table3", "laptop", seeds=2)
     fds = {config: 10 * (1 + config.objective.momentum) + config.seed for config in configs}
     runs = [fake_run(tmp_path, config, fd) for config, fd in fds.items()]
-    table = tables.along(records.frame(runs), "momentum", "table3").set_index("momentum")
+    table = tables.along(results.frame(runs), "momentum", "table3").set_index("momentum")
     assert list(table.index) == [0.0, 0.5, 0.9, 0.99, 0.999]
     assert table.loc[0.5, "fd"] == pytest.approx(15.5)
     assert table.loc[0.5, "sd"] == pytest.approx(math.sqrt(0.5))
@@ -159,7 +159,7 @@ def test_table_3_is_means_over_seeds_beside_the_papers_numbers(tmp_path):
 def test_table_2_takes_the_best_mean_and_tells_each_seeds_own(tmp_path):
     configs = experiments.configs("table2", "laptop", seeds=2)
     runs = [fake_run(tmp_path, c, abs(math.log(c.objective.weight / c.size)) + 5 + c.seed) for c in configs]
-    table = tables.table2(records.frame(runs)).set_index("size")
+    table = tables.table2(results.frame(runs)).set_index("size")
     for size, weights in LAPTOP.sizes.items():
         best = min(weights, key=lambda weight, size=size: abs(math.log(weight / size)))
         assert table.loc[size, "best_weight"] == best
@@ -173,7 +173,7 @@ def test_table_1_has_every_method_of_the_paper_and_what_bad_looks_like(tmp_path)
     bad = [row | {"epoch": 0, "value": 99.0} for row in runs[-1].scores]
     rescore(runs[-1], runs[-1].scores + bad)
     table = tables.table1(runs, SMOKE).set_index(["dataset", "method", "row"])
-    assert len(table) == len(records.paper("table1")) + 4 + 2
+    assert len(table) == len(results.paper("table1")) + 4 + 2
     assert table.loc[("CIFAR-10", "MoCA-A1", "re-run"), "fd"] == 10.0
     assert table.loc[("CelebA", "MoCA-A2", "re-run"), "fd"] == 13.0
     assert table.loc[("CIFAR-10", "MoCA-A2", "printed"), "paper_fid"] == 54.36
@@ -190,12 +190,12 @@ def test_table_1_has_a_row_re_run_beside_each_that_is_cited(tmp_path):
     runs = [fake_run(tmp_path, config, float(i), mixed=100.0 + i) for i, config in enumerate(configs)]
     table = tables.table1(runs, SCALES["paper"])
     pairs = list(zip(table["dataset"], table["method"], table["row"]))
-    for printed in records.paper("table1").itertuples():
+    for printed in results.paper("table1").itertuples():
         at = pairs.index((printed.dataset, printed.method, "re-run"))
         assert pairs[at + 1][:2] == (printed.dataset, printed.method)
         assert pairs[at + 1][2] in ("cited", "printed")
         assert table["paper_fid"][at + 1] == printed.fid
-    at = configs.index(SCALES["paper"].rivals["CelebA"]["WAE-GAN"])  # its seeds 0 and 1 are side by side
+    at = configs.index(SCALES["paper"].baselines["CelebA"]["WAE-GAN"])  # its seeds 0 and 1 are side by side
     row = table.iloc[pairs.index(("CelebA", "WAE-GAN", "re-run"))]
     assert (row["fd"], row["fd_gmm"], row["seeds"]) == (at + 0.5, at + 100.5, 2)
     assert row["sd"] == pytest.approx(0.5**0.5)
@@ -294,7 +294,7 @@ COMMITTED = next((paths.RECORDS / "laptop").glob("*/latents.npz")).parent
 def partly(scratch, monkeypatch):
     """The paper's first runs and no more: MoCA-A2 and two rivals on CIFAR-10."""
     monkeypatch.setattr(paths, "RECORDS", scratch / "committed")
-    moca, wae, ae = (*PAPER.pair.values(), PAPER.rivals["CIFAR-10"]["AE"])
+    moca, wae, ae = (*PAPER.pair.values(), PAPER.baselines["CIFAR-10"]["AE"])
     return [shown_run(scratch / "committed" / "paper", c, fd) for c, fd in ((moca, 9.0), (wae, 12.0), (ae, 30.0))]
 
 
@@ -353,12 +353,12 @@ def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(partly)
     for run, epochs in zip(partly, ((1, 100), (1,), ())):
         more = [row | inception for row in run.scores if row["epoch"] in epochs]
         rescore(run, run.scores + more, epoch=100)
-    assert records.common_features(partly) == "classifier"
-    assert records.common_features(partly[:2], epoch=1) == "inception"
-    alone = records.frame(partly[:1])
+    assert results.common_features(partly) == "classifier"
+    assert results.common_features(partly[:2], epoch=1) == "inception"
+    alone = results.frame(partly[:1])
     assert (alone["fd"][0], alone["features"][0]) == (70.0, "inception")
-    assert records.common_features(partly[:1], along=True) == "classifier"
-    assert records.frame(partly)["fd"].tolist() == [9.0, 12.0, 30.0]
+    assert results.common_features(partly[:1], along=True) == "classifier"
+    assert results.frame(partly)["fd"].tolist() == [9.0, 12.0, 30.0]
     along = tables.convergence(partly[:2], PAPER)
     assert set(along["features"]) == {"classifier"}
     assert set(along["fd"]) == {9.0, 12.0}
@@ -374,7 +374,7 @@ def test_what_beside_a_claim_is_not_complete_leaves_it_undecided(partly):
         return next(finding.verdict for finding in found if finding.claim.name == "state-of-the-art")
 
     assert verdict() == "not run"
-    for name, config in PAPER.rivals["CIFAR-10"].items():
+    for name, config in PAPER.baselines["CIFAR-10"].items():
         if name not in ("AE", "WAE-MMD (sphere)"):
             run = fake_run(folder, config, 20.0, mixed=20.0)
             rows = [row | {"epoch": epoch} for row in run.scores for epoch in (*config.keep_epochs, 100)]

@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mocalib import __main__, clocks, contenders, figures, models, report, tables, throughput
+from mocalib import __main__, clocks, contenders, figures, models, throughput
 from mocalib.config import paths
 from mocalib.contenders import ALGORITHM_1, ENGINE
 from mocalib.data.builtin import image_shape
-from mocalib.scales import SCALES, SMOKE
+from mocalib.paper import report, tables
+from mocalib.paper.grids import SCALES, SMOKE
 from mocalib.storage import environment
 
 CPU = torch.device("cpu")

@@ -2,7 +2,6 @@
 
 from mocalib.figures.base import caption, save, show, tiles
 from mocalib.figures.curves import directions, scores_by_size, scores_by_weight, singular_values, training_curves
-from mocalib.figures.draw import DRAWN, draw, file_name
 from mocalib.figures.pictures import (
     figure1,
     figure2,
@@ -15,13 +14,10 @@ from mocalib.figures.pictures import (
 from mocalib.figures.speed import throughput
 
 __all__ = [
-    "DRAWN",
     "caption",
     "directions",
-    "draw",
     "figure1",
     "figure2",
-    "file_name",
     "interpolations",
     "many_samples",
     "quickstart",

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mocalib import records, tables
 from mocalib.config import paths
-from mocalib.experiments import named
 from mocalib.figures import base, curves, pictures
-from mocalib.scales import CELEBA, CIFAR, SCALES, Scale
+from mocalib.paper import results, tables
+from mocalib.paper.experiments import named
+from mocalib.paper.grids import CELEBA, CIFAR, SCALES, Scale
 from mocalib.storage import files
 from mocalib.storage.run import Run
 
@@ -72,7 +72,7 @@ def _setting(runs: list[Run]) -> str:
 def _features(runs: list[Run]) -> str:
     """What fd is of: for each dataset, where they differ."""
     datasets = dict.fromkeys(run.config.dataset for run in runs)
-    of = {name: FEATURES[records.common_features([r for r in runs if r.config.dataset == name])] for name in datasets}
+    of = {name: FEATURES[results.common_features([r for r in runs if r.config.dataset == name])] for name in datasets}
     return next(iter(of.values())) if len(set(of.values())) == 1 else "; ".join(f"{k}: {v}" for k, v in of.items())
 
 
@@ -88,13 +88,13 @@ def _table1(runs: list[Run], scale: Scale) -> Drawn:
 
 def _along(axis: str, name: str) -> Callable[[list[Run], Scale], Drawn]:
     def drawn(runs: list[Run], scale: Scale) -> Drawn:
-        return Drawn(_setting(runs), table=tables.along(records.frame(runs), axis, name))
+        return Drawn(_setting(runs), table=tables.along(results.frame(runs), axis, name))
 
     return drawn
 
 
 def _table2(runs: list[Run], scale: Scale) -> Drawn:
-    return Drawn(f"best weight by mean distance; {_setting(runs)}", table=tables.table2(records.frame(runs)))
+    return Drawn(f"best weight by mean distance; {_setting(runs)}", table=tables.table2(results.frame(runs)))
 
 
 def _rivals(runs: list[Run], scale: Scale) -> Drawn:
@@ -108,7 +108,7 @@ def _rivals(runs: list[Run], scale: Scale) -> Drawn:
 
 def _pair(runs: list[Run], scale: Scale) -> Drawn:
     names = [named(run.config, scale.pair) for run in runs]
-    return Drawn(_setting(runs), table=tables.methods(records.frame(runs).assign(method=names)))
+    return Drawn(_setting(runs), table=tables.methods(results.frame(runs).assign(method=names)))
 
 
 def _parts(frame: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
@@ -128,18 +128,18 @@ def _convergence(runs: list[Run], scale: Scale) -> Drawn:
 
 
 def _forms(runs: list[Run], scale: Scale) -> Drawn:
-    return Drawn(f"temperature .05; {_setting(runs)}", table=tables.forms(records.frame(runs)))
+    return Drawn(f"temperature .05; {_setting(runs)}", table=tables.forms(results.frame(runs)))
 
 
 def _appendix_a(runs: list[Run], scale: Scale) -> Drawn:
-    frame = records.frame(runs)
+    frame = results.frame(runs)
     table = frame.groupby("latent_dim")[["reconstruction", "reconstruction_train", "fd"]].mean().reset_index()
     return Drawn(f"A1; {_setting(runs)}", table=table)
 
 
 def _by_weight(axis: str, symbol: str) -> Callable[[list[Run], Scale], Drawn]:
     def drawn(runs: list[Run], scale: Scale) -> Drawn:
-        frame = records.frame(runs)
+        frame = results.frame(runs)
         return Drawn(_setting(runs), curves.scores_by_weight(frame, axis, symbol), _numbers(frame, axis), CURVE)
 
     return drawn
@@ -152,7 +152,7 @@ def _numbers(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _figure5(runs: list[Run], scale: Scale) -> Drawn:
-    frame = records.frame(runs)
+    frame = results.frame(runs)
     labels = {}
     for weight, part in frame.groupby("weight"):
         score = f", fd {part['fd'].mean():.3g}" if part["fd"].notna().all() else ""
@@ -162,9 +162,9 @@ def _figure5(runs: list[Run], scale: Scale) -> Drawn:
 
 
 def _figure15(runs: list[Run], scale: Scale) -> Drawn:
-    frame = records.frame(runs)
+    frame = results.frame(runs)
     figure = curves.scores_by_size(frame, {0: "own size"})
-    stars = ", ".join(f"{row.weight:,} at {row.size}x{row.size}" for row in records.paper("table2").itertuples())
+    stars = ", ".join(f"{row.weight:,} at {row.size}x{row.size}" for row in results.paper("table2").itertuples())
     about = f"red star: best weight (the paper's, for faces: {stars}); {_setting(runs)}"
     return Drawn(about, figure, _numbers(frame, "size"), CURVE)
 

@@ -6,22 +6,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from mocalib import experiments, figures, report
 from mocalib.config import paths
 from mocalib.config.checks import option
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import DATASETS, OWN_SIZES, PRIOR, RunConfig, flat
 from mocalib.data import datasets
 from mocalib.data.catalogue import TRAINING_IMAGES
-from mocalib.scales import SCALES
+from mocalib.paper import draw as drawing
+from mocalib.paper import experiments, report
+from mocalib.paper.grids import SCALES
 from mocalib.storage.run import Run
 from mocalib.sweep.run import sweep
 from mocalib.training.device import check_device
 
 
 @dataclass(frozen=True)
-class StudyOptions:
-    """Parameters of the notebooks of the paper's tables and figures: those of `study.Study`."""
+class SuiteOptions:
+    """Parameters of the notebooks of the paper's tables and figures: those of `suite.Suite`."""
 
     scale: str = option("smoke", choices=tuple(SCALES))
     dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
@@ -31,7 +32,7 @@ class StudyOptions:
     device: str = "cpu"
 
 
-class Study:
+class Suite:
     """The tables and figures of one scale; runs lie in data/runs/<output>, figures go to figures/<output>.
 
     `output` is the scale's name, or "custom" where dataset, root, crop or seeds are not the scale's own. Raises
@@ -101,7 +102,7 @@ class Study:
 
     def draw(self, name: str, runs: list[Run]) -> list[Path]:
         """Draw and save a table or figure of the paper from its runs."""
-        return figures.draw(name, runs, self.scale, self.output)
+        return drawing.draw(name, runs, self.scale, self.output)
 
     def verdicts(self, name: str, runs: list[Run], beside: dict[str, list[Run]] | None = None) -> pd.DataFrame:
         """The claims that an experiment decides; some need runs of another one, `beside`."""

@@ -7,13 +7,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from mocalib import claims, experiments, figures, records, tables
-from mocalib.claims import CLAIMS, Claim, Finding
+from mocalib import figures
 from mocalib.config import paths
 from mocalib.config.run import MIXTURE, RunConfig
-from mocalib.experiments import ROWS, SHOWN_WITH
 from mocalib.figures.base import save_csv
-from mocalib.scales import SCALES
+from mocalib.paper import claims, experiments, results, tables
+from mocalib.paper import draw as drawing
+from mocalib.paper.claims import CLAIMS, Claim, Finding
+from mocalib.paper.experiments import ROWS, SHOWN_WITH
+from mocalib.paper.grids import SCALES
 from mocalib.storage import files
 from mocalib.storage.run import Run
 
@@ -43,7 +45,7 @@ def _frame(claim: Claim, runs: list[Run], scale: str) -> pd.DataFrame:
     if not runs:
         return pd.DataFrame()
     labelled = {"table1": tables.table1_runs, "convergence": tables.convergence}.get(claim.experiment)
-    return labelled(runs, SCALES[scale]) if labelled else records.frame(runs)
+    return labelled(runs, SCALES[scale]) if labelled else results.frame(runs)
 
 
 def table(found: list[Finding]) -> pd.DataFrame:
@@ -183,7 +185,7 @@ def _refuse_gaps(name: str, scale: str, configs: list[RunConfig], complete_seeds
 
 def _draw(name: str, found: dict[str, list[Run]], scale: str) -> list[Path]:
     try:
-        return figures.draw(name, _shown(name, found), scale)
+        return drawing.draw(name, _shown(name, found), scale)
     finally:
         plt.close("all")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mocalib.config.run import RunConfig
-from mocalib.scales import A2, CELEBA, CIFAR, SCALES, Scale, vary
+from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
 Name = TypeVar("Name")
 FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone: no positive
@@ -20,7 +20,7 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     - "rivals_cifar10", "rivals_celeba": Table 1's other methods, re-run;
     - "table1_wae": MoCA-A2 and WAE-MMD on the sphere;
     - "table1_forms": Algorithm 1, Eq. 6 and the negative term alone at temperature .05;
-    - "convergence": MoCA and some rivals along training;
+    - "convergence": MoCA and some baselines along training;
     - "appendix_a": A1 on CelebA with d 64 beside 128;
     - "quickstart": Table 1's A2 beside the same autoencoder with weight 0, smoke and laptop only.
 
@@ -94,8 +94,8 @@ def _table1(scale: Scale) -> list[RunConfig]:
     return [*scale.table1.values(), *([scale.one_step] if scale.one_step else [])]
 
 
-def _rivals(of: str) -> Callable[[Scale], list[RunConfig]]:
-    return lambda scale: list(scale.rivals[of].values())
+def _baselines(of: str) -> Callable[[Scale], list[RunConfig]]:
+    return lambda scale: list(scale.baselines[of].values())
 
 
 def _pair(scale: Scale) -> list[RunConfig]:
@@ -152,8 +152,8 @@ def _a2(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
 _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order in which a grid is run: the first first
     "quickstart": _quickstart,
     "table1": _table1,
-    "rivals_cifar10": _rivals(CIFAR),
-    "rivals_celeba": _rivals(CELEBA),
+    "rivals_cifar10": _baselines(CIFAR),
+    "rivals_celeba": _baselines(CELEBA),
     "convergence": _convergence,
     "table1_wae": _pair,
     "table1_forms": _forms,

@@ -6,10 +6,10 @@ import numbers
 import numpy as np
 import pandas as pd
 
-from mocalib import records
-from mocalib.experiments import named
-from mocalib.rivals import MOCA
-from mocalib.scales import CELEBA, CIFAR, Scale
+from mocalib.paper import results
+from mocalib.paper.baselines import MOCA
+from mocalib.paper.experiments import named
+from mocalib.paper.grids import CELEBA, CIFAR, Scale
 from mocalib.storage.run import Run
 
 BAD = {0: "untrained net", 1: "one training step"}  # epochs of the scale's one-step run: what bad looks like
@@ -17,11 +17,13 @@ BAD = {0: "untrained net", 1: "one training step"}  # epochs of the scale's one-
 
 def table1_runs(runs: list[Run], scale: Scale) -> pd.DataFrame:
     """One row a run of Table 1 with `of`, the paper's dataset ("": what bad looks like), and `net`, its name there."""
-    known = dict(scale.table1) | {(of, name): run for of, found in scale.rivals.items() for name, run in found.items()}
+    known = dict(scale.table1) | {
+        (of, name): run for of, found in scale.baselines.items() for name, run in found.items()
+    }
     if scale.one_step:
         known["", BAD[1]] = scale.one_step
     names = [named(run.config, known) for run in runs]
-    return records.frame(runs).assign(of=[of for of, _ in names], net=[net for _, net in names])
+    return results.frame(runs).assign(of=[of for of, _ in names], net=[net for _, net in names])
 
 
 def table1(runs: list[Run], scale: Scale) -> pd.DataFrame:
@@ -33,7 +35,7 @@ def table1(runs: list[Run], scale: Scale) -> pd.DataFrame:
     frame = table1_runs(runs, scale)
     ours = frame[frame["of"] != ""]
     again = _again(ours).merge(_gmm(ours), on=["of", "net"])
-    printed = records.paper("table1").merge(records.paper("protocols"), on="source")
+    printed = results.paper("table1").merge(results.paper("protocols"), on="source")
     printed = printed.rename(columns={"method": "net", "dataset": "of", "fid": "paper_fid"})
     printed["row"] = np.where(printed["source"] == "Table 1", "printed", "cited")
     order = list(dict.fromkeys([*again["net"], *printed["net"]]))
@@ -57,32 +59,32 @@ def protocols(runs: list[Run], scale: Scale) -> dict[str, str]:
     """What Table 1's protocols mean: ours, and those of the papers that its numbers come from."""
     frame = table1_runs(runs, scale)
     nets = [
-        f"{of}: {records.data_name(part.iloc[0])}, width {part['width'].iloc[0]}, d {part['latent_dim'].iloc[0]}, "
+        f"{of}: {results.data_name(part.iloc[0])}, width {part['width'].iloc[0]}, d {part['latent_dim'].iloc[0]}, "
         f"{' or '.join(f'{epochs} epochs' for epochs in part['epochs'].unique())}"
         for of, part in frame[frame["of"] != ""].groupby("of", sort=False)
     ]
     features = [f"{name} features" if name else "no distances" for name in frame["features"].unique()]
     of_features = " or ".join(features)
     ours = f"{'; '.join(nets)}; {scale.n_generated:,} samples against the test split, rounded to uint8, {of_features}"
-    return {"ours": ours} | records.paper("protocols").set_index("protocol")["meaning"].to_dict()
+    return {"ours": ours} | results.paper("protocols").set_index("protocol")["meaning"].to_dict()
 
 
 def _bad(runs: list[Run], frame: pd.DataFrame) -> list[pd.DataFrame]:
     """What bad looks like: a net before training and after one step, in the place of the first dataset."""
     bad = [run for run, of in zip(runs, frame["of"]) if not of]
-    return [_again(records.frame(bad, epoch).assign(of=CIFAR, net=name)) for epoch, name in BAD.items() if bad]
+    return [_again(results.frame(bad, epoch).assign(of=CIFAR, net=name)) for epoch, name in BAD.items() if bad]
 
 
 def convergence(runs: list[Run], scale: Scale) -> pd.DataFrame:
     """One row a run and scored epoch: its method, training images and seconds so far, and its scores."""
-    rows, extractor = [], records.common_features(runs, along=True)
+    rows, extractor = [], results.common_features(runs, along=True)
     for run in runs:
         about, batch = run.environment["data"], run.config.batch_size
         steps = about["train"] // batch
         timing = pd.DataFrame(run.timing)
         for epoch in run.epochs:
             seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
-            [row] = records.frame([run], epoch, extractor).to_dict("records")
+            [row] = results.frame([run], epoch, extractor).to_dict("records")
             scores = {name: row[name] for name in ("fd", "reconstruction", "uniformity", "latent_dim", "features")}
             method = named(run.config, scale.convergence)
             rows.append({"run": row["run"], "method": method, "seed": row["seed"], "epoch": epoch,
@@ -120,7 +122,7 @@ def _means(frame: pd.DataFrame, by: list[str], *kept: str) -> pd.DataFrame:
 def along(frame: pd.DataFrame, axis: str, name: str) -> pd.DataFrame:
     """Tables 3 and 4: our mean distance for each value of an axis, the paper's FID at its own values."""
     ours = _means(frame, [axis])
-    paper = records.paper(name).rename(columns={"fid": "paper_fid"})
+    paper = results.paper(name).rename(columns={"fid": "paper_fid"})
     return ours.merge(paper, "outer", on=axis).sort_values(axis, ignore_index=True)
 
 
@@ -136,7 +138,7 @@ def table2(frame: pd.DataFrame) -> pd.DataFrame:
             "tried": " ".join(f"{w:g}" for w in found["weight"]), "fd": best["fd"], "sd": best["sd"],
             "seeds": int(best["seeds"]),
         })  # fmt: skip
-    paper = records.paper("table2").rename(columns={"weight": "paper_weight"})
+    paper = results.paper("table2").rename(columns={"weight": "paper_weight"})
     columns = ["size", "best_weight", "of_each_seed", "tried", "fd", "sd", "seeds"]
     return pd.DataFrame(rows, columns=columns).merge(paper, "outer", on="size").sort_values("size", ignore_index=True)
 
@@ -164,7 +166,7 @@ def best_weights(frame: pd.DataFrame, axis: str) -> pd.DataFrame:
 def quickstart(runs: list[Run]) -> pd.DataFrame:
     """One row a run: its weight and seed, distances of samples, reconstructions and the floor, and the spectrum."""
     columns = ["run", "weight", "seed", "fd", "fd_reconstruction", "fd_train_codes", "fd_floor", "singular_value_ratio"]
-    return records.frame(runs)[columns].rename(columns={"fd": "fd_prior"}).round(4)
+    return results.frame(runs)[columns].rename(columns={"fd": "fd_prior"}).round(4)
 
 
 def throughput(record: dict) -> pd.DataFrame:

@@ -72,6 +72,6 @@ def _with_second_stage(run: RunConfig) -> RunConfig:
     return replace(run, epochs=round(run.epochs / method.first_stage), objective=method)
 
 
-def compared(moca: RunConfig, rivals: dict[str, RunConfig]) -> dict[str, RunConfig]:
-    """MoCA beside some rivals, with the epochs that they keep."""
-    return {MOCA: replace(moca, keep_epochs=rivals[COMPARED[0]].keep_epochs)} | {n: rivals[n] for n in COMPARED}
+def compared(moca: RunConfig, baselines: dict[str, RunConfig]) -> dict[str, RunConfig]:
+    """MoCA beside some baselines, with the epochs that they keep."""
+    return {MOCA: replace(moca, keep_epochs=baselines[COMPARED[0]].keep_epochs)} | {n: baselines[n] for n in COMPARED}

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mocalib import records
-from mocalib.rules import (
+from mocalib.paper import results
+from mocalib.paper.grids import CELEBA, CIFAR
+from mocalib.paper.rules import (
     STEP,
     Effect,
     Shown,
@@ -45,7 +46,6 @@ from mocalib.rules import (
     steadier,
     without_positive,
 )
-from mocalib.scales import CELEBA, CIFAR
 
 # The defaults of section 5 are a row of Table 3 (47.46) and of Table 4 (46.68): two runs of one setting.
 PAPER_NOISE = math.log(47.46 / 46.68)
@@ -117,11 +117,11 @@ def spread(effects: tuple[float, ...]) -> float:
 
 
 def _paper(name: str, axis: str, column: str) -> str:
-    return ", ".join(f"{row[axis]:g}: {row[column]:g}" for _, row in records.paper(name).iterrows())
+    return ", ".join(f"{row[axis]:g}: {row[column]:g}" for _, row in results.paper(name).iterrows())
 
 
 def _table1(dataset: str, methods: tuple[str, ...] = ()) -> str:
-    part = records.paper("table1")
+    part = results.paper("table1")
     part = part[(part["dataset"] == dataset) & (part["method"].isin(methods) if methods else True)]
     return ", ".join(f"{row.method}: {row.fid:g}" for row in part.itertuples())
 

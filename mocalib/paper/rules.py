@@ -1,6 +1,6 @@
 """How runs decide a claim: the effect that one seed's runs show, and the numbers behind it.
 
-A frame is `records.frame`'s, one row a run. An effect is positive in a claim's favour; those about scores are
+A frame is `results.frame`'s, one row a run. An effect is positive in a claim's favour; those about scores are
 logarithms of quotients, free of a score's scale, those about best weights are in decades. Best weights and spans are
 taken over the weights that were tried at both ends of an axis: grids that shift along it would decide by themselves.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from mocalib import records
-from mocalib.rivals import MOCA, WAES
-from mocalib.scales import A1, A2
+from mocalib.paper import results
+from mocalib.paper.baselines import MOCA, WAES
+from mocalib.paper.grids import A1, A2
 
 Effect = Callable[[pd.DataFrame], float]  # NaN if the runs cannot tell: no labels, so no distances; no rival
 Shown = Callable[[pd.DataFrame], str]
@@ -206,7 +206,7 @@ def by_net(dataset: str) -> Shown:
 
     def shown(frame: pd.DataFrame) -> str:
         part = frame[frame["of"] == dataset]
-        return f"{records.data_name(part.iloc[0])}; {means('net')(part)}" if len(part) else ""
+        return f"{results.data_name(part.iloc[0])}; {means('net')(part)}" if len(part) else ""
 
     return shown
 
@@ -220,7 +220,7 @@ def by_sampler(dataset: str) -> Shown:
             return ""
         found = part.groupby("net", sort=False)[["fd", "fd_gmm"]].mean().sort_values("fd", kind="stable")
         scores = ", ".join(f"{net}: {row.fd:.3g} / {row.fd_gmm:.3g}" for net, row in found.iterrows())
-        return f"{records.data_name(part.iloc[0])}, prior / 10 Gaussians; {scores}"
+        return f"{results.data_name(part.iloc[0])}, prior / 10 Gaussians; {scores}"
 
     return shown
 

@@ -6,9 +6,9 @@ scales keep the paper's dimensionless ratios as far as their data allow (`experi
 
 from dataclasses import dataclass, field, replace
 
-from mocalib import rivals
 from mocalib.config.methods import MoCA
 from mocalib.config.run import RunConfig
+from mocalib.paper import baselines
 
 CIFAR, CELEBA = "CIFAR-10", "CelebA"  # the paper's names; each scale puts its own data in their place
 A1, A2 = "MoCA-A1", "MoCA-A2"  # Table 1's names of the two nets under MoCA
@@ -23,8 +23,8 @@ class Scale:
     features: str  # extractor of the distances; "": the dataset's own classifier where there are labels
     jobs: int  # runs at a time; 0: one a core
     table1: dict[tuple[str, str], RunConfig]  # (dataset, net) -> run
-    rivals: dict[str, dict[str, RunConfig]]  # dataset -> method -> run, with the net of MoCA-A2
-    convergence: dict[str, RunConfig]  # method -> run that keeps some epochs; but for MoCA's, runs of `rivals`
+    baselines: dict[str, dict[str, RunConfig]]  # dataset -> method -> run, with the net of MoCA-A2
+    convergence: dict[str, RunConfig]  # method -> run that keeps some epochs; but for MoCA's, runs of `baselines`
     forms: RunConfig  # temperature .05, where the three forms of the contrastive loss differ
     ablation: RunConfig  # section 5's defaults
     dimension: RunConfig  # Figure 3: trained until `stop_at`
@@ -45,8 +45,8 @@ class Scale:
 
     @property
     def pair(self) -> dict[str, RunConfig]:
-        """MoCA-A2 and the rival that differs from it in the regulariser alone, on what stands for CIFAR-10."""
-        return {rivals.MOCA: self.table1[CIFAR, A2], rivals.SPHERE: self.rivals[CIFAR][rivals.SPHERE]}
+        """MoCA-A2 and the baseline that differs from it in the regulariser alone, on what stands for CIFAR-10."""
+        return {baselines.MOCA: self.table1[CIFAR, A2], baselines.SPHERE: self.baselines[CIFAR][baselines.SPHERE]}
 
 
 def vary(config: RunConfig, **objective: float | str) -> RunConfig:
@@ -74,7 +74,7 @@ _HQ = RunConfig(  # Appendix A
     objective=MoCA(temperature=1.0, momentum=0.99, queue_size=30_000, weight=20_000.0),
 )
 _KEPT = (1, 2, 5, 10, 20, 50)  # epochs; ours
-_CIFAR_RIVALS = rivals.runs(_CIFAR_A2, rivals.CIFAR10, _KEPT)
+_CIFAR_BASELINES = baselines.runs(_CIFAR_A2, baselines.CIFAR10, _KEPT)
 _LOG_WEIGHTS = (100.0, 300.0, 1_000.0, 3_000.0, 9_000.0, 18_000.0, 36_000.0, 72_000.0)
 # "on the log scale between 100 and 144,000 (in some cases)"; the steps are ours
 _APPENDIX_C = (100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0, 50_000.0)
@@ -92,8 +92,8 @@ PAPER = Scale(
         (CELEBA, A1): _CELEBA_A1,
         (CELEBA, A2): _CELEBA_A2,
     },
-    rivals={CIFAR: _CIFAR_RIVALS, CELEBA: rivals.runs(_CELEBA_A2, rivals.FACES)},
-    convergence=rivals.compared(_CIFAR_A2, _CIFAR_RIVALS),
+    baselines={CIFAR: _CIFAR_BASELINES, CELEBA: baselines.runs(_CELEBA_A2, baselines.FACES)},
+    convergence=baselines.compared(_CIFAR_A2, _CIFAR_BASELINES),
     forms=_CIFAR_A2,  # temperature .05 is Table 1's own
     ablation=_SECTION_5,
     dimension=replace(_SECTION_5, stop_at=50.0),  # section 5.1
@@ -137,7 +137,7 @@ _DIGITS_32 = replace(_HALF, size=32, objective=MoCA(0.1, 0.9, 2048, 4.0))
 # of K/B and .008 of training (the paper: 1.1 and .002). K/B and K/d are smaller, as 4,000 images are few.
 _DIGITS_5 = replace(_HALF, latent_dim=64, objective=MoCA(1.0, 0.9, 2048, 30.0))
 
-_DIGITS_RIVALS = rivals.runs(QUICKSTART, rivals.DIGITS, (1, 2, 5, 10, 20))
+_DIGITS_BASELINES = baselines.runs(QUICKSTART, baselines.DIGITS, (1, 2, 5, 10, 20))
 _FULL_SIZE = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
 
 LAPTOP = Scale(
@@ -152,8 +152,8 @@ LAPTOP = Scale(
         (CELEBA, A1): replace(_DIGITS_32, model="a1", blocks=2),
         (CELEBA, A2): _DIGITS_32,
     },
-    rivals={CIFAR: _DIGITS_RIVALS, CELEBA: rivals.runs(_DIGITS_32, rivals.DIGITS_32)},
-    convergence=rivals.compared(QUICKSTART, _DIGITS_RIVALS),
+    baselines={CIFAR: _DIGITS_BASELINES, CELEBA: baselines.runs(_DIGITS_32, baselines.DIGITS_32)},
+    convergence=baselines.compared(QUICKSTART, _DIGITS_BASELINES),
     one_step=replace(QUICKSTART, limit=64, epochs=1, keep_epochs=(0,)),
     forms=replace(_HALF, objective=MoCA(0.05, 0.9, 2048, 1.0)),
     ablation=_DIGITS_5,
@@ -216,7 +216,9 @@ def _thinned(scale: Scale) -> Scale:
         features="",
         jobs=1,
         table1={key: _small(config) for key, config in scale.table1.items()},
-        rivals={of: {name: _small(config) for name, config in found.items()} for of, found in scale.rivals.items()},
+        baselines={
+            of: {name: _small(config) for name, config in found.items()} for of, found in scale.baselines.items()
+        },
         convergence={key: _small(config) for key, config in scale.convergence.items()},
         one_step=_small(scale.one_step),
         forms=_small(scale.forms),
