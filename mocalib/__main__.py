@@ -82,20 +82,21 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    from mocalib import throughput
+    from mocalib.benchmark import measure
 
-    print(throughput.run(options.scale, options.device, options.runs, options.threads))
+    print(measure.run(options.scale, options.device, options.runs, options.threads))
     return 0
 
 
 def _figures(options: argparse.Namespace) -> int:
+    from mocalib.benchmark import draw
     from mocalib.paper import report
 
-    scales = report.committed()
-    if not scales and not report.measured():
+    scales, records = report.committed(), draw.committed()
+    if not scales and not records:
         raise ValueError(f"no records of finished runs in {paths.RECORDS}: restore them with git, or run make laptop")
     written = [path for scale in scales for path in report.draw(scale)]
-    print(*written, *(path for record in report.measured() for path in report.draw_throughput(record)), sep="\n")
+    print(*written, *(path for record in records for path in draw.draw(record)), sep="\n")
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import says
-from test_objectives import METHODS
+from test_methods import METHODS
 
 from mocalib import MoCA, RunConfig
 from mocalib.config.methods import VAE

@@ -54,7 +54,7 @@ PAPER_GRID = {
     "figure2": {CIFAR_A2, CELEBA_A2},
     "quickstart": set(),
 }
-# No grid of the paper's, but its datasets, nets and lengths; test_rivals has the methods' settings
+# No grid of the paper's, but its datasets, nets and lengths; test_baselines has the methods' settings
 RIVALS = {
     name: {
         replace(config, objective=method, keep_epochs=kept)

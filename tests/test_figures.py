@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mocalib import figures, open_run, train
+from mocalib.benchmark import draw
 from mocalib.config import paths
 from mocalib.config.methods import RAE, VAE
 from mocalib.paper import experiments, report, results, tables
@@ -91,8 +92,8 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path):
 def redrawn(scale: str) -> list[tuple[Path, Path]]:
     """All that `make figures` writes of a scale, each beside the committed file."""
     drawn = report.draw(scale)
-    for record in report.measured():
-        drawn += report.draw_throughput(record) if record["scale"] == scale else []
+    for record in draw.committed():
+        drawn += draw.draw(record) if record["scale"] == scale else []
     folder = paths.ROOT / "figures" / scale
     assert {path.name for path in drawn} == {path.name for path in folder.iterdir()}
     return [(path, folder / path.name) for path in drawn]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny
-from test_objectives import METHODS
+from test_methods import METHODS
 from test_training import assert_same, stopped, weights
 
 from mocalib import Compute, Pool, Scoring, evaluate, methods, train

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny
-from test_objectives import METHODS
+from test_methods import METHODS
 from test_training import assert_same, stopped, weights
 
 from mocalib import Compute, train

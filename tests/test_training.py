@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture, says, tiny
-from test_objectives import METHODS
+from test_methods import METHODS
 
 from mocalib import Compute, MoCA, load, methods, train
 from mocalib.config import paths

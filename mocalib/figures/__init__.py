@@ -11,7 +11,6 @@ from mocalib.figures.pictures import (
     reconstructions,
     samples,
 )
-from mocalib.figures.speed import throughput
 
 __all__ = [
     "caption",
@@ -28,7 +27,6 @@ __all__ = [
     "scores_by_weight",
     "show",
     "singular_values",
-    "throughput",
     "tiles",
     "training_curves",
 ]

@@ -1,13 +1,11 @@
 """The report: every claim of the paper, decided by records; as a table and as Markdown."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from mocalib import figures
 from mocalib.config import paths
 from mocalib.config.run import MIXTURE, RunConfig
 from mocalib.figures.base import save_csv
@@ -194,32 +192,6 @@ def _shown(name: str, found: dict[str, list[Run]]) -> list[Run]:
     """The runs that a table or figure shows, each once: of its own experiment, and of those beside it."""
     runs = [run for shown in (name, *SHOWN_WITH.get(name, ())) for run in found[shown]]
     return list({run.directory: run for run in runs}.values())
-
-
-def measured() -> list[dict]:
-    """Committed records of throughput, one a scale and kind of device."""
-    return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob("*.json"))]
-
-
-def draw_throughput(record: dict) -> list[Path]:
-    """Draw a throughput record into figures/<scale>/throughput-<cpu or cuda>.*; return the paths."""
-    about = {key: record[key] for key in ("command", "environment", "repeats")}
-    kind = "cpu" if record["environment"]["device"] == "cpu" else "cuda"
-    caption = f"{machine(record)}; medians of {record['repeats']} repeats, interleaved; random pixels"
-    figure = figures.throughput(record)
-    table = tables.throughput(record).round(4)
-    try:
-        return figures.save(figure, f"throughput-{kind}", record["scale"], about, caption, table)
-    finally:
-        plt.close(figure)
-
-
-def machine(record: dict) -> str:
-    """Where a throughput record was made."""
-    where = record["environment"]
-    device = where["processor"] if where["device"] == "cpu" else where["device"]
-    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
-    return f"{device}, {threads}, torch {where['versions']['torch']}"
 
 
 def found_runs(folder: Path, scale: str) -> dict[str, list[Run]]:

@@ -169,47 +169,6 @@ def quickstart(runs: list[Run]) -> pd.DataFrame:
     return results.frame(runs)[columns].rename(columns={"fd": "fd_prior"}).round(4)
 
 
-def throughput(record: dict) -> pd.DataFrame:
-    """One row a timed net: images/s of Algorithm 1 and of the engine, their ratio with its quartiles, memory, ceiling.
-
-    Memory is what training takes beyond the imports. `of ceiling` is the engine's operations a second over the most
-    that a large matrix product or convolution reached in the nets' precision.
-    """
-    rows = []
-    for case in record["cases"]:
-        config, (_, height, width) = case["config"], case["image_shape"]
-        plain, ours = case["contenders"]["Algorithm 1"], case["contenders"]["engine"]
-        rows.append({
-            "net": f"{config['model'].upper()}, width {config['width']}",
-            "images": f"{height}x{width}",
-            "K": config["objective"]["queue_size"],
-            "d": config["latent_dim"],
-            "batch": config["batch_size"],
-            "nets in": case["nets"],
-            "Algorithm 1, images/s": plain["images_per_second"],
-            "engine, images/s": ours["images_per_second"],
-            "ratio": case["ratio"]["median"],
-            "quartiles": f"{case['ratio']['low']:.2f} to {case['ratio']['high']:.2f}",
-            "ratio without data": case["ratio_without_data"]["median"],
-            "memory, of Algorithm 1's": ours["peak_memory"] / plain["peak_memory"],
-            "of ceiling": case["operations"]["engine"] / ours["seconds"] / record["ceiling"][case["nets"]],
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-FREE = ("data", "EMA", "queue", "log")  # parts of a step that should cost nothing
-
-
-def free(record: dict) -> pd.Series:
-    """What should cost nothing in the first timed net: shares of a step, and how its time grows with the queue."""
-    parts = record["cases"][0]["parts"]
-    shares = {f"{part}, share of a step": parts[part] / parts["step"] for part in FREE}
-    found = shares | {"together": sum(shares.values())}
-    of_engine = [row for row in record["growth"] if (row["axis"], row["contender"]) == ("queue_size", "engine")]
-    taken = {row["value"]: row["seconds"] for row in of_engine}
-    return pd.Series(found | {f"step at K {k:,} over K 5,000": taken[k] / taken[5_000] for k in list(taken)[-1:]})
-
-
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, as `text` shows it."""
     right = [pd.api.types.is_numeric_dtype(table[column]) for column in table.columns]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny
-from test_objectives import METHODS, batch, built, noise_for
+from test_methods import METHODS, batch, built, noise_for
 from torch import distributions as D
 from torch import nn
 

@@ -201,7 +201,7 @@ def test_table_1_has_a_row_re_run_beside_each_that_is_cited(tmp_path):
     assert row["sd"] == pytest.approx(0.5**0.5)
 
 
-def test_rivals_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
+def test_baselines_of_two_seeds_are_compared_with_moca_of_the_same_two(tmp_path):
     def runs(name, seeds, *distances):
         return [fake_run(tmp_path, config, *distances) for config in experiments.configs(name, "laptop", seeds)]
 

@@ -1,15 +1,12 @@
-"""Our engine and Algorithm 1 under one clock: speed, memory, where a step's time goes, and how cost grows.
+"""Our training step and Algorithm 1 under one clock: speed, memory, where a step's time goes, and how cost grows.
 
 Contenders train the same net on the same random pixels with the same threads. They take turns in one process, each
 round another first, and a ratio is the median of the rounds' own: whatever else the machine does hits both. Each net
 has a process of its own, since how an allocator fares depends on what went before.
 """
 
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,16 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mocalib import methods
-from mocalib.clocks import WARM_UP, Watch, apart, clock, ratio, rounds, seconds
+from mocalib.benchmark.steps import ALGORITHM_1, ENGINE, REFERENCE, Engine, Printed, contender
+from mocalib.benchmark.timer import WARM_UP, Watch, apart, ratio, rounds
 from mocalib.config import paths
 from mocalib.config.run import RunConfig
-from mocalib.contenders import ALGORITHM_1, ENGINE, REFERENCE, Engine, Printed, contender
-from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
-from mocalib.evaluation import features
-from mocalib.evaluation.generate import Autoencoder, decode_uint8
-from mocalib.evaluation.metrics import frechet_distance, kernel_distance, precision_and_recall
 from mocalib.paper.grids import SCALES, vary
 from mocalib.storage import environment, files
 from mocalib.storage.progress import bar
@@ -44,7 +36,6 @@ GROWTH = {  # axis -> values; everything else as in the first case
     "size": (16, 32, 64),
     "width": (16, 32, 64),
 }
-DECODED = 1_000  # images, of those that a score takes
 CUSTOM = paths.RUNS / "custom" / "throughput"
 
 
@@ -72,7 +63,7 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
     asked = f" --threads {threads}" if threads else ""
     threads = threads or torch.get_num_threads()
     first, axes = settings.throughput[0], {} if scale == "smoke" else GROWTH
-    with bar("throughput", len(settings.throughput) + len(axes) + 3, unit="part") as shown:
+    with bar("throughput", len(settings.throughput) + len(axes) + 2, unit="part") as shown:
 
         def measured(function: Callable, *arguments: Any) -> Any:
             found = apart(function, *arguments, device=device, threads=threads)
@@ -82,7 +73,6 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
         before = measured(ceilings)
         cases = [measured(case, config) for config in settings.throughput]
         growth = [row for axis in axes for row in measured(along, first, axis)]
-        costs_found = measured(costs, first, 300 if scale == "smoke" else 10_000)
         after = measured(ceilings)
     return {
         "scale": scale,
@@ -93,7 +83,6 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
         "ceiling": {name: max(before[name], after[name]) for name in before},
         "cases": cases,
         "growth": growth,
-        "costs": costs_found,
     }
 
 
@@ -217,9 +206,6 @@ def _resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-# ---------------------------------------------------------------------------------------------------- growth and costs
-
-
 def along(base: RunConfig, axis: str, device: torch.device) -> list[dict]:
     """Median seconds of a step for each value of an axis, for Algorithm 1 and the engine."""
     works = {
@@ -235,41 +221,3 @@ def along(base: RunConfig, axis: str, device: torch.device) -> list[dict]:
 
 def _with(base: RunConfig, axis: str, value: int) -> RunConfig:
     return vary(base, queue_size=value) if axis == "queue_size" else replace(base, **{axis: value})
-
-
-def costs(config: RunConfig, n: int, device: torch.device) -> dict:
-    """Seconds of what is no step, each measured once: start-up, decoding, features and scores of n against n.
-
-    The first step comes in a process that has compiled nothing, with an empty cache of compiled code.
-    """
-    with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ, {"TORCHINDUCTOR_CACHE_DIR": empty}):
-        first = seconds(lambda: Engine(config, device)(), device)
-    imports = seconds(lambda: subprocess.run([sys.executable, "-c", "import mocalib"], check=True), device)
-    digits = datasets.load(RunConfig())  # decoded once, so that its second start is measured
-    opened = seconds(lambda: datasets.load(RunConfig()), device)
-    autoencoder = Autoencoder(methods.build(config, image_shape(config)), 0, 0, device)
-    codes = autoencoder.prior(min(n, DECODED))
-    decode_uint8(autoencoder, codes[:250])
-    decoding = seconds(lambda: decode_uint8(autoencoder, codes), device)
-    extractor = features.build("classifier", digits, "digits", device=device)
-    generator = torch.Generator().manual_seed(1)
-    sets = [torch.randint(0, 256, (n, *image_shape(config)), dtype=torch.uint8, generator=generator) for _ in range(2)]
-    extractor(sets[0][:500])
-    start = clock(device)
-    generated, reference = (extractor(images) for images in sets)
-    middle = clock(device)
-    frechet_distance(generated, reference)
-    kernel_distance(generated, reference)
-    precision_and_recall(generated, reference)
-    return {
-        "n": n,
-        "image_shape": list(image_shape(config)),
-        "features": f"classifier of digits, {generated.shape[1]}",
-        "import_seconds": imports,
-        "open_data_seconds": opened,
-        "first_step_seconds": first,
-        "decoded": len(codes),
-        "decoding_seconds": decoding,
-        "features_seconds": middle - start,
-        "scores_seconds": clock(device) - middle,
-    }

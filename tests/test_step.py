@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import says, tiny
-from test_objectives import METHODS, batch, built, noise_for
+from test_methods import METHODS, batch, built, noise_for
 from test_training import assert_same, stopped, weights
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode

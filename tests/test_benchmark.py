@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +14,11 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mocalib import __main__, clocks, contenders, figures, models, throughput
+from mocalib import __main__, models
+from mocalib.benchmark import draw, measure, steps, timer
+from mocalib.benchmark.steps import ALGORITHM_1, ENGINE
 from mocalib.config import paths
-from mocalib.contenders import ALGORITHM_1, ENGINE
 from mocalib.data.builtin import image_shape
-from mocalib.paper import report, tables
 from mocalib.paper.grids import SCALES, SMOKE
 from mocalib.storage import environment
 
@@ -45,20 +44,18 @@ class Operations(TorchDispatchMode):
 def counted_operations():
     """The clock of what is timed counts operations."""
     with Operations() as counted, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clocks, "clock", counted.clock)
-        patch.setattr(throughput, "clock", counted.clock)
+        patch.setattr(timer, "clock", counted.clock)
         yield patch
 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     """A smoke measurement by the package's own command, in this process instead of nine others."""
-    folder, ceiling = tmp_path_factory.mktemp("throughput"), functools.cache(throughput._ceiling)
+    folder, ceiling = tmp_path_factory.mktemp("throughput"), functools.cache(measure._ceiling)
     with counted_operations() as patch:
-        patch.setattr(throughput, "apart", lambda function, *asked, device, threads: function(*asked, device))
-        patch.setattr(throughput, "REPEATS", 2)
-        patch.setattr(throughput, "_ceiling", lambda dtype, device: ceiling(torch.float32, device))  # the fast one
-        patch.setattr(throughput, "subprocess", SimpleNamespace(run=lambda *_, **__: None))  # which only imports
+        patch.setattr(measure, "apart", lambda function, *asked, device, threads: function(*asked, device))
+        patch.setattr(measure, "REPEATS", 2)
+        patch.setattr(measure, "_ceiling", lambda dtype, device: ceiling(torch.float32, device))  # the fast one
         assert __main__.main(["benchmark", "--scale", "smoke", "--runs", str(folder), "--threads", "1"]) == 0
     return json.loads((folder / "smoke-cpu.json").read_text())
 
@@ -77,29 +74,27 @@ def test_a_record_says_what_was_measured_where_and_how(record):
         assert found["median"] == pytest.approx(plain[name] / ours[name], rel=0.05)
         assert found["median"] != pytest.approx(1, rel=0.05)  # else it could be the other way round
     assert plain["images_per_second"] == pytest.approx(32 / plain["seconds"])
-    assert record["costs"]["n"] == 300
-    assert min(value for name, value in record["costs"].items() if name.endswith("seconds")) > 0
 
 
 def test_the_parts_of_a_step_hold_nearly_all_of_its_operations():
     with counted_operations():
-        parts = throughput.parts(contenders.Engine(SMALL, CPU, compile=False), CPU)
+        parts = measure.parts(steps.Engine(SMALL, CPU, compile=False), CPU)
     whole = parts.pop("step")
-    assert set(parts) == set(figures.speed.PARTS)  # so that all are drawn
+    assert set(parts) == set(draw.PARTS)  # so that all are drawn
     assert min(parts.values()) > 0
     assert 0.9 < sum(parts.values()) / whole < 1
 
 
 def test_operations_of_algorithm_1_are_those_of_its_layers():
     """Two operations a multiplication; backward once for weights and once for inputs, but for the images'."""
-    work, found = contenders.Printed(SMALL, CPU), {}
+    work, found = steps.Printed(SMALL, CPU), {}
 
     def count(layer, inputs, output):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             found[layer] = output.numel() * layer.weight[0].numel()  # channels in, times the kernel's area
 
     with register_module_forward_hook(count):
-        counted = throughput.operations(work)
+        counted = measure.operations(work)
     o, B, d, K = work.objective, SMALL.batch_size, SMALL.latent_dim, SMALL.objective.queue_size
     forward, stem = sum(found.values()), found[o.encoder[0]]
     keys = sum(found.get(layer, 0) for layer in o.key_encoder.modules())  # have no backward
@@ -109,10 +104,8 @@ def test_operations_of_algorithm_1_are_those_of_its_layers():
 
 def test_the_engine_does_fewer_operations_where_it_folds_upsampling(monkeypatch):
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
-    exact, fast = (
-        throughput.operations(contenders.Engine(replace(SMALL, precision=p), CPU)) for p in ("float32", "bfloat16")
-    )
-    plain = throughput.operations(contenders.Printed(SMALL, CPU))
+    exact, fast = (measure.operations(steps.Engine(replace(SMALL, precision=p), CPU)) for p in ("float32", "bfloat16"))
+    plain = measure.operations(steps.Printed(SMALL, CPU))
     assert fast < 0.8 * exact
     assert exact == pytest.approx(plain, rel=0.01)
 
@@ -120,21 +113,21 @@ def test_the_engine_does_fewer_operations_where_it_folds_upsampling(monkeypatch)
 def test_contenders_take_turns_each_first_in_its_own_and_the_first_rounds_do_not_count(monkeypatch):
     """What is timed takes as long as its turn, counted from 0."""
     turns, order = itertools.count(), []
-    monkeypatch.setattr(clocks, "seconds", lambda work, device, steps: work() or next(turns))
-    found = clocks.rounds({name: functools.partial(order.append, name) for name in "ab"}, CPU, repeats=3)
+    monkeypatch.setattr(timer, "seconds", lambda work, device, steps: work() or next(turns))
+    found = timer.rounds({name: functools.partial(order.append, name) for name in "ab"}, CPU, repeats=3)
     assert found == {"a": [3, 4, 7], "b": [2, 5, 6]}
     assert "".join(order) == "ab" + "ba" + "ab" + "ba"
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own():
     """A slow spell that hits both contenders of a round leaves it alone; a ratio of medians would not."""
-    found = clocks.ratio([2.0, 4.0, 20.0, 2.2, 2.0], [1.0, 2.0, 10.0, 1.0, 1.0])
+    found = timer.ratio([2.0, 4.0, 20.0, 2.2, 2.0], [1.0, 2.0, 10.0, 1.0, 1.0])
     assert (found["low"], found["median"]) == (2.0, 2.0)
     assert 2.0 < found["high"] <= 2.2
 
 
 def test_a_held_feed_costs_no_loading():
-    feed = contenders.Feed(iter([torch.zeros(1), torch.ones(1)]))
+    feed = steps.Feed(iter([torch.zeros(1), torch.ones(1)]))
     feed.held = True
     first = next(feed)  # the first has to be loaded all the same
     assert next(feed) is first
@@ -144,8 +137,8 @@ def test_a_held_feed_costs_no_loading():
 
 def test_a_watch_adds_up_calls_within_a_step(monkeypatch):
     ticks = itertools.count()
-    monkeypatch.setattr(clocks, "clock", lambda device: float(next(ticks)))
-    watch = clocks.Watch(CPU)
+    monkeypatch.setattr(timer, "clock", lambda device: float(next(ticks)))
+    watch = timer.Watch(CPU)
     inner = watch.around("inner", lambda: None)
     outer = watch.around("outer", lambda: (inner(), inner()))
     for _ in range(3):
@@ -155,32 +148,32 @@ def test_a_watch_adds_up_calls_within_a_step(monkeypatch):
 
 
 def peaks(configs, device):
-    return [throughput.peak_memory(ENGINE, config, device) for config in configs]
+    return [measure.peak_memory(ENGINE, config, device) for config in configs]
 
 
 def test_peak_memory_is_of_a_process_of_its_own():
     """One for both here: a peak can only rise."""
-    small, large = clocks.apart(peaks, [replace(SMALL, width=w) for w in (4, 64)], device=CPU, threads=1)
+    small, large = timer.apart(peaks, [replace(SMALL, width=w) for w in (4, 64)], device=CPU, threads=1)
     assert 2**26 < small < large - 16 * 10_000_000  # 11 M more parameters: weights, keys' encoder, gradients, moments
     assert large < 2**32
 
 
 def test_float32_on_a_cpu_has_no_reference_beside_it(monkeypatch):
-    monkeypatch.setattr(throughput, "apart", lambda function, *asked, device, threads: 1)
-    found = throughput.case(replace(SMALL, precision="float32"), CPU)
+    monkeypatch.setattr(measure, "apart", lambda function, *asked, device, threads: 1)
+    found = measure.case(replace(SMALL, precision="float32"), CPU)
     assert list(found["contenders"]) == [ALGORITHM_1, ENGINE]
-    figure = figures.throughput({"cases": [found], "growth": []})
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [ALGORITHM_1, ENGINE]
+    drawn = draw.figure({"cases": [found], "growth": []})
+    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == [ALGORITHM_1, ENGINE]
 
 
 def test_growth_changes_one_axis_at_a_time(monkeypatch):
     """What is timed, in the place of its seconds: a contender, and in what its config differs."""
     base = tiny()
-    monkeypatch.setattr(throughput, "GROWTH", {"queue_size": (50, 200), "size": (16, 32)})
-    monkeypatch.setattr(throughput, "contender", lambda name, config, device: [name, *base.differences(config)])
-    monkeypatch.setattr(throughput, "rounds", lambda works, *_: {key: [work] for key, work in works.items()})
+    monkeypatch.setattr(measure, "GROWTH", {"queue_size": (50, 200), "size": (16, 32)})
+    monkeypatch.setattr(measure, "contender", lambda name, config, device: [name, *base.differences(config)])
+    monkeypatch.setattr(measure, "rounds", lambda works, *_: {key: [work] for key, work in works.items()})
     for axis, before, values in (("queue_size", "objective.queue_size: 100", (50, 200)), ("size", "size: 0", (16, 32))):
-        assert throughput.along(base, axis, CPU) == [
+        assert measure.along(base, axis, CPU) == [
             {"axis": axis, "value": value, "contender": name, "seconds": [name, f"{before} | {value}"]}
             for value in values
             for name in (ALGORITHM_1, ENGINE)
@@ -189,17 +182,17 @@ def test_growth_changes_one_axis_at_a_time(monkeypatch):
 
 def test_committed_records_are_not_overwritten(monkeypatch, scratch):
     monkeypatch.setattr(paths, "THROUGHPUT", scratch)
-    monkeypatch.setattr(throughput, "CUSTOM", scratch / "custom")
-    monkeypatch.setattr(throughput, "measure", lambda scale, device, threads: {"scale": scale})
-    assert throughput.run("laptop") == scratch / "laptop-cpu.json"
+    monkeypatch.setattr(measure, "CUSTOM", scratch / "custom")
+    monkeypatch.setattr(measure, "measure", lambda scale, device, threads: {"scale": scale})
+    assert measure.run("laptop") == scratch / "laptop-cpu.json"
     with pytest.raises(FileExistsError, match=r"laptop-cpu.json is a committed record; write elsewhere with --runs"):
-        throughput.run("laptop")
+        measure.run("laptop")
     monkeypatch.chdir(scratch)
     with pytest.raises(FileExistsError, match="is a committed record"):
-        throughput.run("laptop", folder=".")
+        measure.run("laptop", folder=".")
     for _ in range(2):
-        assert throughput.run("smoke") == scratch / "custom" / "smoke-cpu.json"
-        assert throughput.run("laptop", folder=scratch / "mine") == scratch / "mine" / "laptop-cpu.json"
+        assert measure.run("smoke") == scratch / "custom" / "smoke-cpu.json"
+        assert measure.run("laptop", folder=scratch / "mine") == scratch / "mine" / "laptop-cpu.json"
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -224,19 +217,19 @@ def test_tables_of_a_record_by_hand(record):
         {"axis": "queue_size", "value": value, "contender": name, "seconds": seconds}
         for value, name, seconds in [(5_000, ENGINE, 2.0), (120_000, ENGINE, 2.2), (120_000, ALGORITHM_1, 9.0)]
     ]
-    [row] = tables.throughput(record).to_dict("records")
+    [row] = draw.table(record).to_dict("records")
     assert (row["ratio"], row["engine, images/s"], row["nets in"]) == (2.0, ours["images_per_second"], case["nets"])
     assert (row["quartiles"], row["memory, of Algorithm 1's"], row["of ceiling"]) == ("1.90 to 2.15", 0.5, 0.5)
-    free = tables.free(record)
+    free = draw.free(record)
     assert free["together"] == pytest.approx(0.1)
     assert free["step at K 120,000 over K 5,000"] == pytest.approx(1.1)
     record["environment"] = {"device": "cpu", "processor": "a CPU", "threads": 2, "versions": {"torch": "2.14.1"}}
-    assert report.machine(record) == "a CPU, 2 threads, torch 2.14.1"
+    assert draw.machine(record) == "a CPU, 2 threads, torch 2.14.1"
 
 
 def test_the_committed_record_keeps_what_the_project_promises():
     """On a processor with bfloat16 instructions: twice Algorithm 1 and more, and what should be free is."""
-    [record] = [r for r in report.measured() if r["scale"] == "laptop" and r["environment"]["device"] == "cpu"]
+    [record] = [r for r in draw.committed() if r["scale"] == "laptop" and r["environment"]["device"] == "cpu"]
     assert record["environment"]["dirty"] is False
     cases = {(case["config"]["width"], case["image_shape"][1]): case for case in record["cases"]}
     for net, least in {(64, 32): 2.0, (32, 32): 1.7, (64, 64): 2.5}.items():
@@ -244,7 +237,6 @@ def test_the_committed_record_keeps_what_the_project_promises():
         assert (config["latent_dim"], config["objective"]["queue_size"], config["batch_size"]) == (128, 30_000, 64)
         assert case["nets"] == "bfloat16"
         assert case["ratio"]["median"] >= least
-    free = tables.free(record)
+    free = draw.free(record)
     assert free["together"] <= 0.05
     assert free["step at K 120,000 over K 5,000"] <= 1.15
-    assert (record["costs"]["n"], record["costs"]["image_shape"]) == (10_000, [3, 32, 32])

@@ -1,10 +1,16 @@
-"""Speed: the engine beside Algorithm 1, where a step's time goes, and how a step's cost grows; from one record."""
+"""Speed from one record, as a table and a figure: our step beside Algorithm 1, its parts, and how its cost grows."""
+
+import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mocalib.config import paths
+from mocalib.figures.base import save
 
 COLORS = {"Algorithm 1": "0.7", "engine, float32": "C5", "engine": "C0"}
 PARTS = ("encoder", "key encoder", "decoder", "losses", "backward", "Adam", "EMA", "queue", "data", "log")
@@ -17,7 +23,7 @@ AXES = {
 }
 
 
-def throughput(record: dict) -> Figure:
+def figure(record: dict) -> Figure:
     """Above: speed as a multiple of Algorithm 1's, and the parts of a launched step; below: growth, if measured."""
     below = bool(record["growth"])
     figure = plt.figure(figsize=(9.6, 5.2 if below else 2.9))
@@ -78,3 +84,69 @@ def _growth(axes: list[Axes], frame: pd.DataFrame) -> None:
         ax.set_xticks(values, [f"{value:,}" for value in values], fontsize=7, rotation=30 if values[-1] > 1_000 else 0)
         ax.minorticks_off()
     axes[0].legend(title=None, fontsize=7)
+
+
+def table(record: dict) -> pd.DataFrame:
+    """One row a timed net: images/s of Algorithm 1 and of the engine, their ratio with its quartiles, memory, ceiling.
+
+    Memory is what training takes beyond the imports. `of ceiling` is the engine's operations a second over the most
+    that a large matrix product or convolution reached in the nets' precision.
+    """
+    rows = []
+    for case in record["cases"]:
+        config, (_, height, width) = case["config"], case["image_shape"]
+        plain, ours = case["contenders"]["Algorithm 1"], case["contenders"]["engine"]
+        rows.append({
+            "net": f"{config['model'].upper()}, width {config['width']}",
+            "images": f"{height}x{width}",
+            "K": config["objective"]["queue_size"],
+            "d": config["latent_dim"],
+            "batch": config["batch_size"],
+            "nets in": case["nets"],
+            "Algorithm 1, images/s": plain["images_per_second"],
+            "engine, images/s": ours["images_per_second"],
+            "ratio": case["ratio"]["median"],
+            "quartiles": f"{case['ratio']['low']:.2f} to {case['ratio']['high']:.2f}",
+            "ratio without data": case["ratio_without_data"]["median"],
+            "memory, of Algorithm 1's": ours["peak_memory"] / plain["peak_memory"],
+            "of ceiling": case["operations"]["engine"] / ours["seconds"] / record["ceiling"][case["nets"]],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+FREE = ("data", "EMA", "queue", "log")  # parts of a step that should cost nothing
+
+
+def free(record: dict) -> pd.Series:
+    """What should cost nothing in the first timed net: shares of a step, and how its time grows with the queue."""
+    parts = record["cases"][0]["parts"]
+    shares = {f"{part}, share of a step": parts[part] / parts["step"] for part in FREE}
+    found = shares | {"together": sum(shares.values())}
+    of_engine = [row for row in record["growth"] if (row["axis"], row["contender"]) == ("queue_size", "engine")]
+    taken = {row["value"]: row["seconds"] for row in of_engine}
+    return pd.Series(found | {f"step at K {k:,} over K 5,000": taken[k] / taken[5_000] for k in list(taken)[-1:]})
+
+
+def committed() -> list[dict]:
+    """The committed records, one a scale and kind of device."""
+    return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob("*.json"))]
+
+
+def draw(record: dict) -> list[Path]:
+    """Draw a throughput record into figures/<scale>/throughput-<cpu or cuda>.*; return the paths."""
+    about = {key: record[key] for key in ("command", "environment", "repeats")}
+    kind = "cpu" if record["environment"]["device"] == "cpu" else "cuda"
+    caption = f"{machine(record)}; medians of {record['repeats']} repeats, interleaved; random pixels"
+    drawn = figure(record)
+    try:
+        return save(drawn, f"throughput-{kind}", record["scale"], about, caption, table(record).round(4))
+    finally:
+        plt.close(drawn)
+
+
+def machine(record: dict) -> str:
+    """Where a throughput record was made."""
+    where = record["environment"]
+    device = where["processor"] if where["device"] == "cpu" else where["device"]
+    threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+    return f"{device}, {threads}, torch {where['versions']['torch']}"

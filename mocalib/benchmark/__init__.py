@@ -1,0 +1,1 @@
+"""Our training step beside Algorithm 1, under one clock."""
