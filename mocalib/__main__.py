@@ -10,15 +10,9 @@ from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
 from mocalib.paper import experiments
 from mocalib.paper.grids import SCALES
 
-COMMANDS = ("run", "sweep", "plan", "verify", "benchmark", "figures")
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what a command line asks; return the process's exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if new := _new_spelling(arguments):
-        print(f"mocalib: this is written otherwise now: {new}", file=sys.stderr)
-        return 2
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -213,25 +207,6 @@ def _part(text: str) -> tuple[int, int]:
     if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
         raise argparse.ArgumentTypeError(f"{text!r}: write i/n, for example 2/8, with i from 1 to n")
     return int(i), int(n)
-
-
-def _new_spelling(arguments: list[str]) -> str:
-    """The present command for one of an earlier version; "" for all else."""
-    first, *rest = arguments or [""]
-    if first in COMMANDS:
-        return ""
-    for option, new in (("--verify", "verify"), ("--dry-run", "plan"), ("--rehearse", "plan --measure")):
-        if option in arguments:
-            return " ".join(["python -m mocalib", new, *(word for word in arguments if word != option)])
-    if first in ("pack", "unpack"):
-        return "tar -czf FILE FOLDER, or tar -xzf FILE; then python -m mocalib verify FOLDER"
-    renamed = {"throughput": "benchmark", "rescore": "sweep all"}
-    if first in renamed:
-        return " ".join(["python -m mocalib", renamed[first], *rest])
-    names = {*experiments.NAMES, "all"}
-    if first in names or (first.startswith("--") and names & {*rest}):
-        return " ".join(["python -m mocalib sweep", *arguments])
-    return " ".join(["python -m mocalib run", *arguments]) if first and Path(first).is_dir() else ""
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import tiny
 
-from mocalib.__main__ import COMMANDS, main
+from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.data import datasets
 from mocalib.paper import experiments
@@ -101,26 +101,7 @@ def test_what_a_command_does_not_take_is_refused_by_name(arguments, told, capsys
     assert told in refused(arguments, capsys)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (["table3", "--scale", "smoke"], "python -m mocalib sweep table3 --scale smoke"),
-        (["--scale", "smoke", "table3"], "python -m mocalib sweep --scale smoke table3"),
-        (["all", "--scale", "paper", "--dry-run"], "python -m mocalib plan all --scale paper"),
-        (["all", "--scale", "paper", "--rehearse"], "python -m mocalib plan --measure all --scale paper"),
-        (["--verify"], "python -m mocalib verify"),
-        (["--verify", "some/run"], "python -m mocalib verify some/run"),
-        (["throughput", "--scale", "smoke"], "python -m mocalib benchmark --scale smoke"),
-        (["rescore", "--features", "inception"], "python -m mocalib sweep all --features inception"),
-        (["pack", "records.tar.gz"], "tar -czf FILE FOLDER"),
-        ([".", "--n", "100"], "python -m mocalib run . --n 100"),
-    ],
-)
-def test_an_old_spelling_is_answered_with_the_new_one_and_nothing_is_done(old, new, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(old) == 2
-    assert capsys.readouterr().err.startswith(f"mocalib: this is written otherwise now: {new}")
-    assert not list(tmp_path.iterdir())
+COMMANDS = ("run", "sweep", "plan", "verify", "benchmark", "figures")
 
 
 def test_help_names_every_command_and_needs_no_torch():

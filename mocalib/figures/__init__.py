@@ -11,22 +11,3 @@ from mocalib.figures.pictures import (
     reconstructions,
     samples,
 )
-
-__all__ = [
-    "caption",
-    "directions",
-    "figure1",
-    "figure2",
-    "interpolations",
-    "many_samples",
-    "quickstart",
-    "reconstructions",
-    "samples",
-    "save",
-    "scores_by_size",
-    "scores_by_weight",
-    "show",
-    "singular_values",
-    "tiles",
-    "training_curves",
-]

@@ -18,34 +18,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mocalib.paper import results
+from mocalib.paper import results, rules
 from mocalib.paper.grids import CELEBA, CIFAR
-from mocalib.paper.rules import (
-    STEP,
-    Effect,
-    Shown,
-    along_training,
-    best_score_rises,
-    best_weight_rises,
-    best_weights,
-    by_net,
-    by_sampler,
-    ends,
-    faster,
-    fewer_holes,
-    holes,
-    means,
-    nets,
-    pair,
-    precisions,
-    realistic,
-    rest_is_flat,
-    rivals,
-    spans,
-    stabler_at_least_d,
-    steadier,
-    without_positive,
-)
 
 # The defaults of section 5 are a row of Table 3 (47.46) and of Table 4 (46.68): two runs of one setting.
 PAPER_NOISE = math.log(47.46 / 46.68)
@@ -61,8 +35,8 @@ class Claim:
     statement: str
     experiment: str  # whose runs decide it
     rule: str
-    effect: Effect  # of one seed's runs
-    shown: Shown  # the numbers behind it, means over seeds
+    effect: rules.Effect  # of one seed's runs
+    shown: rules.Shown  # the numbers behind it, means over seeds
     paper: str  # the paper's numbers
     threshold: float = 0.0
     beside: str = ""  # another experiment whose runs it needs, all of a seed's
@@ -135,8 +109,8 @@ CLAIMS = (
         "The contrastive term makes samples of uniform points better.",
         "quickstart",
         "fd at weight 0 is above fd at the weight of the quickstart",
-        ends("weight"),
-        means("weight", symbol="weight "),
+        rules.ends("weight"),
+        rules.means("weight", symbol="weight "),
         "not tested at these settings; Figure 5 has a weight of 0",
     ),
     *(
@@ -146,8 +120,8 @@ CLAIMS = (
             f"MoCA-A2 beats MoCA-A1 on {dataset} with fewer parameters.",
             "table1",
             "fd of A1 is above that of A2, and A2 has fewer parameters",
-            nets(dataset),
-            by_net(dataset),
+            rules.nets(dataset),
+            rules.by_net(dataset),
             _table1(dataset),
         )
         for dataset in (CIFAR, CELEBA)
@@ -159,8 +133,8 @@ CLAIMS = (
         "table1",
         "fd of the best rival, re-run here, is above that of MoCA-A2; a rival's is the less of two, of its prior's and "
         "of that of 10 Gaussians fitted to its codes",
-        rivals(CIFAR),
-        by_sampler(CIFAR),
+        rules.rivals(CIFAR),
+        rules.by_sampler(CIFAR),
         _table1(CIFAR),
         beside="rivals_cifar10",
     ),
@@ -170,8 +144,8 @@ CLAIMS = (
         "MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10.",
         "table1_wae",
         "fd of WAE-MMD with the same net, codes on the same sphere, is above that of MoCA-A2",
-        pair,
-        means("objective"),
+        rules.pair,
+        rules.means("objective"),
         _table1(CIFAR, ("MoCA-A2", "WAE-MMD")),
     ),
     Claim(
@@ -181,8 +155,8 @@ CLAIMS = (
         "table1",
         "fd of MoCA-A2 is less than 1.5 times that of the best rival, re-run here (the paper: 44.59 against 34 of "
         "all its rivals); a rival's is the less of two, as above",
-        rivals(CELEBA),
-        by_sampler(CELEBA),
+        rules.rivals(CELEBA),
+        rules.by_sampler(CELEBA),
         _table1(CELEBA),
         -math.log(1.5),
         beside="rivals_celeba",
@@ -193,8 +167,8 @@ CLAIMS = (
         "Most samples look realistic, at several resolutions.",
         "table1",
         "at each resolution the precision of A2's samples is at least half of the training images' own",
-        realistic,
-        precisions,
+        rules.realistic,
+        rules.precisions,
         "shown as pictures",
     ),
     Claim(
@@ -203,10 +177,10 @@ CLAIMS = (
         "A larger d needs a larger weight.",
         "figure3",
         "of the weights tried at both, that of least fd is larger at the largest d than at the smallest",
-        best_weight_rises("latent_dim"),
-        best_weights("latent_dim", "d "),
+        rules.best_weight_rises("latent_dim"),
+        rules.best_weights("latent_dim", "d "),
         FIGURE_ONLY,
-        STEP,
+        rules.STEP,
     ),
     Claim(
         "dimension-stable",
@@ -214,8 +188,8 @@ CLAIMS = (
         "At the smallest d the score is stable across weights.",
         "figure3",
         "worst over best fd along the weights is smaller at the smallest d than at the largest",
-        stabler_at_least_d,
-        spans,
+        rules.stabler_at_least_d,
+        rules.spans,
         FIGURE_ONLY,
     ),
     Claim(
@@ -224,8 +198,8 @@ CLAIMS = (
         "A larger weight leaves fewer holes: random points are nearer to codes.",
         "figure3",
         "at the largest d, the angle from uniform points to their nearest code is smaller at the largest weight",
-        fewer_holes,
-        holes,
+        rules.fewer_holes,
+        rules.holes,
         "not measured",
     ),
     Claim(
@@ -234,10 +208,10 @@ CLAIMS = (
         "The best weight grows with the input size.",
         "table2",
         "of the weights tried at both, that of least fd is larger at the largest size than at the smallest",
-        best_weight_rises("size"),
-        best_weights("size", "size "),
+        rules.best_weight_rises("size"),
+        rules.best_weights("size", "size "),
         _paper("table2", "size", "weight"),
-        STEP,
+        rules.STEP,
     ),
     Claim(
         "momentum",
@@ -245,8 +219,8 @@ CLAIMS = (
         "A small base momentum is much worse.",
         "table3",
         "fd at momentum 0 is more than 1.25 times that at the largest momentum",
-        ends("momentum"),
-        means("momentum", symbol="m0 "),
+        rules.ends("momentum"),
+        rules.means("momentum", symbol="m0 "),
         _paper("table3", "momentum", "fid"),
         MUCH,
     ),
@@ -256,10 +230,10 @@ CLAIMS = (
         "A lower temperature has a lower best weight.",
         "figure4",
         "of the weights tried at both, that of least fd is smaller at the lowest temperature than at the highest",
-        best_weight_rises("temperature"),
-        best_weights("temperature", "tau "),
+        rules.best_weight_rises("temperature"),
+        rules.best_weights("temperature", "tau "),
         FIGURE_ONLY,
-        STEP,
+        rules.STEP,
     ),
     Claim(
         "temperature-score",
@@ -267,8 +241,8 @@ CLAIMS = (
         "A lower temperature has a better best score.",
         "figure4",
         "the least fd over the weights tried at both is lower at the lowest temperature than at the highest",
-        best_score_rises("temperature"),
-        best_weights("temperature", "tau "),
+        rules.best_score_rises("temperature"),
+        rules.best_weights("temperature", "tau "),
         FIGURE_ONLY,
     ),
     Claim(
@@ -277,8 +251,8 @@ CLAIMS = (
         "A tiny queue is much worse.",
         "table4",
         "fd at the smallest K is more than 1.25 times that at the largest",
-        ends("queue_size"),
-        means("queue_size", symbol="K "),
+        rules.ends("queue_size"),
+        rules.means("queue_size", symbol="K "),
         _paper("table4", "queue_size", "fid"),
         MUCH,
     ),
@@ -288,8 +262,8 @@ CLAIMS = (
         "Over all other queue sizes the score is largely stable.",
         "table4",
         "without the smallest K, worst over best fd is less than 1.1",
-        rest_is_flat,
-        means("queue_size", symbol="K "),
+        rules.rest_is_flat,
+        rules.means("queue_size", symbol="K "),
         _paper("table4", "queue_size", "fid"),
     ),
     Claim(
@@ -298,8 +272,8 @@ CLAIMS = (
         "A larger weight makes the singular values of codes more uniform.",
         "figure5",
         "largest over smallest singular value is larger at weight 0 than at the largest weight",
-        ends("weight", "singular_value_ratio"),
-        means("weight", "singular_value_ratio", "weight "),
+        rules.ends("weight", "singular_value_ratio"),
+        rules.means("weight", "singular_value_ratio", "weight "),
         FIGURE_ONLY,
     ),
     Claim(
@@ -308,8 +282,8 @@ CLAIMS = (
         "A larger weight has a better score.",
         "figure5",
         "fd is larger at weight 0 than at the largest weight",
-        ends("weight"),
-        means("weight", symbol="weight "),
+        rules.ends("weight"),
+        rules.means("weight", symbol="weight "),
         FIGURE_ONLY,
     ),
     Claim(
@@ -318,8 +292,8 @@ CLAIMS = (
         "The positive term is needed too.",
         "table1_forms",
         "fd of the negative term alone is above that of Algorithm 1, at temperature .05",
-        without_positive,
-        means("form"),
+        rules.without_positive,
+        rules.means("form"),
         "not tested",
     ),
     Claim(
@@ -328,8 +302,8 @@ CLAIMS = (
         "It converges faster than existing WAE algorithms.",
         "convergence",
         "before the last epoch, fd of the better WAE at each kept epoch is above MoCA's, in the mean of logarithms",
-        faster,
-        along_training,
+        rules.faster,
+        rules.along_training,
         LATER,
     ),
     Claim(
@@ -338,8 +312,8 @@ CLAIMS = (
         "Its optimisation is more stable than that of existing WAE algorithms.",
         "convergence",
         "along kept epochs, fd of each WAE rises further above its least so far than MoCA's does",
-        steadier,
-        along_training,
+        rules.steadier,
+        rules.along_training,
         LATER,
     ),
     Claim(
@@ -348,8 +322,8 @@ CLAIMS = (
         "A1 with d 64 instead of 128 cannot reconstruct faces well.",
         "appendix_a",
         "the test reconstruction error at the smaller d is more than 1.25 times that at the larger",
-        ends("latent_dim", "reconstruction"),
-        means("latent_dim", "reconstruction", "d "),
+        rules.ends("latent_dim", "reconstruction"),
+        rules.means("latent_dim", "reconstruction", "d "),
         "not quantified",
         MUCH,
     ),

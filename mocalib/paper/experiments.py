@@ -85,97 +85,42 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
     return found
 
 
-def _quickstart(scale: Scale) -> list[RunConfig]:
-    moca = scale.table1[CIFAR, A2]
-    return [moca, vary(moca, weight=0.0)] if scale.one_step else []
-
-
-def _table1(scale: Scale) -> list[RunConfig]:
-    return [*scale.table1.values(), *([scale.one_step] if scale.one_step else [])]
-
-
-def _baselines(of: str) -> Callable[[Scale], list[RunConfig]]:
-    return lambda scale: list(scale.baselines[of].values())
-
-
-def _pair(scale: Scale) -> list[RunConfig]:
-    return list(scale.pair.values())
-
-
-def _convergence(scale: Scale) -> list[RunConfig]:
-    return list(scale.convergence.values())
-
-
-def _forms(scale: Scale) -> list[RunConfig]:
-    return [vary(scale.forms, form=form) for form in FORMS]
-
-
-def _appendix_a(scale: Scale) -> list[RunConfig]:
-    return list(scale.a1_dimensions)
-
-
-def _table2(scale: Scale) -> list[RunConfig]:
-    return [vary(replace(scale.sized, size=size), weight=w) for size, weights in scale.sizes.items() for w in weights]
-
-
-def _table3(scale: Scale) -> list[RunConfig]:
-    return [vary(scale.ablation, momentum=momentum) for momentum in scale.momenta]
-
-
-def _table4(scale: Scale) -> list[RunConfig]:
-    return [vary(scale.ablation, queue_size=size) for size in scale.queue_sizes]
-
-
-def _figure3(scale: Scale) -> list[RunConfig]:
-    axes = scale.dimensions.items()
-    return [vary(replace(scale.dimension, latent_dim=d), weight=weight) for d, weights in axes for weight in weights]
-
-
-def _figure4(scale: Scale) -> list[RunConfig]:
-    axes = scale.temperatures.items()
-    return [vary(scale.tempered, temperature=tau, weight=weight) for tau, weights in axes for weight in weights]
-
-
-def _figure5(scale: Scale) -> list[RunConfig]:
-    return [vary(scale.ablation, weight=weight) for weight in scale.weights]
-
-
-def _faces_hq(scale: Scale) -> list[RunConfig]:
-    return [scale.hq]
-
-
-def _a2(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
-    """Table 1's A2, for pictures."""
+def _pictures(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
+    """Table 1's A2 on some datasets, for pictures."""
     return lambda scale: [scale.table1[dataset, A2] for dataset in datasets]
 
 
+def _weights(base: RunConfig, axis: str, values: dict[float, tuple[float, ...]]) -> list[RunConfig]:
+    """A run for each value of an axis and each regularisation weight that is tried with it."""
+    inner = hasattr(base.objective, axis)
+    along = {value: vary(base, **{axis: value}) if inner else replace(base, **{axis: value}) for value in values}
+    return [vary(along[value], weight=weight) for value, weights in values.items() for weight in weights]
+
+
 _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order in which a grid is run: the first first
-    "quickstart": _quickstart,
-    "table1": _table1,
-    "rivals_cifar10": _baselines(CIFAR),
-    "rivals_celeba": _baselines(CELEBA),
-    "convergence": _convergence,
-    "table1_wae": _pair,
-    "table1_forms": _forms,
-    "table3": _table3,
-    "table4": _table4,
-    "figure5": _figure5,
-    "figure4": _figure4,
-    "figure3": _figure3,
-    "table2": _table2,
-    "figure15": _table2,
-    "appendix_a": _appendix_a,
-    "figure2": _a2(CIFAR, CELEBA),
-    "figure9": _a2(CIFAR),
-    "figure10": _a2(CELEBA),
-    "figure11": _a2(CIFAR),
-    "figure12": _a2(CELEBA),
-    "figure13": _a2(CIFAR),
-    "figure14": _a2(CELEBA),
-    "figure1": _faces_hq,
-    "figure6": _faces_hq,
-    "figure7": _faces_hq,
-    "figure8": _faces_hq,
+    "quickstart": lambda s: [s.table1[CIFAR, A2], vary(s.table1[CIFAR, A2], weight=0.0)] if s.one_step else [],
+    "table1": lambda s: [*s.table1.values(), *([s.one_step] if s.one_step else [])],
+    "rivals_cifar10": lambda s: [*s.baselines[CIFAR].values()],
+    "rivals_celeba": lambda s: [*s.baselines[CELEBA].values()],
+    "convergence": lambda s: [*s.convergence.values()],
+    "table1_wae": lambda s: [*s.pair.values()],
+    "table1_forms": lambda s: [vary(s.forms, form=form) for form in FORMS],
+    "table3": lambda s: [vary(s.ablation, momentum=momentum) for momentum in s.momenta],
+    "table4": lambda s: [vary(s.ablation, queue_size=size) for size in s.queue_sizes],
+    "figure5": lambda s: [vary(s.ablation, weight=weight) for weight in s.weights],
+    "figure4": lambda s: _weights(s.tempered, "temperature", s.temperatures),
+    "figure3": lambda s: _weights(s.dimension, "latent_dim", s.dimensions),
+    "table2": lambda s: _weights(s.sized, "size", s.sizes),
+    "figure15": lambda s: _weights(s.sized, "size", s.sizes),
+    "appendix_a": lambda s: [*s.a1_dimensions],
+    "figure2": _pictures(CIFAR, CELEBA),
+    "figure9": _pictures(CIFAR),
+    "figure10": _pictures(CELEBA),
+    "figure11": _pictures(CIFAR),
+    "figure12": _pictures(CELEBA),
+    "figure13": _pictures(CIFAR),
+    "figure14": _pictures(CELEBA),
+    **dict.fromkeys(("figure1", "figure6", "figure7", "figure8"), lambda s: [s.hq]),
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0

@@ -77,20 +77,18 @@ def in_processes(
             for answer in ended:
                 worker = busy.pop(answer)
                 free.append(worker)
-                config, died = worker.config, answer.exception() is not None
-                error, seconds = (None, time.monotonic() - worker.since) if died else answer.result()
+                config, (died, error, seconds) = worker.config, worker.outcome(answer)
                 tries[config] += 1
                 spent[config] += seconds
                 unborn = unborn + 1 if worker.born.exception() else 0
                 _check_born(unborn, retries)
-                if died:
-                    error = f"its process died (tried {tries[config]} times)"
                 if error is not None or not waiting:  # after an error the next run may fail, too: GPUs are like that
                     worker.end()
                 if died and tries[config] <= retries:
                     waiting.append(config)
                 else:
-                    yield Event(config, True, error, spent[config])
+                    told = f"{error} (tried {tries[config]} times)" if died else error
+                    yield Event(config, True, told, spent[config])
     finally:  # also of an interrupt, or the caller's end: what runs now is resumed by the next start
         leash.close()
         for worker in workers:
@@ -127,6 +125,12 @@ class _Worker:
         except BrokenProcessPool:  # it died after its last run
             self.end()
             return self.take(work, config, log)
+
+    def outcome(self, answer: Future) -> tuple[bool, str | None, float]:
+        """Whether the process died, what went wrong with its run, or None, and the seconds that it took."""
+        if answer.exception() is None:
+            return False, *answer.result()
+        return True, "its process died", time.monotonic() - self.since
 
     def end(self, wait: bool = False) -> None:
         if self._pool is not None:
