@@ -54,7 +54,7 @@ def test_the_core_imports_nothing_else(name):
 def test_the_core_reads_in_twenty_minutes_and_no_file_takes_more_than_five():
     lines = {name: len(path.read_text().splitlines()) for name, path in NAMES.items()}
     assert sum(count for name, count in lines.items() if in_core(name)) <= 1_800
-    assert {name: count for name, count in lines.items() if count > 260} in ({}, {"paper.claims": 356})
+    assert [name for name, count in lines.items() if count > 260] == ["paper.claims"]  # data
 
 
 def test_neither_losses_nor_algorithm_1_use_the_rest():
@@ -73,3 +73,9 @@ def parameters(function: ast.FunctionDef) -> list[str]:
 def test_no_function_takes_more_than_seven_parameters(path):
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
     assert {f.name: parameters(f) for f in functions if len(parameters(f)) > 7} == {}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(paths.ROOT).as_posix())
+def test_no_function_is_longer_than_a_screen(path):
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    assert {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= 45} == {}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -101,35 +102,36 @@ def fit(
     start = _resume(trainer, meters, resumed)
     step, epoch = start - 1, (start - 1) // steps_per_epoch
     rate = learning_rate(config, max(epoch, 0))  # of the last step, if a start finds none left
-
-    def state() -> dict:
-        meters["line"].check()
-        return trainer.state() | {"step": step + 1, "meters": {name: meter.state() for name, meter in meters.items()}}
-
-    def log() -> None:
-        meters["line"].check()
-        callbacks.on_line({"step": step + 1, "epoch": epoch + 1, **meters["line"].read(), "learning_rate": rate})
-
     if start == 0:
         callbacks.on_epoch(0, 0)
     trainer.objective.train()
     for step in range(start, steps):
-        epoch, ends = step // steps_per_epoch, (step + 1) % steps_per_epoch == 0
+        epoch = step // steps_per_epoch
         rate = learning_rate(config, epoch)
         for turn, terms in trainer.step(step, batch(step), rate):
-            for meter in meters.values() if config.stop_at else (meters["line"],):
+            for meter in meters.values() if config.stop_at else [meters["line"]]:
                 meter.add(turn, terms, step)
         if (step + 1) % log_every == 0:
-            log()
-        if ends:
+            callbacks.on_line(_line(meters["line"], step + 1, epoch + 1, rate))
+        if (step + 1) % steps_per_epoch == 0:
             meters["line"].check()
             callbacks.on_epoch(step + 1, epoch + 1)
             if config.stop_at and meters["epoch"].read().get("reconstruction", math.inf) <= config.stop_at:
                 break
-        callbacks.on_step(step + 1, state)
+        callbacks.on_step(step + 1, partial(_state, trainer, meters, step + 1))
     if any(meters["line"].counts.values()):  # steps since the last line
-        log()
+        callbacks.on_line(_line(meters["line"], step + 1, epoch + 1, rate))
     return step + 1, epoch + 1
+
+
+def _line(meter: AverageMeter, step: int, epoch: int, rate: float) -> dict[str, float]:
+    meter.check()
+    return {"step": step, "epoch": epoch, **meter.read(), "learning_rate": rate}
+
+
+def _state(trainer: Trainer, meters: dict[str, AverageMeter], step: int) -> dict:
+    meters["line"].check()
+    return trainer.state() | {"step": step, "meters": {name: meter.state() for name, meter in meters.items()}}
 
 
 def _resume(trainer: Trainer, meters: dict[str, AverageMeter], state: dict | None) -> int:
