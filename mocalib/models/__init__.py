@@ -1,4 +1,4 @@
-"""The nets: pairs of an encoder, onto the unit sphere or not, and a decoder to images in [0, 1]."""
+"""The nets. Each is a pair: an encoder to latents, on the unit sphere or not, and a decoder to images."""
 
 from torch import nn
 
@@ -18,11 +18,11 @@ def build(
     heads: int = 1,
     spherical: bool = True,
 ) -> tuple[nn.Module, nn.Module]:
-    """Return (encoder, decoder) of the net `name`.
+    """Return the encoder and decoder of the net `name`, for images of shape (C, H, W).
 
-    The encoder maps B C H W in [0, 1] to `heads` vectors for each image, B (heads d), of unit length if `spherical`;
-    the decoder maps B d to B C H W in [0, 1]. `image_shape` is (C, H, W); `width` and, for a2 alone, `blocks` scale
-    the net, 64 and 2 are the paper's. Raises ValueError for an unknown name or a shape that the net does not take.
+    The encoder maps images B C H W in [0, 1] to `heads` vectors each, B (heads d), of unit length if `spherical`. The
+    decoder maps latents B d to images. `width` and `blocks` (only a2 has blocks) scale the net; the paper's are 64 and
+    2. Raises ValueError for an unknown name or a shape that the net does not take.
     """
     if name not in NETS:
         raise ValueError(f"model = {name!r} is not one of {', '.join(map(repr, NETS))}")

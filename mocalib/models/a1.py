@@ -1,9 +1,9 @@
 """A1, WAE's convolutional net with BatchNorm in every layer (37.07 M parameters at 32x32, 44.99 M at 64x64, d 128).
 
-Four 5x5 stride-2 convolutions down to 1024 maps; a linear layer to 1024 maps of an eighth of the side, three 5x5
-stride-2 deconvolutions and one of stride 1 back (tolstikhin/wae, models.py, commit 6351565). MoCA's appendix A adds
-"BN in every layer", read here as: after the decoder's linear layer too, but neither on the code nor on the pixels.
-Padding is symmetric (TensorFlow's "SAME" would shift every map by a pixel) and the initialisation PyTorch's default.
+Encoder: four 5x5 stride-2 convolutions, the last with 1024 maps. Decoder: a linear layer to 1024 maps of an eighth of
+the side, three 5x5 stride-2 deconvolutions and one of stride 1 (tolstikhin/wae, models.py, commit 6351565). Appendix A
+adds "BN in every layer"; we put it after the decoder's linear layer too, but not on latents or pixels. Padding is
+symmetric, as TensorFlow's "SAME" would shift every map by a pixel. Initialisation is PyTorch's default.
 """
 
 from itertools import pairwise
@@ -14,7 +14,7 @@ from mocalib.models.layers import Pixels
 
 
 def build(channels: int, size: int, latent_dim: int, width: int, heads: int) -> tuple[nn.Module, nn.Module]:
-    """Return A1's (encoder, decoder) for square images whose side is a multiple of 16 pixels; width 64 is WAE's."""
+    """Return A1's encoder and decoder; the side is a multiple of 16 pixels, and WAE's width is 64."""
     return encoder(channels, size, heads * latent_dim, width), decoder(channels, size, latent_dim, width)
 
 

@@ -1,9 +1,8 @@
 """A2, the ResNet-18 autoencoder of the paper (about 24 M parameters at width 64, two blocks a stage, d 128).
 
-Encoder: ResNet-18 with a 3x3 stride-2 stem and no max-pool. Decoder: its mirror with nearest-neighbour upsampling,
-after VAE-ResNet18-PyTorch (julianstastny, commit 3e758ab7), the only public net that fits the paper's words on it:
-"the final convolutional layer uses an upscaling factor of 1 for CIFAR-10 and 2 for CelebA". Default PyTorch
-initialisation.
+Encoder: ResNet-18 with a 3x3 stride-2 stem and no max-pool. Decoder: its mirror with nearest-neighbour upsampling, from
+VAE-ResNet18-PyTorch (julianstastny, commit 3e758ab7). No other public net fits the paper's description: "the final
+convolutional layer uses an upscaling factor of 1 for CIFAR-10 and 2 for CelebA". Initialisation is PyTorch's default.
 """
 
 from functools import partial
@@ -20,7 +19,7 @@ from mocalib.models.layers import Pixels, UpBlock, down_block
 def build(
     channels: int, size: int, latent_dim: int, width: int, blocks: int, heads: int
 ) -> tuple[nn.Module, nn.Module]:
-    """Return A2's (encoder, decoder) for square images of 16, 32 or 64 pixels."""
+    """Return A2's encoder and decoder for square images of 16, 32 or 64 pixels."""
     return encoder(channels, heads * latent_dim, width, blocks), decoder(channels, size, latent_dim, width, blocks)
 
 
@@ -63,17 +62,17 @@ def decoder(channels: int, size: int, latent_dim: int, width: int, blocks: int) 
 class ResizeConv2d(nn.Sequential):
     """Nearest-neighbour upsampling by 1 or 2, then a 3x3 convolution with bias.
 
-    A doubled map holds each pixel four times, so the two layers are one transposed convolution with the 4x4 kernel of
-    `folded` and stride 2: 16 products a pixel of the small map instead of 36, and no large map in memory. bfloat16,
-    the fast path, takes that form; float32 and float64, the reference, the two layers as written.
+    A doubled map holds each pixel four times. So the two layers equal one stride-2 transposed convolution with the 4x4
+    kernel of `folded`: 16 products a small pixel instead of 36, and no large map in memory. bfloat16 uses this fast
+    form; float32 and float64, the reference, use the two layers as written.
     """
 
     def __init__(self, before: int, after: int, scale: int) -> None:
         layers = [nn.Upsample(scale_factor=scale)] if scale > 1 else []
         super().__init__(*layers, nn.Conv2d(before, after, 3, padding=1))
-        # Row i of the 4x4 kernel sums those rows of the 3x3 one that meet the same row of the small map.
+        # Row i of the 4x4 kernel sums the rows of the 3x3 kernel that meet the same row of the small map.
         rows = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-        self.register_buffer("fold", torch.kron(rows, rows), persistent=False)  # 16 9
+        self.register_buffer("fold", torch.kron(rows, rows), persistent=False)  # (16, 9)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self) == 1 or x.dtype != torch.bfloat16:
@@ -81,6 +80,6 @@ class ResizeConv2d(nn.Sequential):
         return F.conv_transpose2d(x, self.folded(), self[-1].bias, stride=2, padding=1)
 
     def folded(self) -> Tensor:
-        """The kernel of the transposed convolution, before after 4 4; linear in the convolution's own."""
-        kernel = self[-1].weight.permute(0, 2, 3, 1).flatten(1, 2)  # after 9 before: a view where channels are last
+        """The kernel of the transposed convolution, (before, after, 4, 4)."""
+        kernel = self[-1].weight.permute(0, 2, 3, 1).flatten(1, 2)  # (after, 9, before): a view if channels are last
         return (self.fold @ kernel).unflatten(1, (4, 4)).permute(3, 0, 1, 2)

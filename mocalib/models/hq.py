@@ -1,9 +1,9 @@
 """HQ, the residual net of CelebA-HQ and Appendix C (38.8, 13.7 and 4.0 M parameters at 256, 64 and 32 pixels, d 128).
 
-"6 residual blocks", each of "2 conv layers + an additional conv layer that downsamples" by two: 256 pixels end at 4x4,
-are flattened and projected; the decoder mirrors it with deconvolutions. Appendix C drops a block for every halving of
-the side, so every size ends at 4x4. The paper gives neither widths nor stem; ours: a 3x3 stem of `width` channels,
-stages that double them up to eight times as many, the first log2(side / 4) of them kept.
+The encoder has "6 residual blocks", each of "2 conv layers + an additional conv layer that downsamples" by two. They
+take 256 pixels to 4x4, which is flattened and projected. The decoder mirrors this with deconvolutions. Appendix C drops
+a block for every halving of the side, so every size ends at 4x4. The paper gives no widths and no stem. Ours is a 3x3
+stem of `width` channels, and blocks that double them, up to 8 * width.
 """
 
 from functools import partial
@@ -14,12 +14,12 @@ from torchvision.models.resnet import conv3x3
 
 from mocalib.models.layers import Pixels, UpBlock, down_block
 
-LAST = 4  # pixels a side of the flattened maps
-SCALES = (1, 1, 2, 4, 8, 8, 8)  # channels of the stem and of six blocks, in units of the width
+LAST = 4  # side of the flattened maps, in pixels
+SCALES = (1, 1, 2, 4, 8, 8, 8)  # channels of the stem and of the six blocks, in units of the width
 
 
 def build(channels: int, size: int, latent_dim: int, width: int, heads: int) -> tuple[nn.Module, nn.Module]:
-    """Return HQ's (encoder, decoder) for square images of 8, 16, ..., 256 pixels; the side sets the blocks."""
+    """Return HQ's encoder and decoder for square images of 8, 16, ..., 256 pixels; the side sets the blocks."""
     widths = [scale * width for scale in SCALES[: (size // LAST).bit_length()]]  # log2(size / 4) blocks after the stem
     return encoder(channels, heads * latent_dim, widths), decoder(channels, latent_dim, widths)
 

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1, conv3x3
 
+MakeLayer = Callable[[int, int], nn.Module]  # from the channels before and after
+
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Leave reduced precision behind: a sphere or a sigmoid in bfloat16 has 8 bits."""
+    """Convert bfloat16 to float32: a sphere or a sigmoid needs more than its 8 bits."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -21,14 +23,14 @@ class UnitNorm(nn.Module):
 
 
 class AsComputed(nn.Module):
-    """Codes anywhere in R^d, B d -> B d."""
+    """Latents anywhere in R^d, B d -> B d."""
 
     def forward(self, z: Tensor) -> Tensor:
         return at_least_float32(z)
 
 
 def perceptron(inputs: int, width: int, layers: int) -> nn.Sequential:
-    """Fully connected layers with ReLU, B inputs -> B width; no BatchNorm."""
+    """Fully connected layers with ReLU and no BatchNorm, B inputs -> B width."""
     widths = [inputs, *[width] * layers]
     return nn.Sequential(*(m for i in range(layers) for m in (nn.Linear(widths[i], widths[i + 1]), nn.ReLU())))
 
@@ -41,33 +43,27 @@ class Pixels(nn.Module):
 
 
 def down_block(before: int, after: int) -> BasicBlock:
-    """ResNet's basic block that halves the side, with a strided 1x1 convolution beside it.
+    """ResNet's basic block that halves the side; its shortcut takes every second pixel, then convolves.
 
-    The stride is taken by itself: on a CPU, the weight gradient of a strided 1x1 convolution of few channels, channels
-    last, writes past its buffer (oneDNN issue 6035): a crash from 48 pixels on, wrong gradients on some processors.
+    A strided 1x1 convolution would be equal. But with few channels, stored last, on a CPU its weight gradient writes
+    past its buffer (oneDNN issue 6035). That crashes from 48 pixels on, and is wrong on some processors.
     """
     shortcut = nn.Sequential(nn.AvgPool2d(1, stride=2), conv1x1(before, after), nn.BatchNorm2d(after))
     return BasicBlock(before, after, stride=2, downsample=shortcut)
 
 
 class UpBlock(nn.Module):
-    """Residual block of a decoder: 3x3 at the old width, then `up` to the new one, beside a `shortcut`.
+    """Residual block of a decoder: a 3x3 convolution, then `up` to the new width, plus the `shortcut`.
 
-    `up` and `shortcut` make a layer from (channels before, channels after); without a shortcut the input is added.
+    Without a shortcut the input itself is added.
     """
 
-    def __init__(
-        self,
-        before: int,
-        after: int,
-        up: Callable[[int, int], nn.Module],
-        shortcut: Callable[[int, int], nn.Module] | None = None,
-    ) -> None:
+    def __init__(self, before: int, after: int, up: MakeLayer, shortcut: MakeLayer | None = None) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv3x3(before, before), nn.BatchNorm2d(before)
         self.conv2, self.bn2 = up(before, after), nn.BatchNorm2d(after)
-        beside = [shortcut(before, after), nn.BatchNorm2d(after)] if shortcut else []
-        self.shortcut = nn.Sequential(*beside)  # empty: the identity
+        layers = [shortcut(before, after), nn.BatchNorm2d(after)] if shortcut else []
+        self.shortcut = nn.Sequential(*layers)  # empty: the identity
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
