@@ -1,4 +1,4 @@
-"""MoCA and the baselines: losses, the key queue, and one module a method; settings are in `config.methods`."""
+"""MoCA and the baselines, a module for each; `config.methods` has their settings."""
 
 import torch
 
@@ -10,7 +10,7 @@ from mocalib.methods.base import Group, Objective, StepLoss, Turn
 
 __all__ = ["Group", "Objective", "StepLoss", "Turn", "build"]
 
-METHODS = {  # dispatch on the settings' type, here and nowhere else
+METHODS = {  # the only place that maps the settings' type to a method
     settings.MoCA: moca.MoCA,
     settings.AE: ae.AE,
     settings.VAE: vae.VAE,
@@ -22,7 +22,7 @@ METHODS = {  # dispatch on the settings' type, here and nowhere else
 
 
 def build(run: RunConfig, image_shape: tuple[int, int, int]) -> Objective:
-    """Nets and method of a run on the CPU, with the weights that the config's seed gives on every machine."""
+    """The method of a run with its nets, on the CPU. A seed gives the same initial weights on every machine."""
     method = METHODS[type(run.objective)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)

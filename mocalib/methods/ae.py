@@ -1,4 +1,4 @@
-"""The plain autoencoder: what every method is without its own term."""
+"""The plain autoencoder, without any regulariser."""
 
 from torch import Tensor
 
@@ -7,8 +7,6 @@ from mocalib.methods.base import Objective, StepLoss, step_loss
 
 
 class AE(Objective):
-    """The squared error alone; nothing shapes the codes."""
-
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Squared error of images B C H W."""
         with self.nets():

@@ -1,6 +1,6 @@
-"""Algorithm 1 of the paper in plain PyTorch, line by line: the reference that the engine is held against.
+"""Algorithm 1 of the paper in plain PyTorch, line by line. Tests compare our training step with it.
 
-Shares no code with the engine; what the listing leaves open is marked. B batch, d latent, K keys.
+It shares no code with that step, and says where the listing leaves something open. B batch, d latent, K keys.
 """
 
 import math
@@ -27,10 +27,11 @@ def algorithm1(
     data_loader: Iterable[torch.Tensor],
     settings: Settings,
 ) -> Iterator[dict[str, float]]:
-    """Train in place, yielding `L`, `L_rec` and `L_con` of each iteration.
+    """Train in place; yield `L`, `L_rec` and `L_con` of each iteration.
 
-    Enc_q and Enc_k end in L2 normalisation and start with equal parameters (left open by the listing; MoCo's choice).
-    Adam with PyTorch's defaults but for `lr` (section 5). m follows the cosine of section 3, from m0 to 1.
+    Enc_q and Enc_k end in L2 normalisation and start with equal parameters; the listing leaves the start open, and we
+    follow MoCo. The optimizer is Adam with PyTorch's defaults and rate `lr` (section 5). m rises from m0 to 1 (section
+    3).
     """
     (Enc_q, Enc_k, Dec), (m0, T, lambda_, tau, lr) = nets, settings
     optimizer = torch.optim.Adam([*Enc_q.parameters(), *Dec.parameters()], lr=lr)

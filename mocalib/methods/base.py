@@ -1,6 +1,6 @@
-"""What the training loop knows of a method: which losses it has, which parameters they step, and what follows a step.
+"""What every method gives the training loop: its losses, and the parameters that each of them trains.
 
-B batch, C H W image, d latent, N normal numbers of an image.
+B batch, C H W image, d latent, N normal numbers an image.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from mocalib.methods import latent
 
 
 class Group(NamedTuple):
-    """Parameters that one Adam steps; `rate` times the config's learning rate."""
+    """Parameters that one Adam trains, at `rate` times the config's learning rate."""
 
     parameters: list[nn.Parameter]
     rate: float = 1.0
@@ -22,7 +22,7 @@ class Group(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One loss and the groups it updates, every so many steps, between two parts of training in [0, 1]."""
+    """One loss and the groups that it updates, every so many steps, from `start` to `stop` (parts of training)."""
 
     name: str
     updates: tuple[str, ...]
@@ -32,7 +32,7 @@ class Turn(NamedTuple):
 
 
 class StepLoss(NamedTuple):
-    """The loss to minimise, the terms to log (0-dim tensors), and keys that `after` may need (B d)."""
+    """The loss to minimise, the terms to log (0-dim tensors), and the keys for `after` (B d)."""
 
     total: Tensor
     terms: dict[str, Tensor]
@@ -40,19 +40,19 @@ class StepLoss(NamedTuple):
 
 
 def step_loss(total: Tensor, terms: dict[str, Tensor], keys: Tensor | None = None) -> StepLoss:
-    """A loss with its terms, which are to be logged and no longer to be differentiated."""
+    """A loss with its terms; these are only logged, so they need no gradient."""
     return StepLoss(total, {name: value.detach() for name, value in terms.items()}, keys)
 
 
 class Objective(nn.Module):
-    """An autoencoder and its losses; a method overrides `loss`, and what it has and does differently.
+    """An autoencoder and its losses. A method overrides `loss`, and whatever else it does differently.
 
-    A loss that needs noise takes it as an argument, so that it stays a function: N is `noise`, and the loop draws it.
+    The training step draws the noise and passes it to `loss`, so a loss is a function of its arguments.
     """
 
     turns: tuple[Turn, ...] = (Turn("autoencoder", ("autoencoder",)),)
-    heads: int = 1  # vectors that the encoder gives for an image
-    noise: int = 0  # N, normal numbers that a loss takes for an image
+    heads: int = 1  # vectors that the encoder gives for each image
+    noise: int = 0  # N, normal numbers that a loss takes for each image
 
     def __init__(
         self, config: Method, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
@@ -63,21 +63,21 @@ class Objective(nn.Module):
         self.setup()
 
     def setup(self) -> None:
-        """Make what a method has beside its two nets, in a fixed order, as a seed's weights follow from it."""
+        """Make the method's other parts. Their order must not change: a seed's initial weights depend on it."""
 
     def groups(self) -> dict[str, Group]:
-        """A partition of the trainable parameters."""
+        """The trainable parameters, each in one group."""
         return {"autoencoder": Group([*self.encoder.parameters(), *self.decoder.parameters()])}
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
-        """Loss of a turn on images B C H W and noise B N, the same in all turns of a step.
+        """Loss of a turn on images B C H W and noise B N; all turns of a step get the same noise.
 
-        Changes nothing but what layers count in training: BatchNorm's statistics, spectral norms' vectors.
+        It changes only BatchNorm's statistics and the vectors of spectral norms.
         """
         raise NotImplementedError
 
     def after(self, turn: str, out: StepLoss, progress: Tensor) -> None:
-        """What follows the optimizer's step (averages, queues); progress = step / steps, 0-dim."""
+        """Update averages and queues after the optimizer's step; progress is step / steps, 0-dim."""
 
     def encode(self, x: Tensor) -> Tensor:
         """B C H W -> B d."""
@@ -88,16 +88,16 @@ class Objective(nn.Module):
         return self.decoder(z)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        """n latents to generate from, n d, drawn on the CPU so that all devices have the same."""
+        """n latents to generate from, n d; drawn on the CPU, so every device gets the same."""
         draw = latent.sphere_prior if self.config.spherical else latent.normal_prior
         return draw(n, self.latent_dim, generator)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights: float32 or float64; bfloat16 is for the nets' arithmetic only."""
+        """float32 or float64, the type of the weights; the nets may compute in bfloat16."""
         return next(self.parameters()).dtype
 
     def nets(self) -> contextlib.AbstractContextManager:
-        """Run nets in the config's precision; everything outside this context stays in float32 or better."""
+        """A context in which nets run in the config's precision; losses outside it use float32 or better."""
         device = next(self.parameters()).device.type
         return torch.autocast(device, torch.bfloat16) if self.bfloat16 else contextlib.nullcontext()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def sphere_prior(n: int, d: int, generator: torch.Generator | None = None) -> Tensor:
-    """n uniform points of the unit sphere in R^d (section 3, inference): normalised Gaussians, n d float32."""
+    """n uniform points on the unit sphere in R^d, n d float32: normalised Gaussians (section 3, inference)."""
     return F.normalize(torch.randn(n, d, generator=generator), dim=1)
 
 
@@ -16,16 +16,15 @@ def normal_prior(n: int, d: int, generator: torch.Generator | None = None) -> Te
 
 
 def line(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
-    """Equally spaced points between any latents: z0, z1 ... d; returns ... steps d."""
+    """Equally spaced points from z0 to z1 (both ... d): ... steps d."""
     a = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device).unsqueeze(1)  # steps 1
     return (1 - a) * z0.unsqueeze(-2) + a * z1.unsqueeze(-2)
 
 
 def interpolate(z0: Tensor, z1: Tensor, steps: int) -> Tensor:
-    """Points on the sphere between latents (section 4): the chord `(1 - a) z0 + a z1`, projected.
+    """Points on the great circle from z0 to z1 (both ... d): the projected chord `(1 - a) z0 + a z1` (section 4).
 
-    z0, z1: ... d. Returns ... steps d, from z0 to z1 with a equally spaced; the path is the great circle's. Raises
-    ValueError where the chord passes through the centre, as it does for antipodes.
+    Returns ... steps d, with a equally spaced. Raises ValueError if a point of the chord is at the centre.
     """
     chord = line(z0, z1, steps)  # ... steps d
     length = chord.norm(dim=-1, keepdim=True)

@@ -1,8 +1,8 @@
-"""The losses of MoCA and of its rivals as pure functions of tensors, one per equation.
+"""The losses of MoCA and the baselines: pure functions of tensors, one for each equation.
 
-B batch, C H W image, d latent, K keys. `q`, `k` and `keys` hold unit vectors; logits and their reductions are computed
-in float32 or better, whatever the nets used. Every function returns a 0-dim tensor, a mean over the batch, unless it
-says otherwise.
+B batch, C H W image, d latent, K keys. Images are in [0, 1]; `q`, `k`, `queue` and `keys` hold unit vectors. Inputs are
+float32 or better, whatever the nets used. Unless its docstring says otherwise, a function returns a 0-dim mean over the
+batch.
 """
 
 import math
@@ -14,15 +14,12 @@ from torch import Tensor
 
 
 def reconstruction(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Reconstruction term of Eq. 5: `1/B sum_i |x_i - g(f(x_i))|^2`, summed over C H W, not averaged.
-
-    x_hat, x: B C H W in [0, 1]. Returns a 0-dim tensor.
-    """
+    """Reconstruction term of Eq. 5, `1/B sum_i |x_i - g(f(x_i))|^2`, a sum over C H W; x_hat, x: B C H W."""
     return (x_hat - x).square().sum() / x.shape[0]
 
 
 class Contrast(NamedTuple):
-    """The two parts from which every contrastive form is made, per sample."""
+    """The two parts of every contrastive loss, for each sample."""
 
     negative: Tensor  # B, log 1/K sum_j exp(q_i . key_j / tau)
     positive: Tensor  # B, q_i . k_i / tau
@@ -30,46 +27,40 @@ class Contrast(NamedTuple):
 
 
 def contrast(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Contrast:
-    """Log-mean-exp over the queue and positive logit of each sample; q, k: B d, queue: K d."""
+    """The negative and positive part of each sample; q, k: B d, queue: K d."""
     log_size = math.log(queue.shape[0])
     logits = q @ queue.T / tau  # B K
     return Contrast(torch.logsumexp(logits, dim=1) - log_size, (q * k).sum(dim=1) / tau, log_size)
 
 
 def negative(q: Tensor, keys: Tensor, tau: float) -> Tensor:
-    """Entropy estimate, Eq. 4: `1/B sum_i log 1/K sum_j exp(q_i . key_j / tau)`.
+    """Entropy estimate, Eq. 4: `1/B sum_i log 1/K sum_j exp(q_i . key_j / tau)`; q: B d, keys: K d.
 
-    q: B d, keys: K d. Returns a 0-dim tensor; its value for the uniform sphere is `metrics.uniform_negative(d, tau)`.
+    Its value on the uniform sphere is `evaluation.metrics.uniform_negative(d, tau)`.
     """
     return contrast(q, q, keys, tau).negative.mean()
 
 
 def eq6(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
-    """Momentum contrast, Eq. 6: Eq. 4 minus `1/B sum_i q_i . k_i / tau`.
-
-    q, k: B d, queue: K d. Returns a 0-dim tensor.
-    """
+    """Momentum contrast, Eq. 6: Eq. 4 minus `1/B sum_i q_i . k_i / tau`; q, k: B d, queue: K d."""
     return eq6_of(contrast(q, k, queue, tau)).mean()
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
-    """Cross-entropy of Algorithm 1: the positive against itself and the K keys, natural log.
-
-    q, k: B d, queue: K d. Returns a 0-dim tensor.
-    """
+    """Cross-entropy of Algorithm 1: the positive against itself and the K keys, in nats; shapes as for `eq6`."""
     return info_nce_of(contrast(q, k, queue, tau)).mean()
 
 
 def eq6_of(parts: Contrast) -> Tensor:
-    """Eq. 6 per sample, B."""
+    """Eq. 6 of each sample, B."""
     return parts.negative - parts.positive
 
 
 def info_nce_of(parts: Contrast) -> Tensor:
-    """Algorithm 1 per sample, B.
+    """The cross-entropy of each sample, B.
 
-    `-log e^p / (e^p + sum_j e^n_j) = log(1 + e^(lse - p)) = softplus(E + log K)` with E the Eq. 6 term: no B x (1+K)
-    copy of the logits is made, and one reduction serves every form.
+    `-log e^p / (e^p + sum_j e^n_j) = log(1 + e^(lse - p)) = softplus(E + log K)`, where E is Eq. 6. This form needs no
+    B x (1 + K) copy of the logits.
     """
     return F.softplus(eq6_of(parts) + parts.log_size)
 
@@ -83,16 +74,16 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def gaussian_nll(x_hat: Tensor, x: Tensor, log_sigma: Tensor) -> Tensor:
-    """Negative log density of x under N(x_hat, sigma^2 I) in nats, summed over all but the batch (2-Stage VAE).
+    """Negative log density of x under N(x_hat, sigma^2 I) in nats, summed over each sample (2-Stage VAE).
 
-    x_hat, x: B ...; log_sigma: 0-dim. Negative where sigma is small: a density is not bounded by one.
+    x_hat, x: B ...; log_sigma: 0-dim. It is negative for a small sigma, as a density may exceed one.
     """
     squares = ((x - x_hat) * torch.exp(-log_sigma)).square().sum() / (2 * len(x))
     return squares + (log_sigma + 0.5 * math.log(2 * math.pi)) * x[0].numel()
 
 
 def bernoulli_nll(x_hat: Tensor, x: Tensor) -> Tensor:
-    """Cross-entropy of pixels in nats, summed over C H W; x_hat, x: B C H W in [0, 1]."""
+    """Cross-entropy of pixels in nats, summed over C H W; x_hat, x: B C H W."""
     return F.binary_cross_entropy(x_hat, x, reduction="sum") / len(x)
 
 
@@ -102,17 +93,18 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the kernel's base (tolstikhi
 
 
 def imq_mmd(z: Tensor, z_prior: Tensor, base: float) -> Tensor:
-    """Squared MMD of two samples of B codes, unbiased: it may be negative (WAE, Algorithm 2).
+    """Squared MMD of latents and points of the prior, both B d, B at least 2 (WAE, Algorithm 2).
 
-    z, z_prior: B d, B at least 2. Kernel: the sum over `SCALES` of C / (C + |x - y|^2) with C = scale * base.
+    The kernel is the sum over `SCALES` of C / (C + |x - y|^2) with C = scale * base. The estimate is unbiased, so it
+    may be negative.
     """
     n = len(z)
-    within = _imq(z, z, base) + _imq(z_prior, z_prior, base) - 2 * n * len(SCALES)  # less the diagonals, of ones
+    within = _imq(z, z, base) + _imq(z_prior, z_prior, base) - 2 * n * len(SCALES)  # without the diagonals, all ones
     return within / (n * (n - 1)) - 2 * _imq(z, z_prior, base) / n**2
 
 
 def _imq(x: Tensor, y: Tensor, base: float) -> Tensor:
-    """The kernel, summed over all pairs."""
+    """Sum of the kernel over all pairs."""
     distances = (x.square().sum(dim=1, keepdim=True) + y.square().sum(dim=1) - 2 * x @ y.T).clamp_min(0)
     if x is y:
         distances = distances * (1 - torch.eye(len(x), dtype=x.dtype, device=x.device))
@@ -120,23 +112,23 @@ def _imq(x: Tensor, y: Tensor, base: float) -> Tensor:
 
 
 def critic(real: Tensor, fake: Tensor) -> Tensor:
-    """Cross-entropies of a critic of codes: logits B 1 of the prior's (real) and of the encoder's (fake)."""
+    """The critic's cross-entropy; real, fake: its logits for points of the prior and for latents, B 1."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def deceived(fake: Tensor) -> Tensor:
-    """The encoder's penalty, -log D(z), which does not saturate (WAE, Algorithm 1); fake: logits B 1."""
+    """The encoder's penalty against the critic, -log D(z) (WAE, Algorithm 1); fake: logits B 1."""
     return F.softplus(-fake).mean()
 
 
 def moment_distance(z: Tensor, z_prior: Tensor) -> Tensor:
-    """Mean squared difference of the means, plus that of the covariances, of two samples of codes, B d (WAE's code)."""
+    """Mean squared difference of the means plus that of the covariances; both B d (WAE's code)."""
     means = (z.mean(dim=0) - z_prior.mean(dim=0)).square().mean()
     return means + (_covariance(z) - _covariance(z_prior)).square().mean()
 
 
 def _covariance(z: Tensor) -> Tensor:
-    """d d, unbiased; `torch.cov` waits for the device."""
+    """The unbiased covariance, d d; `torch.cov` would wait for the device."""
     centred = z - z.mean(dim=0)
     return centred.T @ centred / (len(z) - 1)
 
@@ -144,6 +136,6 @@ def _covariance(z: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------- regularised autoencoders
 
 
-def code_norm(z: Tensor) -> Tensor:
-    """`1/B sum_i |z_i|^2`, z: B d (RAE, whose factor 1/2 its code leaves to the weight)."""
+def latent_norm(z: Tensor) -> Tensor:
+    """`1/B sum_i |z_i|^2`, z: B d (RAE; as in its code, the factor 1/2 is part of the regularisation weight)."""
     return z.square().sum() / len(z)

@@ -1,4 +1,4 @@
-"""MoCA: a plain autoencoder on the sphere whose codes repel a queue of past codes (Algorithm 1)."""
+"""MoCA: an autoencoder on the sphere; its latents repel those of past images, kept in a queue (Algorithm 1)."""
 
 import copy
 
@@ -11,10 +11,10 @@ from mocalib.methods.queue import KeyQueue, ema_update_, momentum_schedule
 
 
 class MoCA(Objective):
-    """Eq. 5 with the contrastive term in one of three forms; at weight 0 the term is only logged.
+    """Eq. 5 with one of three contrastive losses; at lambda 0 it is only logged.
 
-    The key encoder starts as a copy, follows by averaging its parameters, and keeps BatchNorm statistics of its own,
-    as in MoCo. The queue travels in `state_dict`.
+    The key encoder starts as a copy of the encoder and averages its parameters. As in MoCo, it keeps its own BatchNorm
+    statistics.
     """
 
     def setup(self) -> None:
@@ -22,7 +22,7 @@ class MoCA(Objective):
         self.queue = KeyQueue(self.config.queue_size, self.latent_dim)
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
-        """Eq. 5 on images B C H W; every form of the contrast is logged, whichever is minimised."""
+        """Eq. 5 on images B C H W; all three contrastive losses are logged."""
         with self.nets():
             q = self.encoder(x)  # B d
             x_hat = self.decoder(q)  # B C H W

@@ -1,4 +1,4 @@
-"""What makes the contrast cheap: a queue of keys, an averaged key encoder, and the paper's schedule for it."""
+"""Momentum contrast: the queue of keys, the averaging of the key encoder, and the schedule of its momentum."""
 
 import math
 
@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 
 class KeyQueue(nn.Module):
-    """The K most recent keys in a ring buffer; starts as random unit vectors.
+    """The K most recent keys in a ring buffer, at first random unit vectors.
 
-    `keys` (K d) is a buffer, as is the place of the next write, so the queue travels with `state_dict`. Nothing waits
-    for the device. Raises ValueError for an empty queue.
+    `keys` (K d) and `head`, the place of the next write, are in `state_dict`. Raises ValueError for an empty queue.
     """
 
     def __init__(self, size: int, dim: int, generator: torch.Generator | None = None) -> None:
@@ -22,16 +21,16 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Write keys (B d) over the oldest; of more than K, only the last K stay. K need not be a multiple of B."""
+        """Write keys (B d) over the oldest; of more than K, only the last K stay. B need not divide K."""
         size, batch = self.keys.shape[0], keys.shape[0]
-        skip = max(batch - size, 0)  # without it two keys would race for one slot
+        skip = max(batch - size, 0)  # else two keys would be written to one slot
         slots = (self.head + skip + torch.arange(batch - skip, device=keys.device)) % size
         self.keys.index_copy_(0, slots, keys[skip:].to(self.keys.dtype))
         self.head.add_(batch).remainder_(size)
 
 
 def momentum_schedule(m0: float, step: float | Tensor, total: float | Tensor) -> float | Tensor:
-    """`m = 1 - (1 - m0) (cos(pi t / T) + 1) / 2` (section 3): m0 at step 0, 1 at step T; numbers or 0-dim tensors."""
+    """`m = 1 - (1 - m0) (cos(pi t / T) + 1) / 2` (section 3), from m0 at step 0 to 1 at step T."""
     angle = math.pi * step / total
     cosine = torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
     return 1 - (1 - m0) * (cosine + 1) / 2
@@ -39,7 +38,7 @@ def momentum_schedule(m0: float, step: float | Tensor, total: float | Tensor) ->
 
 @torch.no_grad()
 def ema_update_(target: nn.Module, source: nn.Module, m: float | Tensor) -> None:
-    """`target <- m target + (1 - m) source`, over parameters only: BatchNorm statistics stay the target's own."""
+    """`target <- m target + (1 - m) source` for parameters; the target keeps its own BatchNorm statistics."""
     targets, sources = list(target.parameters()), list(source.parameters())
     m = torch.as_tensor(m, dtype=targets[0].dtype, device=targets[0].device)
     torch._foreach_mul_(targets, m)

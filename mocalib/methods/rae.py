@@ -1,4 +1,4 @@
-"""RAE: a plain autoencoder with small codes and a smooth decoder (Ghosh et al., 2020)."""
+"""RAE: an autoencoder with small latents and a smooth decoder (Ghosh et al., 2020)."""
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -10,10 +10,10 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 class RAE(Objective):
-    """Squared error, weighted |z|^2, and a regulariser: squared kernels of the decoder, or every layer's spectral norm.
+    """Squared error, weighted |z|^2, and a regulariser: the decoder's squared kernels, or spectral normalisation.
 
-    Spectral norms are of encoder and decoder, with one power iteration a forward, and BatchNorm stays, as in its code.
-    In bfloat16 the iteration, too, has its precision, so that norms come to one within some thousandths.
+    As in its code, spectral normalisation is of encoder and decoder, with one power iteration a forward pass, and
+    BatchNorm stays. In bfloat16 the iteration is rounded too, so norms are within some thousandths of one.
     """
 
     def setup(self) -> None:
@@ -27,7 +27,7 @@ class RAE(Objective):
         with self.nets():
             z = self.encoder(x)  # B d
             x_hat = self.decoder(z)  # B C H W
-        reconstruction, norm = losses.reconstruction(x_hat, x), losses.code_norm(z)
+        reconstruction, norm = losses.reconstruction(x_hat, x), losses.latent_norm(z)
         total = reconstruction + self.config.weight * norm
         if self.config.regulariser == "l2":
             total = total + self.config.decay * self.kernels()
@@ -35,5 +35,5 @@ class RAE(Objective):
         return step_loss(total, terms)
 
     def kernels(self) -> Tensor:
-        """Sum of squares of the decoder's convolutions, biases left out."""
+        """Sum of squares of the decoder's convolution kernels, without biases."""
         return sum(m.weight.square().sum() for m in self.decoder.modules() if isinstance(m, CONVOLUTIONS))

@@ -1,7 +1,4 @@
-"""2-Stage VAE: a second, small VAE learns the codes that the first one has made of the images (Dai & Wipf, 2019)."""
-
-import contextlib
-from collections.abc import Iterator
+"""2-Stage VAE: a second, small VAE learns the latents of the first (Dai & Wipf, 2019)."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +10,7 @@ from mocalib.models.layers import perceptron
 
 
 class TwoStageVAE(VAE):
-    """Two VAEs of learned sigma, one after the other; images come from u through z: N(0, I), codes, pixels."""
+    """Two VAEs with learned sigmas, trained one after the other. To generate: u from N(0, I), then z, then pixels."""
 
     def setup(self) -> None:
         super().setup()
@@ -28,25 +25,27 @@ class TwoStageVAE(VAE):
         return super().groups() | {"second": Group([*self.second.parameters()], self.config.second_rate)}
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
-        """Loss of a stage on images B C H W; noise B 2d draws z from x, then u from z."""
+        """Loss of a stage on images B C H W; noise B 2d has d numbers to draw z from x, and d to draw u from z."""
         of_z, of_u = noise.chunk(2, dim=1)  # B d each
         if turn == "autoencoder":
             return super().loss(turn, x, of_z)
-        with torch.no_grad(), evaluating(self.encoder), self.nets():
+        self.encoder.eval()  # the first stage is finished: BatchNorm uses its running statistics
+        with torch.no_grad(), self.nets():
             z = drawn(*self.encoder(x).chunk(2, dim=1), of_z)  # B d
+        self.encoder.train()
         total, kl = self.second.loss(z, of_u)
         terms = {"second_loss": total, "second_kl": kl, "second_sigma": self.second.log_sigma.exp()}
         return step_loss(total, terms)
 
     def prior(self, n: int, generator: torch.Generator) -> Tensor:
-        """Codes that the second stage makes of N(0, I), n d."""
+        """Latents that the second stage decodes from N(0, I), n d."""
         u, noise = (latent.normal_prior(n, self.latent_dim, generator).to(self.log_sigma) for _ in range(2))
         with torch.no_grad():
             return (self.second.decode(u) + self.second.log_sigma.exp() * noise).cpu()
 
 
 class SecondStage(nn.Module):
-    """A VAE on codes B d: fully connected, its input beside the last hidden layer, sigma learned."""
+    """A fully connected VAE of latents B d with a learned sigma; the last layer also sees the input."""
 
     def __init__(self, latent_dim: int, width: int, layers: int) -> None:
         super().__init__()
@@ -55,7 +54,7 @@ class SecondStage(nn.Module):
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
     def loss(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative bound on codes, and its KL; z, noise: B d."""
+        """The negative evidence lower bound, and its KL; z, noise: B d."""
         mean, log_variance = self.to_u(torch.cat([z, self.encoder(z)], dim=1)).chunk(2, dim=1)  # B d each
         z_hat = self.decode(drawn(mean, log_variance, noise))
         kl = losses.kl_divergence(mean, log_variance)
@@ -64,13 +63,3 @@ class SecondStage(nn.Module):
     def decode(self, u: Tensor) -> Tensor:
         """B d -> B d."""
         return self.to_z(torch.cat([u, self.decoder(u)], dim=1))
-
-
-@contextlib.contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Let BatchNorm use what it has learned: the first stage is finished."""
-    net.eval()
-    try:
-        yield
-    finally:
-        net.train()

@@ -1,4 +1,4 @@
-"""VAE, the variational autoencoder: codes are Gaussians, pulled towards N(0, I) (Kingma & Welling, 2014)."""
+"""VAE: images are encoded as Gaussians, pulled towards N(0, I) (Kingma & Welling, 2014)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,7 @@ from mocalib.methods.base import Group, Objective, StepLoss, step_loss
 class VAE(Objective):
     """The negative evidence lower bound, with the pixels' distribution that the settings name.
 
-    With a fixed sigma the bound is multiplied by 2 sigma^2, so that the error has the weight it has elsewhere. A code,
-    outside of training, is the mean.
+    With a fixed sigma it is multiplied by 2 sigma^2, so that its first term is the squared error, as elsewhere.
     """
 
     heads = 2  # mean and logarithm of the variance
@@ -25,7 +24,7 @@ class VAE(Objective):
         return {"autoencoder": Group([*self.encoder.parameters(), *self.decoder.parameters(), *own])}
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
-        """The bound, one draw of a code for each of the images B C H W; noise: B d."""
+        """The bound on images B C H W, with one latent drawn for each; noise: B d."""
         with self.nets():
             mean, log_variance = self.encoder(x).chunk(2, dim=1)  # B d each
             x_hat = self.decoder(drawn(mean, log_variance, noise))  # B C H W
@@ -44,10 +43,10 @@ class VAE(Objective):
         return losses.gaussian_nll(x_hat, x, self.log_sigma) + kl
 
     def encode(self, x: Tensor) -> Tensor:
-        """B C H W -> B d, the means."""
+        """The means: B C H W -> B d."""
         return self.encoder(x).chunk(2, dim=1)[0]
 
 
 def drawn(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """Draws of N(mean, diag variance) from normal numbers, all B d."""
+    """Draws from N(mean, diag variance), made from normal numbers; all B d."""
     return mean + torch.exp(log_variance / 2) * noise

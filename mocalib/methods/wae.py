@@ -1,4 +1,4 @@
-"""WAE, the Wasserstein autoencoder: codes are drawn to a prior by a kernel or by a critic (Tolstikhin et al., 2018)."""
+"""WAE, the Wasserstein autoencoder: a kernel or a critic pulls latents to a prior (Tolstikhin et al., 2018)."""
 
 import math
 
@@ -9,11 +9,11 @@ from mocalib.methods import latent, losses
 from mocalib.methods.base import Group, Objective, StepLoss, Turn, step_loss
 from mocalib.models.layers import perceptron
 
-BETAS = (0.5, 0.999)  # of Adam, in WAE's code
+BETAS = (0.5, 0.999)  # Adam's, in WAE's code
 
 
 class WAE(Objective):
-    """What both have: a prior, N(0, variance I) or the uniform sphere, drawn from the noise of a step, and one Adam."""
+    """What both WAEs share: the prior, N(0, variance I) or the uniform sphere, and Adam's betas."""
 
     def setup(self) -> None:
         self.noise = self.latent_dim
@@ -22,7 +22,7 @@ class WAE(Objective):
         return {"autoencoder": super().groups()["autoencoder"]._replace(betas=BETAS)}
 
     def prior_points(self, noise: Tensor) -> Tensor:
-        """Points of the prior from normal numbers, n d."""
+        """Points of the prior n d, made from normal numbers n d."""
         if self.config.spherical:
             return nn.functional.normalize(noise, dim=1)
         return noise * self.config.prior_variance**0.5
@@ -32,7 +32,7 @@ class WAE(Objective):
 
 
 class WAEMMD(WAE):
-    """Algorithm 2: squared error and weighted MMD; on the sphere the encoder and the prior are MoCA's own."""
+    """WAE's Algorithm 2: squared error and weighted MMD. On the sphere, encoder and prior are the same as MoCA's."""
 
     def setup(self) -> None:
         super().setup()
@@ -40,7 +40,7 @@ class WAEMMD(WAE):
         self.base = 2.0 if self.config.spherical else 2.0 * self.latent_dim * self.config.prior_variance
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
-        """Loss on images B C H W and as many points of the prior, made from noise B d."""
+        """Loss on images B C H W and B points of the prior, made from noise B d."""
         with self.nets():
             z = self.encoder(x)  # B d
             x_hat = self.decoder(z)  # B C H W
@@ -52,10 +52,10 @@ class WAEMMD(WAE):
 
 
 class WAEGAN(WAE):
-    """Algorithm 1: squared error and what the critic makes of codes; then its turn, on the same images and noise.
+    """WAE's Algorithm 1: squared error and the critic's penalty; then the critic's turn on the same images and noise.
 
-    Before both, as in its code, the encoder alone learns the prior's first two moments: part of training here, so that
-    every method sees equally many images, and of a fixed length, where its code stops below a distance of .1.
+    First, as in its code, the encoder alone learns the prior's mean and covariance. Its code stops this below a
+    distance of .1. Here it is a fixed part of training, so that every method sees equally many images.
     """
 
     def setup(self) -> None:
@@ -64,7 +64,7 @@ class WAEGAN(WAE):
         self.critic = nn.Sequential(*hidden, nn.Linear(self.config.critic_width, 1))  # B d -> B 1
         start = self.config.pretraining
         self.turns = (Turn("autoencoder", ("autoencoder",), start=start), Turn("critic", ("critic",), start=start))
-        if start:  # the decoder has no gradient then, and rests
+        if start:  # the decoder has no gradient then, and does not change
             self.turns = (Turn("pretraining", ("autoencoder",), stop=start), *self.turns)
 
     def groups(self) -> dict[str, Group]:
@@ -72,7 +72,7 @@ class WAEGAN(WAE):
         return super().groups() | {"critic": critic}
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
-        """Loss of a turn on images B C H W and as many points of the prior, made from noise B d."""
+        """Loss of a turn on images B C H W and B points of the prior, made from noise B d."""
         return getattr(self, f"_{turn}")(x, self.prior_points(noise))
 
     def _pretraining(self, x: Tensor, z_prior: Tensor) -> StepLoss:
@@ -97,9 +97,9 @@ class WAEGAN(WAE):
         return step_loss(loss, {"critic": loss})
 
     def logits(self, z: Tensor) -> Tensor:
-        """The critic's logits of codes B d, B 1: with the log-prior trick, what the net has to learn is -log q(z).
+        """The critic's logits B 1 for latents B d. With `log_prior` the net has to learn only -log q(z).
 
-        The constant is the code's. The prior's density keeps its B 1: without that the sum would be B B.
+        log p(z) is then added to its output, with the constant of WAE's code.
         """
         if not self.config.log_prior:
             return self.critic(z)
