@@ -386,5 +386,5 @@ def test_groups_that_miss_or_repeat_a_parameter_are_refused():
     encoder = list(objective.encoder.parameters())
     for broken in (encoder, [*encoder, *encoder]):
         objective.groups = lambda broken=broken: {"autoencoder": methods.Group(broken)}
-        with pytest.raises(ValueError, match="no partition"):
+        with pytest.raises(ValueError, match="every trainable parameter exactly once"):
             make_optimizers(objective)

@@ -1,1 +1,1 @@
-"""Training: one step, the one loop, and what writes its run into a directory."""
+"""Training: one step, the loop, and the code that writes a run into its directory."""

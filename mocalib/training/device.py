@@ -1,4 +1,4 @@
-"""On what, and with how many threads, a run is computed."""
+"""The device and the number of threads that a run is computed with."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from mocalib.config.run import RunConfig
 from mocalib.methods import Objective
 from mocalib.storage import environment
 
-NARROW = 16  # channels of the first stage: up to it a second thread gains little, and on a busy machine costs much
+NARROW = 16  # channels of the first stage; for a net this narrow, a second thread gains little and may cost much
 
 
 def check_threads(threads: int) -> None:
-    """Raise ValueError for threads that this machine does not have."""
+    """Raise ValueError for more threads than this machine has."""
     if threads > (most := environment.cores()):
         raise ValueError(f"threads = {threads}: at most the {most} cores that this process may use; 0 chooses")
 
 
 def check_device(name: torch.device | str) -> torch.device:
-    """The device of a name; ValueError if this machine cannot compute on it."""
+    """The device of this name; ValueError if this machine does not have it."""
     device = torch.device(Compute(device=name).device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device = {str(name)!r}: this machine has no CUDA device that torch can use; use 'cpu'")
@@ -35,19 +35,19 @@ def threads(config: RunConfig, asked: int = 0, share: int = 0) -> int:
 
 
 def compiled(asked: bool | None, device: torch.device) -> bool:
-    """Whether a step is compiled: as asked, else on a GPU, where it pays."""
+    """Whether a step is compiled: as asked, else only on a GPU."""
     return device.type == "cuda" if asked is None else asked
 
 
 def place(objective: Objective, device: torch.device, nets: str) -> Objective:
-    """Move a method to a device, its maps channels last, its nets in bfloat16 if `nets` says so."""
+    """Move a method to a device, with channels last; its nets compute in bfloat16 if `nets` says so."""
     objective.bfloat16 = nets == "bfloat16"
     return objective.to(device, memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager
 def use_threads(threads: int) -> Iterator[None]:
-    """Compute with so many threads, then give the process its own number back."""
+    """Compute with this many threads, then restore the process's own number."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -58,7 +58,7 @@ def use_threads(threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tuned(threads: int, device: torch.device) -> Iterator[None]:
-    """How training computes: with so many threads; on a GPU that is the current one, with its fastest convolutions."""
+    """Compute as training does: with this many threads and, on a GPU, with cuDNN's fastest convolutions."""
     before = torch.backends.cudnn.benchmark
     with use_threads(threads), torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         torch.backends.cudnn.benchmark = device.type == "cuda" and not torch.backends.cudnn.deterministic

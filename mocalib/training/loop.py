@@ -1,4 +1,4 @@
-"""The only training loop: turns, epochs, means of losses. It knows no method by name, no file and no dataset."""
+"""The only training loop. It knows no method by name, no file and no dataset."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from mocalib.config.run import RunConfig
 from mocalib.training.step import Trainer
 
-LOG_LINES = 20  # at most so many lines a run, however long: records stay small
+LOG_LINES = 20  # at most, so that the record of a long run stays small
 
 
 class NotFinite(RuntimeError):
@@ -18,17 +18,16 @@ class NotFinite(RuntimeError):
 
 
 class AverageMeter:
-    """Means of loss terms, and the first step that went wrong, without waiting for the device.
+    """Means of loss terms, and the first step that was not finite. Adding never waits for the device.
 
-    Each turn has its own sums and count, so that the means are right for turns that are not due at every step. `state`
-    travels in the checkpoint.
+    Each turn has its own sums and count, as not every turn is due at every step.
     """
 
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {}  # turn -> terms
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.bad: dict[str, Tensor] = {}  # turn -> first step whose terms are not finite (-1: none), then those terms
+        self.bad: dict[str, Tensor] = {}  # turn -> first step that was not finite (-1: none), then its terms
 
     def add(self, turn: str, terms: dict[str, Tensor], step: int) -> None:
         """Add the terms of one step."""
@@ -44,7 +43,7 @@ class AverageMeter:
         self.bad[turn] = torch.where(first, here, self.bad[turn])
 
     def check(self) -> None:
-        """Raise NotFinite with step and terms if any step so far was not finite."""
+        """Raise NotFinite with the step and its terms if any step so far was not finite."""
         for turn, record in self.bad.items():
             step, *values = record.tolist()
             if step >= 0:
@@ -61,26 +60,26 @@ class AverageMeter:
         return means
 
     def state(self) -> dict:
-        """Everything `load` needs."""
+        """Everything that `load` needs."""
         return {"names": self.names, "sums": self.sums, "counts": self.counts, "bad": self.bad}
 
     def load(self, state: dict) -> None:
-        """Continue from a checkpoint."""
+        """Continue from another meter's state."""
         self.names, self.sums = dict(state["names"]), dict(state["sums"])
         self.counts, self.bad = dict(state["counts"]), dict(state["bad"])
 
 
 class Callbacks:
-    """What a caller does as training goes on: nothing, until a subclass says so."""
+    """What a caller does during training; a subclass overrides what it needs."""
 
     def on_step(self, step: int, state: Callable[[], dict]) -> None:
         """After a step; `state()` is all that `fit` needs to resume there, or raises NotFinite."""
 
     def on_line(self, line: dict[str, float]) -> None:
-        """A line for a log: step, epoch, the means of all terms since the last line, and the learning rate."""
+        """A line of the log: step, epoch, the means of all terms since the last line, and the learning rate."""
 
     def on_epoch(self, step: int, epoch: int) -> None:
-        """At the end of an epoch, and at step 0 of epoch 0; every loss so far is finite."""
+        """At the end of an epoch, and at step 0 as epoch 0; every loss so far is finite."""
 
 
 def fit(
@@ -93,15 +92,15 @@ def fit(
 ) -> tuple[int, int]:
     """Train for `config.epochs`, or until an epoch's mean reconstruction loss is at most `config.stop_at`.
 
-    `batch(step)` gives images B C H W; `resumed` is a state that `Callbacks.on_step` was given. Returns the steps and
-    epochs taken in all. Raises NotFinite once a loss is not finite.
+    `batch(step)` gives images B C H W; `resumed` is a state from `Callbacks.on_step`. Returns how many steps and epochs
+    were taken in all. Raises NotFinite once a loss is not finite.
     """
     steps = config.epochs * steps_per_epoch
     log_every = -(-steps // LOG_LINES)
-    meters = {"line": AverageMeter(), "epoch": AverageMeter()}  # of a log line; of an epoch, for stop_at
+    meters = {"line": AverageMeter(), "epoch": AverageMeter()}  # since the last log line; in this epoch, for stop_at
     start = _resume(trainer, meters, resumed)
     step, epoch = start - 1, (start - 1) // steps_per_epoch
-    rate = learning_rate(config, max(epoch, 0))  # of the last step, if a start finds none left
+    rate = learning_rate(config, max(epoch, 0))  # for the last line, if no step is left
     if start == 0:
         callbacks.on_epoch(0, 0)
     trainer.objective.train()
@@ -135,7 +134,7 @@ def _state(trainer: Trainer, meters: dict[str, AverageMeter], step: int) -> dict
 
 
 def _resume(trainer: Trainer, meters: dict[str, AverageMeter], state: dict | None) -> int:
-    """Take a state, if there is one; return the step to go on from."""
+    """Load a state, if there is one; return the step to continue from."""
     if state is None:
         return 0
     trainer.load(state)
@@ -145,6 +144,6 @@ def _resume(trainer: Trainer, meters: dict[str, AverageMeter], state: dict | Non
 
 
 def learning_rate(config: RunConfig, epoch: int) -> float:
-    """Halved every `decay_every` epochs, for the last time at epoch `decay_until`; epoch counts from 0."""
+    """Halved every `decay_every` epochs, for the last time at epoch `decay_until`; epochs count from 0."""
     last = min(epoch, config.decay_until) if config.decay_until else epoch
     return config.learning_rate * 0.5 ** (last // config.decay_every if config.decay_every else 0)

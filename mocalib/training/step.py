@@ -1,6 +1,6 @@
-"""One step of training: forwards, backward, Adam, averages and queue; launched one by one, or replayed as a CUDA graph.
+"""One training step: forward and backward passes, Adam, averages and queue. A GPU replays it as a CUDA graph.
 
-Nothing in a step waits for the device. B batch, C H W image, N normal numbers of an image.
+A step never waits for the device. B batch, C H W image, N normal numbers an image.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mocalib.methods import Objective, Turn
 
-WARM_UP = 3  # steps before a capture, as PyTorch asks: they compile, and choose cuDNN's algorithms
+WARM_UP = 3  # steps before a capture, as PyTorch requires: they compile, and choose cuDNN's algorithms
 
 Optimizers = dict[str, torch.optim.Adam]
 
 
 class Step:
-    """A turn of a step, launched operation by operation: the reference, and the way on a CPU."""
+    """A turn of a step, launched operation by operation: the reference, and what a CPU runs."""
 
     def __init__(
         self, objective: Objective, turn: Turn, optimizers: Optimizers, progress: Tensor, compile: bool = False
@@ -35,16 +35,16 @@ class Step:
         out.total.backward()
         for optimizer in self.optimizers:
             optimizer.step()
-        self.objective.zero_grad(set_to_none=True)  # here, so that the next forward has their memory
+        self.objective.zero_grad(set_to_none=True)  # now, so that the next forward pass can use their memory
         self.objective.after(self.turn.name, out, self.progress)
         return out.terms
 
 
 class Replayed(Step):
-    """The same, recorded at its first call and replayed from then on: one launch in the place of some thousand.
+    """The same, recorded as a CUDA graph at the first call and replayed from then on, with a single launch.
 
-    A graph reads and writes fixed addresses: images and noise are copied into its own, the learning rate and the
-    progress are tensors that the loop fills, and the terms that it returns are overwritten by the next call.
+    A graph reads and writes fixed addresses. So images and noise are copied into its own tensors, learning rate and
+    progress are tensors, and the next call overwrites the terms that it returns.
     """
 
     replay: Callable[[], None] | None = None
@@ -63,7 +63,7 @@ class Replayed(Step):
 
 
 class Trainer:
-    """All that one step of a run does: the turns that are due, at the step's learning rate, progress and noise."""
+    """One step of a run: the turns that are due, with its learning rate, progress and noise."""
 
     def __init__(
         self, objective: Objective, steps: int, device: torch.device, compile: bool = False, seed: int = 0
@@ -74,7 +74,7 @@ class Trainer:
         self._place_rates()
         self.progress = torch.zeros((), dtype=torch.float64, device=device)
         if compile:
-            torch.compiler.reset()  # of one piece of code it keeps 8 compilations, and a process may train more runs
+            torch.compiler.reset()  # it keeps 8 compilations of one function, and a process may train more runs
         kind = Replayed if self.graphed else Step
         self.turns = {
             turn.name: kind(objective, turn, self.optimizers, self.progress, compile) for turn in objective.turns
@@ -89,9 +89,9 @@ class Trainer:
         return [(name, self.turns[name](x, noise)) for name in names]
 
     def noise(self, step: int, x: Tensor) -> Tensor:
-        """Normal numbers B N for a batch: a function of seed and step, so that a resumed run draws what it would have.
+        """Normal numbers B N that depend on seed and step only, so that a resumed run draws the same.
 
-        Drawn outside of the loss: the turns of a step share them, and neither a compiler nor a graph meets a generator.
+        All turns of a step share them. Drawn here, they keep generators out of compiled code and CUDA graphs.
         """
         if not self.objective.noise:
             return x.new_empty(len(x), 0)
@@ -100,19 +100,19 @@ class Trainer:
         return torch.randn(len(x), self.objective.noise, generator=generator, dtype=x.dtype, device=x.device)
 
     def state(self) -> dict:
-        """Everything that `load` needs, beside the step."""
+        """Everything that `load` needs, except the step."""
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         return {"objective": self.objective.state_dict(), "optimizers": optimizers}
 
     def load(self, state: dict) -> None:
-        """Take a checkpoint's state, be it of this kind of device or not."""
+        """Load a state; it may come from another kind of device."""
         self.objective.load_state_dict(state["objective"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self._place_rates()  # the checkpoint may be of another kind of device
+        self._place_rates()
 
     def _place_rates(self) -> None:
-        """Let a graph read the learning rate from a tensor; elsewhere it is a number, exact in float64."""
+        """Make the learning rate a tensor for a graph to read, or else a number, exact in float64."""
         for optimizer in self.optimizers.values():
             for setting in optimizer.param_groups:
                 rate = float(setting["lr"])
@@ -126,7 +126,7 @@ def due(turn: Turn, step: int, steps: int) -> bool:
 
 
 def check_turns(objective: Objective, steps: int) -> None:
-    """Raise ValueError for a turn that a training of so many steps would never take: its nets would stay untrained."""
+    """Raise ValueError for a turn that a training of `steps` steps would never take."""
     for turn in objective.turns:
         if not any(due(turn, step, steps) for step in range(steps)):
             raise ValueError(
@@ -136,18 +136,18 @@ def check_turns(objective: Objective, steps: int) -> None:
 
 
 def warm_up(step: Callable[[], object]) -> None:
-    """Take a few steps on a stream of their own, as a capture wants it."""
+    """Take a few steps on a separate stream, as a capture requires."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*capturable")  # Adam warns of a graph that it does not see yet
+        warnings.filterwarnings("ignore", message=".*capturable")  # Adam warns as there is no graph yet
         for _ in range(WARM_UP):
             step()
     torch.cuda.current_stream().wait_stream(stream)
 
 
 def record(step: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], None]]:
-    """Record a step as a CUDA graph, which computes nothing yet; return its outputs and what replays it."""
+    """Record a step as a CUDA graph, without computing it; return its terms and the function that replays it."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         terms = step()
@@ -156,7 +156,7 @@ def record(step: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Ca
 
 @contextlib.contextmanager
 def unchanged(objective: Objective, optimizers: list[torch.optim.Adam]) -> Iterator[None]:
-    """Undo whatever is trained inside, in place: a graph knows tensors by their addresses."""
+    """Undo all training inside, in place: a graph knows tensors by their addresses."""
     weights = objective.state_dict()
     kept = {name: value.clone() for name, value in weights.items()}
     moments = {id(value): value.clone() for value in _moments(optimizers)}
@@ -172,12 +172,12 @@ def _moments(optimizers: list[torch.optim.Adam]) -> list[Tensor]:
 
 
 def make_optimizers(objective: Objective) -> Optimizers:
-    """One Adam a group; every trainable parameter is in exactly one. Its learning rate carries the group's `rate`."""
+    """One Adam for each group; every trainable parameter must be in exactly one."""
     groups = objective.groups()
     listed = [id(p) for group in groups.values() for p in group.parameters]
     trainable = {id(p) for p in objective.parameters() if p.requires_grad}
     if len(listed) != len(set(listed)) or set(listed) != trainable:
-        raise ValueError(f"{type(objective).__name__}.groups is no partition of its trainable parameters")
+        raise ValueError(f"{type(objective).__name__}.groups must list every trainable parameter exactly once")
     return {
         name: torch.optim.Adam([{"params": group.parameters, "rate": group.rate}], betas=group.betas, fused=True)
         for name, group in groups.items()
@@ -185,7 +185,7 @@ def make_optimizers(objective: Objective) -> Optimizers:
 
 
 def set_rate(optimizers: Optimizers, rate: float) -> None:
-    """Let every group learn at its own multiple of `rate`."""
+    """Set the learning rate of every group to its own multiple of `rate`."""
     for optimizer in optimizers.values():
         for setting in optimizer.param_groups:
             own = rate * setting["rate"]

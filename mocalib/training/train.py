@@ -1,4 +1,4 @@
-"""A run's training, from its dataset to its finished directory."""
+"""Train one run, from its dataset to its finished directory."""
 
 import time
 from collections.abc import Callable
@@ -28,27 +28,27 @@ def train(
     compute: Compute = Compute(),
     directory: Path | str | None = None,
 ) -> Run:
-    """Train a run to its end and return it: a finished run returns at once, a partial one resumes.
+    """Train a run to its end and return it. A finished run returns at once; a partial one resumes.
 
-    The run lives in `runs`/<config.name>, or in `directory`. Results depend on the number of threads
-    (`device.threads`), on `compile` (on a GPU a step is then replayed as a CUDA graph; needs Triton there, a C++
-    compiler on a CPU) and on what the nets compute in: bfloat16, where the config says so, only on a processor that
-    has its instructions, else float32. All three are recorded, and kept from a run's first checkpoint on, so that on a
-    CPU a resumed run equals an uninterrupted one bit for bit. Raises RunMismatch for a directory of another config,
-    other data or the other `compile`, NotFinite if a loss is not finite, ValueError for a batch larger than the
-    dataset, an unknown device, or threads that this machine does not have.
+    The run lives in `runs`/<config.name>, or in `directory`. Its results depend on the number of threads, on `compile`
+    (it needs Triton on a GPU, where a step is replayed as a CUDA graph, and a C++ compiler on a CPU), and on the nets'
+    precision: bfloat16 falls back to float32 on a processor without bfloat16 instructions. All three are recorded, and
+    kept from the first checkpoint on, so a run that is resumed on a CPU equals an uninterrupted one bit for bit.
+
+    Raises RunMismatch for a directory of another config, other data or the other `compile`, NotFinite if a loss is not
+    finite, ValueError for a batch larger than the dataset, an unknown device, or more threads than this machine has.
     """
     check_threads(compute.threads)
     run = Run(Path(directory) if directory else Path(runs) / config.name, config)
     if run.finished:
         return run
     device = check_device(compute.device)
-    dataset = datasets.load(config)  # what is wrong with data or nets is said before anything is written
+    dataset = datasets.load(config)  # errors in data or nets are raised before anything is written
     check_batch(len(dataset.train.images), config.batch_size)
     objective = methods.build(config, dataset.image_shape)
     check_turns(objective, config.epochs * (len(dataset.train.images) // config.batch_size))
     with run.locked():
-        run = Run(run.directory, config)  # another process may have begun it, or ended it, while this one waited
+        run = Run(run.directory, config)  # another process may have begun or finished it meanwhile
         if run.finished:
             return run
         how = _how(run, device, compute)
@@ -64,7 +64,7 @@ def train(
 
 
 def _how(run: Run, device: torch.device, compute: Compute) -> dict:
-    """How to compute: as asked, or as the checkpoint that is there was computed, since results depend on it."""
+    """How to compute: as asked, or as the run's checkpoint was computed, since results depend on it."""
     asked = compute.compile
     how = {
         "threads": threads(run.config, compute.threads),
@@ -76,7 +76,7 @@ def _how(run: Run, device: torch.device, compute: Compute) -> dict:
     recorded = run.environment
     how |= {name: recorded[name] for name in ("threads", "nets") if name in recorded}
     on_gpu = device.type == "cuda"
-    if "compiled" in recorded and (recorded["device"] != "cpu") == on_gpu:  # on another kind of device it may not work
+    if "compiled" in recorded and (recorded["device"] != "cpu") == on_gpu:  # another kind of device may not support it
         if asked not in (None, recorded["compiled"]):
             raise RunMismatch(
                 f"{run.directory} was begun with compile={recorded['compiled']}, and {asked} is asked; leave compile "
@@ -101,19 +101,19 @@ def _fit(run: Run, trainer: Trainer, images: ResidentImages, checkpoint_seconds:
 
 
 class Recorder(Callbacks):
-    """Writes log lines, kept epochs and checkpoints into a run's directory, and moves its bar."""
+    """Writes log lines, kept epochs and checkpoints into a run's directory, and updates the progress bar."""
 
     def __init__(
         self, run: Run, objective: methods.Objective, shown: tqdm, checkpoint_seconds: float, state: dict | None
     ) -> None:
         self.run, self.objective, self.shown, self.checkpoint_seconds = run, objective, shown, checkpoint_seconds
-        self.before = state["seconds"] if state else 0.0  # of training, by earlier starts
+        self.before = state["seconds"] if state else 0.0  # of training, before this start
         self.started = self.checkpointed = time.monotonic()
         self.logged = (self.before, state["step"] if state else 0)
 
     @property
     def seconds(self) -> float:
-        """Of training, over all starts."""
+        """Seconds of training, over all starts."""
         return self.before + time.monotonic() - self.started
 
     def on_step(self, step: int, state: Callable[[], dict]) -> None:
