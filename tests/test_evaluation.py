@@ -404,7 +404,7 @@ def test_what_would_fail_after_training_fails_before_it(digits):
 
 def test_missing_and_wrong_weights_of_inception_say_what_to_place_where(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    said = says("weights-inception-2015-12-05-6726825d.pth", tmp_path, "checkpoints", "'classifier' needs none")
+    said = says("weights-inception-2015-12-05-6726825d.pth", tmp_path, "checkpoints", "for data with labels")
     with pytest.raises(FileNotFoundError, match=said):
         features.build("inception", digits, "digits")
     with pytest.raises(FileNotFoundError, match=says("nowhere.pth", "does not exist")):
@@ -455,7 +455,7 @@ def test_a_mixture_bridges_no_gap_between_clusters_and_says_what_it_cannot_fit()
     assert ((between > 2) & (between < 8)).sum() == 0
     with pytest.raises(ValueError, match=says(10, 9)):
         generate.mixture(torch.randn(9, 2), 5, seed=0)
-    with pytest.raises(ValueError, match=says("20 codes of d 3", "score the prior alone")):
+    with pytest.raises(ValueError, match=says("20 latents of d 3", "score the prior alone")):
         generate.mixture(torch.full((20, 3), float("nan")), 5, seed=0)
 
 

@@ -92,7 +92,7 @@ def test_what_papermills_command_makes_of_a_wrong_value_is_refused(tmp_path, opt
 def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(scratch / "hub"))
     placed = scratch / "hub" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
-    with pytest.raises(FileNotFoundError, match=says("96 MB", placed, "'classifier' needs none")):
+    with pytest.raises(FileNotFoundError, match=says("96 MB", placed, "'classifier' for data with labels")):
         run_here(code(), features="inception")
     assert not paths.RUNS.exists()
     assert not placed.parent.exists()

@@ -1,4 +1,4 @@
-"""A small classifier of a dataset's own labels, whose pooled maps are features.
+"""A small classifier of a dataset's own labels; its pooled maps serve as features.
 
 N images, B batch, C H W image, D features.
 """
@@ -14,15 +14,15 @@ from mocalib.data.cache import Dataset, Split
 from mocalib.storage import files
 from mocalib.storage.progress import bar
 
-BATCH = 250  # images at a time, where nothing is trained
+BATCH = 250  # images a forward pass, outside of training
 WIDTHS = (24, 40, 56, 64)  # 61,000 weights, 245 kB
 TRAINING = {"steps": 3_000, "batch_size": 128, "learning_rate": 3.0e-3, "seed": 0}  # Adam
 
 
 class Classifier(nn.Module):
-    """Four 3x3 convolutions with BatchNorm; the mean of 64 ReLU maps; one linear layer to the classes.
+    """Four 3x3 convolutions with BatchNorm and ReLU, the mean of the 64 maps, and a linear layer to the classes.
 
-    Takes images of any size and of its channels.
+    It takes images of any size and of its number of channels.
     """
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
@@ -38,7 +38,7 @@ class Classifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """N D from N C H W in [0, 1], resized to the classifier's own size as Inception resizes to 299."""
         if x.shape[1] > self.channels:
-            x = x[:, : self.channels]  # grey shown as RGB: three equal channels
+            x = x[:, : self.channels]  # grey images come as three equal channels
         return self.trunk(self.resized(x))
 
     def resized(self, x: Tensor) -> Tensor:
@@ -52,20 +52,20 @@ class Classifier(nn.Module):
 
 
 def read(path: Path) -> Classifier:
-    """The classifier of a file, for use. Raises ValueError if the file does not load."""
+    """Read a classifier, ready for use. Raises ValueError if the file does not load."""
     try:
         saved = files.read_tensors(path)
         net = Classifier(saved["channels"], saved["size"], saved["classes"])
         net.load_state_dict(saved["weights"])
     except Exception as error:  # as for checkpoints
-        raise ValueError(f"{path} does not load ({error}); remove it, to have it trained again") from None
+        raise ValueError(f"{path} does not load ({error}); remove it, and it is trained again") from None
     return net.eval().requires_grad_(False)
 
 
 def train(dataset: Dataset, path: Path) -> dict:
-    """Train a classifier on the training labels and write it to `path`; return its record, test accuracy included.
+    """Train a classifier on the training labels and write it to `path`; return its record with its test accuracy.
 
-    Adam with a one-cycle rate, random shifts by up to an eighth of the side.
+    Uses Adam with a one-cycle rate, and random shifts by up to an eighth of the side.
     """
     channels, size, _ = dataset.image_shape
     settings = {"channels": channels, "size": min(size, 32), "classes": int(dataset.train.labels.max()) + 1}
@@ -100,7 +100,7 @@ def _fit(net: Classifier, train: Split) -> None:
 
 
 def _shifted(net: Classifier, train: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random batches without end, each shifted as a whole."""
+    """Endless random batches; one random shift for each batch."""
     batch, shift = min(TRAINING["batch_size"], len(train.images)), max(1, net.size // 8)
     while True:
         index = torch.randint(len(train.images), (batch,))
@@ -111,6 +111,6 @@ def _shifted(net: Classifier, train: Split) -> Iterator[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def accuracy(net: Classifier, split: Split) -> float:
-    """Part of a split's images whose class a net in evaluation mode names, in float32."""
+    """The part of a split's images that a net in evaluation mode classifies correctly, in float32."""
     guesses = torch.cat([net(images.float() / 255).argmax(1) for images in split.images.split(BATCH)])
     return (guesses == split.labels).double().mean().item()

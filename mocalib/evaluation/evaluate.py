@@ -1,6 +1,6 @@
-"""Scores of a trained run: how close samples are to test images, what is lost where, how codes cover the sphere.
+"""Scores of a trained run: distance of samples to test images, reconstruction error, and spread of the latents.
 
-n images, B batch, C H W image, d latent, D features. Everything here runs in float32, on images rounded to uint8.
+n images, B batch, C H W image, d latent, D features. Everything runs in float32, on images rounded to uint8.
 """
 
 import io
@@ -27,12 +27,12 @@ from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, samples_file
 from mocalib.training.device import check_device, use_threads
 
-LATENTS = 10_000  # training codes that singular values and uniformity are taken of (section 5.6)
-LINEAR = 12_288  # values an image has at most (64x64x3) for its principal components to be taken: they cost their cube
+LATENTS = 10_000  # training latents for singular values and uniformity (section 5.6)
+LINEAR = 12_288  # most values an image may have (64x64x3) for PCA; its cost is cubic in them
 
 
 class Evaluation(NamedTuple):
-    """One evaluation of a run, nothing left open: all that tells its rows from those of another."""
+    """One evaluation of a run with no setting left open."""
 
     features: str
     n: int
@@ -44,15 +44,14 @@ class Evaluation(NamedTuple):
 def evaluate(
     run: Run, scoring: Scoring = Scoring(), compute: Compute = Compute(), epoch: int | None = None, seed: int = 0
 ) -> list[dict]:
-    """Score a finished run, or its weights kept at `epoch`; return its rows, of which none is made twice.
+    """Score a finished run, or its weights kept at `epoch`; return the rows. Nothing is scored twice.
 
-    Features are Inception's, or those of the dataset's own classifier. `scoring.n` samples are drawn with `seed` and
-    compared with the whole test split: from the prior, with all that belongs to a run (reconstructions, codes, grids);
-    or, with the sampler "gmm10", from ten Gaussians fitted to all training codes, on the sphere where codes are, with
-    nothing beside; without features that is no row. Rows join scores.json; grids and singular values join the
-    directory; another evaluation adds rows and changes none. Of `compute` the device counts; threads are the run's.
-    Raises FileNotFoundError where the run's or the extractor's weights are missing, RunMismatch if the data changed,
-    ValueError for what cannot be.
+    `scoring.n` samples are drawn with `seed` and compared with the whole test split, by features of Inception or of the
+    dataset's own classifier. The sampler "prior" also scores reconstructions and latents, and makes grids of images.
+    The sampler "gmm10" draws from ten Gaussians fitted to all training latents, and scores samples alone. Rows are
+    added to scores.json; grids and singular values go to the run's directory. Of `compute` only the device counts; the
+    number of threads is the run's. Raises FileNotFoundError if the run's or the extractor's weights are missing,
+    RunMismatch if the data changed, ValueError for what cannot be scored.
     """
     device = check_device(compute.device)
     if not run.finished:
@@ -60,7 +59,7 @@ def evaluate(
     asked = _resolved(run, scoring, epoch, seed)
     if not _scored(run, asked):
         with run.locked(), use_threads(run.environment["threads"]):
-            if not _scored(run, asked):  # else another process did it while this one waited
+            if not _scored(run, asked):  # else another process did it meanwhile
                 _score(run, asked, scoring.weights, device)
     return _rows(run, asked)
 
@@ -71,14 +70,14 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> 
 
 
 def check_scoring(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
-    """Raise what `evaluate` would raise of a run on a dataset once it is trained: for use before hours of it."""
+    """Raise what `evaluate` would raise for a run on this dataset, before hours of training."""
     if scoring.sampler == MIXTURE:
         generate.check_mixture(len(dataset.train.images))
     extractors.check(scoring.features, dataset, scoring.weights)
 
 
 def _resolved(run: Run, scoring: Scoring, epoch: int | None, seed: int = 0) -> Evaluation:
-    """What is meant where features or epoch are left open."""
+    """Fill in the features and the epoch if they are left open."""
     if epoch is not None and epoch < 0:
         raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
     about = run.environment["data"]
@@ -88,7 +87,7 @@ def _resolved(run: Run, scoring: Scoring, epoch: int | None, seed: int = 0) -> E
 
 
 def _rows(run: Run, asked: Evaluation) -> list[dict]:
-    """The rows of one evaluation and of no other, found without weights or data."""
+    """The recorded rows of one evaluation, found without weights or data."""
     about = run.environment["data"]
     trained = min(asked.n, about["train"])
     counts = {PRIOR: asked.n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
@@ -97,7 +96,7 @@ def _rows(run: Run, asked: Evaluation) -> list[dict]:
     def belongs(row: dict) -> bool:
         if (row["epoch"], row["seed"]) != (asked.epoch, asked.seed):
             return False
-        if not row["features"]:  # of the run, whichever extractor: they come with the prior's
+        if not row["features"]:  # needs no extractor: comes with the prior's rows
             return asked.sampler == PRIOR
         return (row["features"], row["n_generated"]) == (asked.features, counts.get(row["sampler"]))
 
@@ -106,7 +105,7 @@ def _rows(run: Run, asked: Evaluation) -> list[dict]:
 
 def _scored(run: Run, asked: Evaluation) -> bool:
     rows = _rows(run, asked)
-    if asked.features == "none":  # without distances samples have no scores, and a density is fitted for nothing
+    if asked.features == "none":  # samples have no scores without features, so there is nothing to fit
         return bool(rows) or asked.sampler != PRIOR
     return any(row["sampler"] == asked.sampler for row in rows)
 
@@ -115,13 +114,14 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
     dataset = datasets.load(run.config)
     if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
         raise RunMismatch(
-            f"{run.directory} was trained on data {trained_on[:12]}, found are {dataset.fingerprint[:12]}"
+            f"{run.directory} was trained on data {trained_on[:12]}, but they are now {dataset.fingerprint[:12]}; "
+            "restore them, or train in another directory"
         )
     final = asked.epoch == run.manifest["epoch"]
     autoencoder = generate.load(run.directory, None if final else asked.epoch, device)
     extractor = None
     if asked.features != "none":
-        whole = datasets.load(replace(run.config, limit=0))  # a classifier is of the dataset, not of a part of it
+        whole = datasets.load(replace(run.config, limit=0))  # the classifier is trained on the whole dataset
         extractor = extractors.build(asked.features, whole, run.config.dataset, weights, device)
     if asked.sampler == PRIOR:
         rows, records = score(autoencoder, dataset, extractor, asked.n, asked.seed)
@@ -131,7 +131,7 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
         rows, records = score_images(extractor, {asked.sampler: generate.decode_uint8(autoencoder, z)}, dataset), {}
     rows = [row | {"epoch": asked.epoch, "seed": asked.seed} for row in rows]
     known = [_identity(row) for row in run.scores]
-    if records and not final:  # a kept epoch is for its samples, as in Figure 6
+    if records and not final:  # of a kept epoch only samples are kept, as in Figure 6
         records = {samples_file(asked.epoch): records["samples.png"]}
     run.add_scores([row for row in rows if _identity(row) not in known], records)
 
@@ -139,16 +139,15 @@ def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> N
 def score(
     autoencoder: Autoencoder, dataset: Dataset, extractor: Extractor | None, n: int, seed: int = 0
 ) -> tuple[list[dict], dict[str, bytes]]:
-    """Rows on codes, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
-    train, test = (
-        generate.reconstruct(autoencoder, images) for images in (dataset.train.images[:LATENTS], dataset.test.images)
-    )
+    """Rows on latents, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
+    train = generate.reconstruct(autoencoder, dataset.train.images[:LATENTS])
+    test = generate.reconstruct(autoencoder, dataset.test.images)
     rows, spectra = score_latents(autoencoder, train, test)
     if extractor:
         decoded = train.images[:n]
-        if len(more := dataset.train.images[LATENTS:n]):  # beyond those whose codes are looked at
+        if len(more := dataset.train.images[LATENTS:n]):  # beyond those in `train`
             decoded = torch.cat([decoded, generate.reconstruct(autoencoder, more).images])
-        images = {  # what is compared with the test split: it tells what is lost where
+        images = {  # what is compared with the test split
             PRIOR: generate.decode_uint8(autoencoder, autoencoder.prior(n, seed)),
             "reconstruction": test.images,
             "train_codes": decoded,
@@ -159,29 +158,24 @@ def score(
 
 
 def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
-    """Rows on all training images: the error of Eq. 5 where `score` has that of a part, and that of as many principal
-    components as codes have dimensions: the least that any affine autoencoder has.
+    """Rows on all training images: the error of Eq. 5, and that of PCA with as many components as latents have.
+
+    No affine autoencoder has a smaller error than PCA.
     """
     images, rows = dataset.train.images, []
     n, d = len(images), autoencoder.objective.latent_dim
     if n > LATENTS:
-        rows.append(
-            _row("reconstruction", generate.reconstruction_error(autoencoder, images), "reconstruction", "train", n, n)
-        )
+        error = generate.reconstruction_error(autoencoder, images)
+        rows.append(_row("reconstruction", error, "reconstruction", "train", n, n))
     if images[0].numel() <= LINEAR:
-        residual = _variances(images, dataset.fingerprint, autoencoder.device)[d:].sum().item()
-        rows.append(_row("reconstruction", residual, "pca", "train", n, n))
+        path = paths.CACHE / "features" / f"{dataset.fingerprint[:16]}-train-{n}-variances.pt"
+        variances = files.kept(path, lambda: metrics.pca_variances(images, autoencoder.device))
+        rows.append(_row("reconstruction", variances[d:].sum().item(), "pca", "train", n, n))
     return rows
 
 
-def _variances(images: Tensor, fingerprint: str, device: torch.device) -> Tensor:
-    """`pca_variances` of training images, kept between evaluations."""
-    path = paths.CACHE / "features" / f"{fingerprint[:16]}-train-{len(images)}-variances.pt"
-    return files.kept(path, lambda: metrics.pca_variances(images, device))
-
-
 def mixture_latents(autoencoder: Autoencoder, images: Tensor, n: int, seed: int) -> Tensor:
-    """n codes n d of ten Gaussians fitted to the codes of images (uint8 m C H W), projected where codes are unit."""
+    """n latents, n d, of a mixture fitted to those of images (uint8 m C H W); on the sphere if those are."""
     z = generate.mixture(autoencoder.encode(images), n, seed)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
 
@@ -192,22 +186,14 @@ def _identity(row: dict) -> dict:
 
 def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, n_reference: int = 0) -> dict:
     """A score without an extractor; `sampler` names what was scored."""
-    return {
-        "metric": metric,
-        "value": float(value),
-        "features": "",
-        "digest": "",
-        "sampler": sampler,
-        "split": split,
-        "n_generated": n_generated,
-        "n_reference": n_reference,
-    }
+    subject = {"sampler": sampler, "split": split, "n_generated": n_generated, "n_reference": n_reference}
+    return {"metric": metric, "value": float(value), "features": "", "digest": ""} | subject
 
 
 def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
-    """Rows on training codes and reconstructions; singular values, with those of the prior's codes, as npz.
+    """Rows on training latents and reconstructions, and an npz of the singular values of latents and of the prior.
 
-    Uniformity and cosines are of directions, beside uniform points of the sphere: a normal prior's are uniform, too.
+    Uniformity and cosines are of the latents' directions, compared with uniform points on the sphere.
     """
     n, d = train.latents.shape
     values, uniform = (metrics.singular_values(z) for z in (train.latents, autoencoder.prior(n)))
@@ -227,9 +213,9 @@ def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconst
 
 
 def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Dataset) -> list[dict]:
-    """Fréchet distance of every subject to the test split, and KID, precision and recall of samples and of the floor.
+    """Fréchet distance of every set of images to the test split; KID, precision and recall of samples and real images.
 
-    One pass of the extractor an image; those of real images are kept between evaluations.
+    Features of real images are kept between evaluations.
     """
     reference = extractors.cached_features(extractor, dataset.test.images, dataset.fingerprint, "test")
     rows = []

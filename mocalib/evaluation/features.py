@@ -1,6 +1,6 @@
-"""Feature extractors: torch-fidelity's Inception, and a classifier of a dataset's own labels.
+"""Feature extractors: torch-fidelity's Inception, and a classifier of the dataset's own labels.
 
-Only Inception's distance may be called FID. N images, B batch, C H W image, D features.
+Only distances of Inception features may be called FID. N images, B batch, C H W image, D features.
 """
 
 import json
@@ -21,12 +21,12 @@ from mocalib.evaluation import classifiers
 from mocalib.evaluation.classifiers import BATCH
 from mocalib.storage import files
 
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's; the name ends in its sha256's first digits
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's
 INCEPTION_SHA256 = "6726825d"
 
 
 class Extractor(NamedTuple):
-    """What takes features of images, with the sha256 of its weights file."""
+    """A feature extractor, with the sha256 of its weights file."""
 
     name: str  # one of FEATURES
     digest: str
@@ -35,9 +35,9 @@ class Extractor(NamedTuple):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features N D (float32, CPU) of images N C H W (uint8; one channel is shown as three equal ones)."""
+        """Features N D (float32, CPU) of images N C H W (uint8; one channel is repeated three times)."""
         if images.dtype != torch.uint8:
-            raise ValueError(f"features are taken of uint8 images, as files hold them, not of {images.dtype}")
+            raise ValueError(f"features need uint8 images, as files hold them, not {images.dtype}")
         batches = (batch.expand(-1, 3, -1, -1).contiguous() for batch in images.split(BATCH))
         return torch.cat([self.batch_features(batch.to(self.device)).cpu() for batch in batches])
 
@@ -45,10 +45,11 @@ class Extractor(NamedTuple):
 def build(
     name: str, dataset: Dataset, dataset_name: str, weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
-    """Return an extractor on a device: "inception", or a dataset's own "classifier".
+    """Return an extractor on a device: "inception", or the dataset's own "classifier".
 
-    `weights` is a file of Inception's weights (default: the one in torch's hub folder, else torch-fidelity's
-    download). A classifier's are committed for digits, else trained once on the training labels. Raises as `check`.
+    `weights` is a file of Inception's weights; by default the one in torch's hub folder, else torch-fidelity's
+    download. The classifier of digits is committed; others are trained once on the training labels. Raises what `check`
+    raises.
     """
     check(name, dataset, weights)
     if name == "inception":
@@ -63,10 +64,10 @@ def build(
 
 
 def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:
-    """Raise what `build` would raise for want of weights or labels: for use before hours of training.
+    """Raise what `build` would raise, before hours of training.
 
-    FileNotFoundError where Inception's weights are not to be had, ValueError for a wrong file, a dataset without labels
-    or with a single test image. "" and "none" ask for no features.
+    FileNotFoundError if Inception's weights are missing and cannot be downloaded; ValueError for a wrong file, or for a
+    dataset without labels or with a single test image. "" and "none" need nothing.
     """
     if weights and name != "inception":
         raise ValueError(f"{weights} are weights for features 'inception', but features = {name!r}")
@@ -103,23 +104,23 @@ def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
 def _inception_help(placed: Path) -> str:
     return (
         f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
-        "(inception_weights in notebooks); features 'classifier' needs none, where there are labels, nor does 'none'"
+        "(inception_weights in notebooks); features 'none', or 'classifier' for data with labels, need no such file"
     )
 
 
 def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
-    """A dataset's own classifier and its sha256: the committed and checked one, or one trained now and kept."""
+    """The dataset's own classifier and its sha256: the committed one, checked, or one trained now and kept."""
     if (committed := paths.FEATURES / f"{dataset_name}.pt").exists():
         return committed, committed_digest(committed)
     path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
-    with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):  # of several processes one trains it
+    with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):  # only one of several processes trains it
         if not path.exists():
             classifiers.train(dataset, path)
     return path, files.sha256(path)
 
 
 def committed_digest(path: Path) -> str:
-    """sha256 of committed weights; ValueError if their record has another, FileNotFoundError if there is no record."""
+    """sha256 of committed weights. ValueError if their record has another, FileNotFoundError if it is missing."""
     if not (record := path.with_suffix(".json")).exists():
         raise FileNotFoundError(f"{record}, the record of {path.name}, is missing; restore it with git")
     expected = json.loads(record.read_text())["sha256"]

@@ -1,4 +1,4 @@
-"""The trained nets of a run: images to codes, codes to images, samples and interpolations.
+"""The trained nets of a run: images to latents and back, samples and interpolations.
 
 B batch, C H W image, d latent.
 """
@@ -18,37 +18,37 @@ from mocalib.storage import files
 from mocalib.storage.run import Run, check_state, epoch_file, open_run
 
 BATCH = 250  # images a forward pass outside of training
-COMPONENTS = 10  # of a mixture, as of RAE's
+COMPONENTS = 10  # of the Gaussian mixture, as in RAE
 
 
 class Autoencoder:
-    """A trained run's nets in evaluation mode and float32: images to codes, and back."""
+    """A trained run's nets in evaluation mode and float32."""
 
     def __init__(self, objective: methods.Objective, epoch: int, step: int, device: torch.device) -> None:
         self.objective = objective.to(device).eval().requires_grad_(False)
         self.epoch, self.step, self.device = epoch, step, device
-        self.spherical = objective.config.spherical  # whether codes are unit vectors
+        self.spherical = objective.config.spherical  # whether latents are unit vectors
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Images B C H W, uint8 or in [0, 1], to codes B d on the CPU."""
+        """Images B C H W, uint8 or in [0, 1], to latents B d on the CPU."""
         return torch.cat([self.objective.encode(_unit(part.to(self.device))).cpu() for part in x.split(BATCH)])
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Codes B d to images B C H W in [0, 1] on the CPU."""
+        """Latents B d to images B C H W in [0, 1] on the CPU."""
         return torch.cat([self.objective.decode(part.to(self.device)).cpu() for part in z.split(BATCH)])
 
     def prior(self, n: int, seed: int = 0) -> Tensor:
-        """n latents to generate from, n d; the same for a seed on every device."""
+        """n latents to generate from, n d; a seed gives the same on every device."""
         return self.objective.prior(n, torch.Generator().manual_seed(seed))
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """n new images, n C H W in [0, 1]: decoded points of the prior, MoCA's on the sphere."""
+        """n new images, n C H W in [0, 1], decoded from the prior."""
         return self.decode(self.prior(n, seed))
 
     def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
-        """Decoded points between the codes of images x0 and x1 (B C H W each): B steps C H W."""
+        """Images decoded from points between the latents of x0 and x1 (B C H W each): B steps C H W."""
         path = latent.interpolate if self.spherical else latent.line
         z = path(self.encode(x0), self.encode(x1), steps)  # B steps d
         return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
@@ -59,12 +59,12 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[0, 1] to 0..255 by rounding, as a file would hold it: truncation would shift every score."""
+    """Round [0, 1] to 0..255, as an image file holds it; truncation would shift every score."""
     return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def decode_uint8(autoencoder: Autoencoder, z: Tensor) -> Tensor:
-    """Latents n d to uint8 images, in parts: 10,000 float images of 256 pixels would take 8 GB."""
+    """Decode latents n d to uint8 images, in parts: 10,000 float images of 256 pixels would take 8 GB."""
     return torch.cat([to_uint8(autoencoder.decode(part)) for part in z.split(BATCH)])
 
 
@@ -77,18 +77,18 @@ class Reconstruction(NamedTuple):
 
 
 def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
-    """Encode and decode images (uint8 n C H W) once, for every score that needs either."""
+    """Encode and decode images (uint8 n C H W) once, for all scores."""
     latents, decoded, errors = zip(*((z, to_uint8(x), error) for z, x, error in _reconstructed(autoencoder, images)))
     return Reconstruction(torch.cat(latents), torch.cat(decoded), sum(errors) / len(images))
 
 
 def reconstruction_error(autoencoder: Autoencoder, images: Tensor) -> float:
-    """The error of Eq. 5 on [0, 1], a mean over images (uint8 n C H W); nothing else is kept."""
+    """The error of Eq. 5 on [0, 1], a mean over images (uint8 n C H W), without keeping the decoded images."""
     return sum(error for *_, error in _reconstructed(autoencoder, images)) / len(images)
 
 
 def _reconstructed(autoencoder: Autoencoder, images: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Latents, decoded images in [0, 1] and summed error of each part of uint8 images."""
+    """For each part of uint8 images: latents, decoded images in [0, 1], and summed error."""
     for part in images.split(BATCH):
         z = autoencoder.encode(part)
         x_hat = autoencoder.decode(z)
@@ -98,8 +98,8 @@ def _reconstructed(autoencoder: Autoencoder, images: Tensor) -> Iterator[tuple[T
 def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
     """The trained autoencoder of a finished run, or of a kept epoch.
 
-    Raises FileNotFoundError if its weights are not there, as in a fresh clone, and ValueError if they are cut short or
-    of other nets, with the command that retrains it elsewhere.
+    Raises FileNotFoundError if its weights are missing, as in a fresh clone, and ValueError if they do not load. The
+    message gives the command that trains the run again.
     """
     run = open_run(directory)
     path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
@@ -117,11 +117,11 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
 
 def _no_weights(run: Run, path: Path) -> str:
     if not run.finished:
-        return f"{path} is not there: the run is not finished. Finish it with: python -m mocalib run {run.directory}"
+        return f"{path} does not exist: the run is not finished. Finish it with: python -m mocalib run {run.directory}"
     kept = [found.name for found in sorted(run.directory.glob("*.pt"))]
     return (
-        f"{path} is not there (weights here: {', '.join(kept) or 'none'}): weights are not committed, and of earlier "
-        f"epochs only those in keep_epochs are kept. {_retrain(run)}"
+        f"{path} does not exist (weights here: {', '.join(kept) or 'none'}): weights are not committed, and earlier "
+        f"epochs are kept only if keep_epochs lists them. {_retrain(run)}"
     )
 
 
@@ -133,27 +133,27 @@ def _retrain(run: Run) -> str:
 
 
 def mixture(z: Tensor, n: int, seed: int) -> Tensor:
-    """n points, n d, of a Gaussian mixture fitted to codes: RAE's ex-post density estimation (section 3 there).
+    """n points, n d, of a mixture of Gaussians fitted to latents z, m d.
 
-    z: any codes, m d; covariances are full, settings those of RAE's code, by scikit-learn. Raises ValueError for fewer
-    codes than Gaussians.
+    This is RAE's ex-post density estimation (its section 3): full covariances, and scikit-learn with the settings of
+    RAE's code. Raises ValueError for fewer latents than Gaussians.
     """
     from sklearn.mixture import GaussianMixture  # takes a second to import
 
     check_mixture(len(z))
     fitted = GaussianMixture(COMPONENTS, max_iter=2_000, tol=1e-3, random_state=seed)
-    with threadpool_limits(torch.get_num_threads()):  # results depend on them, as torch's own do
+    with threadpool_limits(torch.get_num_threads()):  # results depend on the number of threads
         try:
             points, _ = fitted.fit(z.double().numpy()).sample(n)
-        except ValueError as error:  # scikit-learn speaks of settings that are not ours to give
+        except ValueError as error:  # scikit-learn's message names settings that a user cannot change
             raise ValueError(
-                f"{COMPONENTS} Gaussians cannot be fitted to {len(z)} codes of d {z.shape[1]} ({str(error)[:80]}); "
+                f"{COMPONENTS} Gaussians cannot be fitted to {len(z)} latents of d {z.shape[1]} ({str(error)[:80]}); "
                 "train on more images or with a smaller d, or score the prior alone"
             ) from None
     return torch.from_numpy(points).float()
 
 
-def check_mixture(codes: int) -> None:
-    """Raise ValueError for fewer codes than components."""
-    if codes < COMPONENTS:
-        raise ValueError(f"a mixture of {COMPONENTS} Gaussians needs as many training images; there are {codes}")
+def check_mixture(n: int) -> None:
+    """Raise ValueError for fewer latents than Gaussians."""
+    if n < COMPONENTS:
+        raise ValueError(f"a mixture of {COMPONENTS} Gaussians needs at least {COMPONENTS} training images, not {n}")

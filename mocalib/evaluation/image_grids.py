@@ -1,4 +1,4 @@
-"""Grids of images for a run's record: samples, reconstructions, interpolations and neighbours, for figures to cut up.
+"""Grids of images for a run's record: samples, reconstructions, interpolations and nearest training images.
 
 n images, C H W image.
 """
@@ -12,20 +12,20 @@ from torch import Tensor
 from mocalib.data.cache import Dataset
 from mocalib.evaluation.generate import BATCH, Autoencoder, decode_uint8, to_uint8
 
-SAMPLES, COLUMNS = 40, 8  # samples in a grid; images a row of it
-LARGE, FEWER = 48, 24  # from so many pixels a side, so many samples: records stay small
-SHOWN_NEIGHBOURS = 16  # of so many samples
-RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # shown pairs, rows, and decoded images between two originals
+SAMPLES, COLUMNS = 40, 8  # samples; images a row
+LARGE, FEWER = 48, 24  # images of at least 48 pixels: only 24 samples, so that records stay small
+SHOWN_NEIGHBOURS = 16  # samples that are shown with their nearest training image
+RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # pairs; rows; decoded images a row
 
 
 def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, bytes]:
-    """PNG grids without padding, for figures to cut up: each a row of images a row.
+    """PNG grids without padding, which figures cut into images.
 
-    samples (8 a row), the nearest training images of the first, reconstructions (original, reconstruction, ...), and
-    interpolations (original, decoded points between the two codes, original) of test images.
+    samples (8 a row); the nearest training image of each of the first samples; reconstructions (original,
+    reconstruction, ...); and interpolations of test images (original, decoded points between both, original).
     """
     enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
-    shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is shown more than once
+    shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is repeated
     count = SAMPLES if dataset.image_shape[-1] < LARGE else FEWER
     samples = decode_uint8(autoencoder, autoencoder.prior(count, seed))
     originals = shown[:RECONSTRUCTIONS]
@@ -43,7 +43,7 @@ def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, by
 
 
 def nearest(images: Tensor, training: Tensor) -> Tensor:
-    """Index of the training image with the least Euclidean pixel distance to each image; both uint8 n C H W."""
+    """Index of the training image nearest to each image, by Euclidean pixel distance; both uint8 n C H W."""
     x = images.flatten(1).float()
     distances = [torch.cdist(x, part.flatten(1).float()) for part in training.split(BATCH)]
     return torch.cat(distances, dim=1).argmin(dim=1)

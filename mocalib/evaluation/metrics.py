@@ -1,6 +1,6 @@
-"""What scores are made of: distances between features, by torch-fidelity, and how latents cover the sphere.
+"""Scores: distances between features, by torch-fidelity, and how evenly latents cover the sphere.
 
-n D, m D features; n latents of d dimensions, unit vectors where nothing else is said.
+n D, m D features; n d latents, unit vectors if nothing else is said.
 """
 
 import math
@@ -13,20 +13,20 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-SUBSETS = 100  # of KID, torch-fidelity's default
-NEIGHBOURS = 3  # of precision and recall, torch-fidelity's default
-CHUNK = 2_000  # images, or latents, a block of a matrix product
+SUBSETS = 100  # for KID, torch-fidelity's default
+NEIGHBOURS = 3  # for precision and recall, torch-fidelity's default
+CHUNK = 2_000  # rows a block of a matrix product
 
 
 def distance_name(kind: str, extractor: str) -> str:
-    """Only Inception's distances bear the names fid and kid."""
+    """A distance's recorded name; only Inception's are called fid and kid."""
     if extractor == "inception":
         return {"fd": "fid", "kid": "kid"}[kind]
     return f"{kind}_{extractor}"
 
 
 def frechet_distance(found: Tensor, reference: Tensor) -> float:
-    """Fréchet distance of Gaussians fitted to two sets of features (n D, m D), by torch-fidelity in float64.
+    """Fréchet distance of Gaussians fitted to features n D and m D, by torch-fidelity in float64.
 
     Raises ValueError for fewer than two rows.
     """
@@ -37,14 +37,14 @@ def frechet_distance(found: Tensor, reference: Tensor) -> float:
 
 
 def kernel_distance(found: Tensor, reference: Tensor) -> float:
-    """KID, the unbiased cubic-kernel MMD of two sets of features, by torch-fidelity; subsets shrink for small sets."""
+    """KID, the unbiased cubic-kernel MMD of two sets of features, by torch-fidelity; small sets get smaller subsets."""
     size = min(1_000, len(found), len(reference))
     settings = {"kid_subsets": SUBSETS, "kid_subset_size": size, "rng_seed": 0, "verbose": False}
     return kid_features_to_metric(found.double(), reference.double(), **settings)[KEY_METRIC_KID_MEAN]
 
 
 def precision_and_recall(found: Tensor, reference: Tensor) -> dict[str, float]:
-    """Improved precision and recall of two sets of features, by torch-fidelity; {} for too few for neighbours."""
+    """Improved precision and recall of two sets of features, by torch-fidelity; {} for too few images."""
     if min(len(found), len(reference)) <= NEIGHBOURS:
         return {}
     settings = {"prc_neighborhood": NEIGHBOURS, "save_cpu_ram": True, "verbose": False}
@@ -53,10 +53,9 @@ def precision_and_recall(found: Tensor, reference: Tensor) -> dict[str, float]:
 
 
 def pca_variances(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Variances of images (uint8 n C H W, taken in [0, 1]) along their principal components, descending, float64.
+    """Variances of images (uint8 n C H W, scaled to [0, 1]) along their principal components, descending, float64.
 
-    Of min(n, C H W) components, from the smaller of the two products of the centred matrix; their sum is the mean
-    squared distance from the mean image.
+    There are min(n, C H W) of them; their sum is the mean squared distance from the mean image.
     """
     n, values = len(images), images[0].numel()
     mean = sum(part.flatten(1).sum(dim=0) for part in images.split(CHUNK)).double() / n
@@ -72,40 +71,40 @@ def pca_variances(images: Tensor, device: torch.device | str = "cpu") -> Tensor:
 
 
 def singular_values(z: Tensor) -> Tensor:
-    """Singular values of the n d matrix of codes, uncentred, descending (section 5.6); about sqrt(n/d) if uniform."""
+    """Singular values of latents n d, uncentred, descending (section 5.6); about sqrt(n/d) if uniform."""
     return torch.linalg.svdvals(z.double())
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> float:
-    """Wang & Isola's uniformity: `log mean_{i != j} exp(-t |z_i - z_j|^2)`; lower is more uniform.
+    """Wang & Isola's uniformity of latents n d: `log mean_{i != j} exp(-t |z_i - z_j|^2)`; lower is more uniform.
 
-    z: n d. Its value for the uniform sphere, the least possible, is `uniform_uniformity(d, t)`.
+    The least possible value is that of the uniform sphere, `uniform_uniformity(d, t)`.
     """
     n, total = len(z), 0.0
     for block in z.split(CHUNK):
         total += torch.exp(2 * t * (block @ z.T - 1)).double().sum().item()
-    return math.log((total - n) / (n * (n - 1)))  # each code's product with itself counts exp(0)
+    return math.log((total - n) / (n * (n - 1)))  # without the n pairs i = j, each exp(0)
 
 
-def nearest_cosine(points: Tensor, codes: Tensor) -> float:
-    """Mean cosine from each point to its nearest code: low where there are "holes" between codes (section 5.1).
+def nearest_cosine(points: Tensor, latents: Tensor) -> float:
+    """Mean cosine from each point to its nearest latent: low if there are "holes" between latents (section 5.1).
 
-    points: n d, codes: m d. What is lower than for m uniform codes is more holes than chance leaves.
+    points: n d, latents: m d. Compare it with the value for m uniform latents: a lower one means more holes.
     """
-    nearest = [(block @ codes.T).amax(dim=1) for block in points.split(CHUNK)]
+    nearest = [(block @ latents.T).amax(dim=1) for block in points.split(CHUNK)]
     return torch.cat(nearest).double().mean().item()
 
 
 def uniform_negative(d: int, tau: float) -> float:
-    """Exact value of Eq. 3 for the uniform sphere in R^d: `log E exp(x . y / tau)`.
+    """Exact value of Eq. 3 on the uniform sphere in R^d: `log E exp(x . y / tau)`.
 
-    With v = d/2 - 1 it is `lgamma(d/2) + v log(2 tau) + log I_v(1/tau)`, here by the Bessel function's power series
-    `sum_k (1/2tau)^2k / (k! (d/2)_k)` in logarithms: no part of it over- or underflows, whatever d and tau.
+    With v = d/2 - 1 it is `lgamma(d/2) + v log(2 tau) + log I_v(1/tau)`. We sum the Bessel function's power series
+    `sum_k (1/2tau)^2k / (k! (d/2)_k)` in logarithms, so that nothing over- or underflows for any d and tau.
     """
     k = np.arange(int(2 / tau) + 200)  # terms grow up to about k = 1/(2 tau), then fall faster than any power
     return float(logsumexp(-2 * k * math.log(2 * tau) - gammaln(k + 1) - gammaln(d / 2 + k) + gammaln(d / 2)))
 
 
 def uniform_uniformity(d: int, t: float = 2.0) -> float:
-    """Exact `uniformity` of the uniform sphere: `|x - y|^2 = 2 - 2 x . y` makes it Eq. 3 at tau = 1/(2t), less 2t."""
+    """Exact `uniformity` of the uniform sphere: as `|x - y|^2 = 2 - 2 x . y`, it is Eq. 3 at tau = 1/(2t), minus 2t."""
     return uniform_negative(d, 1 / (2 * t)) - 2 * t
