@@ -1,4 +1,4 @@
-"""Figures, drawn from records alone: no model, no dataset, no device. One pure function a figure; one `save`."""
+"""Figures, drawn from records alone, without models or datasets: one pure function for each figure, and `save`."""
 
 from mocalib.figures.base import caption, save, show, tiles
 from mocalib.figures.curves import directions, scores_by_size, scores_by_weight, singular_values, training_curves

@@ -1,4 +1,4 @@
-"""What every figure is made with: images cut from recorded grids, axes for them, and files that say what they show.
+"""What every figure uses: images cut from recorded grids, axes for them, captions, and saving.
 
 R rows, n images, C H W image.
 """
@@ -22,20 +22,17 @@ from mocalib.config import paths
 from mocalib.storage import files
 from mocalib.storage.run import Run
 
-LETTERS = 17  # of a caption, an inch
-DPI, GRID_DPI = 200, 150  # of curves, and of grids alone: 63 pixels an image
+LETTERS = 17  # of a caption on one inch
+DPI, GRID_DPI = 200, 150  # of curves; of image grids
 
-plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # one look for every figure, and for what users draw beside
+plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # for every figure, and for users' own
 
 
 def tiles(run: Run, name: str) -> Tensor:
-    """Images of a recorded grid, uint8 R columns C H W, cut up by the run's image shape.
-
-    Raises FileNotFoundError if the run was not scored.
-    """
+    """Images of a recorded grid, uint8 (R, columns, C, H, W). Raises FileNotFoundError if the run was not scored."""
     path = run.directory / name
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; score the run first: python -m mocalib run {run.directory}")
+        raise FileNotFoundError(f"{path} does not exist; score the run first: python -m mocalib run {run.directory}")
     channels, height, width = run.environment["data"]["image_shape"]
     pixels = torch.from_numpy(np.array(Image.open(path).convert("L" if channels == 1 else "RGB")))
     pixels = pixels.reshape(len(pixels) // height, height, -1, width, channels)  # R H columns W C
@@ -43,7 +40,7 @@ def tiles(run: Run, name: str) -> Tensor:
 
 
 def show(ax: Axes, images: Tensor, title: str = "", gap: int = 1) -> None:
-    """Draw images (uint8 R columns C H W) as a grid with white gaps."""
+    """Draw images (uint8, R columns C H W) as a grid with white gaps."""
     grid = make_grid(images.flatten(0, 1), nrow=images.shape[1], padding=gap, pad_value=255)
     ax.imshow(grid.permute(1, 2, 0).numpy())
     ax.set_title(title)
@@ -51,14 +48,14 @@ def show(ax: Axes, images: Tensor, title: str = "", gap: int = 1) -> None:
 
 
 def row(*counts: tuple[int, int], inch: float = 0.36) -> tuple[Figure, np.ndarray]:
-    """Axes side by side for grids of (rows, columns) images."""
+    """A figure and its axes, side by side, for grids of (rows, columns) images."""
     widths = [columns for _, columns in counts]
     height = inch * max(rows for rows, _ in counts) + 0.4
     return plt.subplots(1, len(counts), figsize=(inch * sum(widths) + 0.3, height), width_ratios=widths, squeeze=False)
 
 
 def caption(run: Run) -> str:
-    """What a picture of one run is of, in a line."""
+    """One line that describes a picture of one run."""
     c, (_, height, width) = run.config, run.environment["data"]["image_shape"]
     epochs = run.manifest.get("epoch", c.epochs)  # fewer where `stop_at` ended it
     return (
@@ -76,17 +73,16 @@ def save(
     table: pd.DataFrame | None = None,
     kinds: tuple[str, ...] = ("png", "pdf"),
 ) -> list[Path]:
-    """Write figures/<scale>/<name>.png and .pdf, and the numbers behind it as .csv if given; return the paths.
+    """Write figures/<scale>/<name>.png and .pdf, and `table`, the numbers behind it, as .csv; return the paths.
 
-    The scale is said in the caption below the picture. Its metadata say what it is made from: run names, seeds, n and
-    command of runs, or `source` itself, where that is no list of runs. Files are byte for byte the same from the same
-    records and library versions, and replace older ones only when they are whole.
+    The caption below the picture names the scale. The metadata hold `source`: a dict, or runs, of which it names runs,
+    seeds, n and command. The same records and library versions give the same bytes. A file is replaced only when the
+    new one is whole.
     """
     below = textwrap.fill(f"{caption} [{scale} scale]", int(figure.get_figwidth() * LETTERS))
     figure.supxlabel(below, fontsize=7, color="0.35")
-    note = json.dumps(
-        (source if isinstance(source, dict) else provenance(source)) | {"caption": caption, "scale": scale}
-    )
+    about = source if isinstance(source, dict) else provenance(source)
+    note = json.dumps(about | {"caption": caption, "scale": scale})
     folder = paths.FIGURES / scale
     metadata = {
         "png": {"Title": name, "Description": note, "Software": None},
@@ -109,7 +105,7 @@ def save_csv(table: pd.DataFrame, name: str, scale: str) -> Path:
 
 
 def provenance(runs: list[Run]) -> dict:
-    """Where a picture comes from: runs, seeds, training images and the command that makes the runs."""
+    """The source of a picture: runs, seeds, training images, and the command that makes the runs."""
     return {
         "runs": [run.directory.name for run in runs],
         "seeds": sorted({run.config.seed for run in runs}),

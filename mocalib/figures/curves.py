@@ -19,19 +19,15 @@ LOGGED = {  # logged term -> axis label
     "negative": "Eq. 4 (nats)",
     "positive_probability": "probability of\nthe positive",
 }
-PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns that are no terms
+PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns other than terms
 MARKERS = "osD^vPX"
-DISTANCE = {
-    "inception": "FID",
-    "classifier": "Fréchet distance\n(classifier features)",
-    "": "no score",
-}
+DISTANCE = {"inception": "FID", "classifier": "Fréchet distance\n(classifier features)", "": "no score"}
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
-    """Four logged terms against training images, a line a labelled run; Eq. 4 with its value for the uniform sphere.
+    """Four logged terms against training images, one line for each labelled run.
 
-    MoCA's, and of other methods what they log.
+    They are MoCA's four, if logged, then others. A dashed line shows Eq. 4 on the uniform sphere.
     """
     frames = [pd.DataFrame(run.metrics).assign(run=label, batch=run.config.batch_size) for label, run in runs.items()]
     lines = pd.concat(frames, ignore_index=True)
@@ -54,30 +50,26 @@ def training_curves(runs: dict[str, Run]) -> Figure:
 
 
 def _mark_uniform(ax: Axes, runs: dict[str, Run]) -> None:
-    for value in _uniform_negatives(runs):
+    """Mark the exact value of Eq. 3 on the uniform sphere, once for each d and temperature of the runs."""
+    configs = [run.config for run in runs.values() if hasattr(run.config.objective, "temperature")]
+    for value in {metrics.uniform_negative(config.latent_dim, config.objective.temperature) for config in configs}:
         ax.axhline(value, color="black", linestyle="--", linewidth=1, label="uniform on the sphere")
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[:1], labels[:1])
 
 
 def _logarithmic(ax: Axes) -> None:
-    """A logarithmic y axis with plain numbers at 1, 2 and 5: its range is often about a decade."""
+    """A logarithmic y axis with plain numbers at 1, 2 and 5, as its range is often about a decade."""
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(ScalarFormatter())
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _uniform_negatives(runs: dict[str, Run]) -> set[float]:
-    """Exact values of Eq. 3; one, unless the runs differ in d or temperature."""
-    with_keys = [run.config for run in runs.values() if hasattr(run.config.objective, "temperature")]
-    return {metrics.uniform_negative(config.latent_dim, config.objective.temperature) for config in with_keys}
-
-
 def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
-    """Singular values of training codes (Figure 5), a line a label, with as many of the prior, MoCA's uniform.
+    """Singular values of training latents (Figure 5), one line for each label, and of as many latents of the prior.
 
-    Of several runs under a label (its seeds) the line is the mean and the band goes from the least to the greatest.
+    If a label has several runs (seeds), the line is their mean and the band goes from the least to the greatest.
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.0))
     grouped = {label: found if isinstance(found, list) else [found] for label, found in runs.items()}
@@ -91,27 +83,27 @@ def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
             ax.fill_between(index, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
     first = next(iter(grouped.values()))[0]
     uniform = recorded_singular_values(first)["uniform"]
-    beside = "uniform on the sphere" if first.config.objective.spherical else "codes of the prior"
-    ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label=beside)
+    name = "uniform on the sphere" if first.config.objective.spherical else "codes of the prior"
+    ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label=name)
     ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
     ax.legend()
     return figure
 
 
 def recorded_singular_values(run: Run) -> dict[str, np.ndarray]:
-    """Singular values of the run's training codes and of as many of its prior (`uniform`), descending."""
+    """Singular values of training latents, and of as many latents of the prior (`uniform`), descending."""
     with np.load(run.directory / "latents.npz") as found:
         return dict(found)
 
 
 def directions(run: Run) -> int:
-    """How many directions training codes use: singular values of at least a tenth of the greatest."""
+    """How many directions training latents use: singular values of at least a tenth of the greatest."""
     values = recorded_singular_values(run)["singular_values"]
     return int((values >= 0.1 * values[0]).sum())
 
 
 def ordered(n: int) -> list:
-    """n colours for an ordered axis, dark to light, told apart in grey and by the colour-blind; one is the first."""
+    """n colours for an ordered axis, from dark to light; they differ in grey and for the colour-blind."""
     return sns.color_palette("viridis", n_colors=n + 1)[:n] if n > 1 else sns.color_palette(n_colors=1)
 
 
@@ -119,9 +111,9 @@ MEASURES = {"fd": None, "reconstruction": "test reconstruction error", "uniformi
 
 
 def convergence(frame: pd.DataFrame) -> Figure:
-    """Score, reconstruction and uniformity against training images and seconds: `tables.convergence`'s rows.
+    """Score, reconstruction and uniformity against training images and seconds, from rows of `tables.convergence`.
 
-    Lines are means over seeds, bands go from the least to the greatest; seconds are means over seeds, too.
+    Lines are means over seeds, bands go from the least to the greatest; seconds are means over seeds.
     """
     frame = frame.assign(seconds=frame.groupby(["method", "epoch"])["seconds"].transform("mean"))
     figure, axes = plt.subplots(2, len(MEASURES), figsize=(8.4, 4.6), sharey="col")
@@ -131,7 +123,7 @@ def convergence(frame: pd.DataFrame) -> Figure:
             if frame[measure].notna().any():
                 sns.lineplot(frame, x=x, y=measure, errorbar=("pi", 100), **shown, ax=ax)
             ax.set(xscale="log", xlabel=f"training {x}", ylabel=label or DISTANCE[frame["features"].iloc[0]])
-            ax.xaxis.set_minor_formatter(NullFormatter())  # within two decades they would stand on each other
+            ax.xaxis.set_minor_formatter(NullFormatter())  # within two decades they would overlap
     for ax, measure in zip(axes[0], MEASURES):
         if measure != "uniformity" and frame[measure].notna().any():
             _logarithmic(ax)
@@ -145,10 +137,10 @@ def convergence(frame: pd.DataFrame) -> Figure:
 
 
 def scores_by_weight(frame: pd.DataFrame, axis: str, symbol: str) -> Figure:
-    """Distance against the weight, a line for each value of an axis: Figures 3 and 4.
+    """Distance against lambda, one line for each value of an axis: Figures 3 and 4.
 
-    Points are means over seeds and bars their standard deviation; a red star is the best mean of a line. An open mark
-    is a mean with a run that had not reached `stop_at` when its epochs were over.
+    Points are means over seeds, bars their standard deviation, and a red star is the best mean of a line. An open mark
+    is a mean with a run that did not reach `stop_at`.
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.2))
     values = sorted(frame[axis].unique())
@@ -160,7 +152,7 @@ def scores_by_weight(frame: pd.DataFrame, axis: str, symbol: str) -> Figure:
 
 
 def scores_by_size(frame: pd.DataFrame, shown: dict[int, str]) -> Figure:
-    """Distance against the weight, a panel an input size, red stars at the best; scales differ (Figure 15)."""
+    """Distance against lambda, one panel for each input size, with red stars at the best (Figure 15)."""
     sizes = sorted(frame["size"].unique())
     figure, axes = plt.subplots(1, len(sizes), figsize=(2.4 * len(sizes) + 0.4, 2.8), squeeze=False)
     for ax, size, color, marker in zip(axes[0], sizes, ordered(len(sizes)), cycle(MARKERS)):

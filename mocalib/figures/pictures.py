@@ -6,11 +6,11 @@ from matplotlib.figure import Figure
 from mocalib.figures.base import row, show, tiles
 from mocalib.storage.run import Run, samples_file
 
-INCH = 0.42  # of an image in the paper's figures
+INCH = 0.42  # side of an image in the paper's figures
 
 
 def samples(run: Run) -> Figure:
-    """New images from uniform points of the sphere beside the nearest training image of each, in pixels."""
+    """New images, and the nearest training image of each, by pixels."""
     near = tiles(run, "neighbours.png")
     images = tiles(run, "samples.png")[: len(near)]
     figure, axes = row(images.shape[:2], near.shape[:2])
@@ -28,7 +28,7 @@ def reconstructions(run: Run) -> Figure:
 
 
 def interpolations(run: Run) -> Figure:
-    """Between two test images (outer columns) along the sphere, as in rows 3-4 of Figure 2."""
+    """Interpolations between two test images (outer columns), as in rows 3-4 of Figure 2."""
     images = tiles(run, "interpolations.png")
     figure, axes = row(images.shape[:2], inch=0.5)
     show(axes[0, 0], images, "original | decoded points between the two codes | original")
@@ -36,7 +36,7 @@ def interpolations(run: Run) -> Figure:
 
 
 def many_samples(run: Run, epoch: int | None = None) -> Figure:
-    """A page of random samples, not chosen (Figures 6, 9 and 10), of the last weights or of those kept at an epoch."""
+    """A page of random samples, of the last weights or of those kept at an epoch (Figures 6, 9 and 10)."""
     images = tiles(run, "samples.png" if epoch is None else samples_file(epoch))
     figure, axes = row(images.shape[:2], inch=INCH)
     show(axes[0, 0], images)
@@ -53,23 +53,21 @@ def figure1(run: Run) -> Figure:
 
 
 def figure2(runs: dict[str, Run]) -> Figure:
-    """A column a dataset: test image and reconstruction (rows 1-2), interpolations (3-4), random samples (5-6)."""
+    """One column for each dataset: test image and reconstruction, interpolations, and random samples."""
     figure, axes = plt.subplots(3, len(runs), figsize=(4.1 * len(runs), 4.1), squeeze=False)
     for column, (name, run) in zip(axes.T, runs.items()):
-        for ax, (grid, title) in zip(
-            column,
-            {
-                "reconstructions.png": f"{name}\ntest image | reconstruction",
-                "interpolations.png": "original | between the codes | original",
-                "samples.png": "random samples",
-            }.items(),
-        ):
+        grids = {
+            "reconstructions.png": f"{name}\ntest image | reconstruction",
+            "interpolations.png": "original | between the codes | original",
+            "samples.png": "random samples",
+        }
+        for ax, (grid, title) in zip(column, grids.items()):
             show(ax, tiles(run, grid)[:2], title)
     return figure
 
 
 def by_method(runs: dict[str, Run]) -> Figure:
-    """Two rows of random samples of each labelled run, not chosen, three labels a row."""
+    """Two rows of random samples of each labelled run, three runs side by side."""
     columns = min(3, len(runs))
     rows = -(-len(runs) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(columns * 2.9, rows * 0.98 + 0.3), squeeze=False)
@@ -80,10 +78,10 @@ def by_method(runs: dict[str, Run]) -> Figure:
     return figure
 
 
-def quickstart(moca: Run, twin: Run) -> Figure:
-    """Samples of MoCA beside those of the same autoencoder trained with weight 0."""
+def quickstart(moca: Run, plain: Run) -> Figure:
+    """Samples of MoCA, and of the same autoencoder trained with lambda 0."""
     images = {
-        "uniform points decoded, weight 0": tiles(twin, "samples.png")[:5],
+        "uniform points decoded, weight 0": tiles(plain, "samples.png")[:5],
         f"MoCA, weight {moca.config.objective.weight:g}": tiles(moca, "samples.png")[:5],
     }
     figure, axes = row(*(grid.shape[:2] for grid in images.values()))
