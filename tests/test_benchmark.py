@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mocalib import __main__, models
 from mocalib.benchmark import draw, measure, steps, timer
-from mocalib.benchmark.steps import ALGORITHM_1, ENGINE
+from mocalib.benchmark.steps import ALGORITHM_1, OURS
 from mocalib.config import paths
 from mocalib.data.builtin import image_shape
 from mocalib.paper.grids import SCALES, SMOKE
@@ -68,7 +68,7 @@ def test_a_record_says_what_was_measured_where_and_how(record):
     [case] = record["cases"]
     assert case["config"] == SMALL.to_dict()
     assert case["image_shape"] == [1, 16, 16]
-    plain, ours = case["contenders"][ALGORITHM_1], case["contenders"][ENGINE]
+    plain, ours = case["contenders"][ALGORITHM_1], case["contenders"][OURS]
     for found, name in ((case["ratio"], "seconds"), (case["ratio_without_data"], "seconds_without_data")):
         assert found["low"] <= found["median"] <= found["high"]
         assert found["median"] == pytest.approx(plain[name] / ours[name], rel=0.05)
@@ -78,7 +78,7 @@ def test_a_record_says_what_was_measured_where_and_how(record):
 
 def test_the_parts_of_a_step_hold_nearly_all_of_its_operations():
     with counted_operations():
-        parts = measure.parts(steps.Engine(SMALL, CPU, compile=False), CPU)
+        parts = measure.parts(steps.OurStep(SMALL, CPU, compile=False), CPU)
     whole = parts.pop("step")
     assert set(parts) == set(draw.PARTS)  # so that all are drawn
     assert min(parts.values()) > 0
@@ -87,7 +87,7 @@ def test_the_parts_of_a_step_hold_nearly_all_of_its_operations():
 
 def test_operations_of_algorithm_1_are_those_of_its_layers():
     """Two operations a multiplication; backward once for weights and once for inputs, but for the images'."""
-    work, found = steps.Printed(SMALL, CPU), {}
+    work, found = steps.PrintedStep(SMALL, CPU), {}
 
     def count(layer, inputs, output):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
@@ -104,8 +104,8 @@ def test_operations_of_algorithm_1_are_those_of_its_layers():
 
 def test_the_engine_does_fewer_operations_where_it_folds_upsampling(monkeypatch):
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
-    exact, fast = (measure.operations(steps.Engine(replace(SMALL, precision=p), CPU)) for p in ("float32", "bfloat16"))
-    plain = measure.operations(steps.Printed(SMALL, CPU))
+    exact, fast = (measure.operations(steps.OurStep(replace(SMALL, precision=p), CPU)) for p in ("float32", "bfloat16"))
+    plain = measure.operations(steps.PrintedStep(SMALL, CPU))
     assert fast < 0.8 * exact
     assert exact == pytest.approx(plain, rel=0.01)
 
@@ -148,7 +148,7 @@ def test_a_watch_adds_up_calls_within_a_step(monkeypatch):
 
 
 def peaks(configs, device):
-    return [measure.peak_memory(ENGINE, config, device) for config in configs]
+    return [measure.peak_memory(OURS, config, device) for config in configs]
 
 
 def test_peak_memory_is_of_a_process_of_its_own():
@@ -161,23 +161,27 @@ def test_peak_memory_is_of_a_process_of_its_own():
 def test_float32_on_a_cpu_has_no_reference_beside_it(monkeypatch):
     monkeypatch.setattr(measure, "apart", lambda function, *asked, device, threads: 1)
     found = measure.case(replace(SMALL, precision="float32"), CPU)
-    assert list(found["contenders"]) == [ALGORITHM_1, ENGINE]
+    assert list(found["contenders"]) == [ALGORITHM_1, OURS]
     drawn = draw.figure({"cases": [found], "growth": []})
-    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == [ALGORITHM_1, ENGINE]
+    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == [ALGORITHM_1, OURS]
 
 
-def test_growth_changes_one_axis_at_a_time(monkeypatch):
+def test_growth_changes_only_the_queue(monkeypatch):
     """What is timed, in the place of its seconds: a contender, and in what its config differs."""
     base = tiny()
-    monkeypatch.setattr(measure, "GROWTH", {"queue_size": (50, 200), "size": (16, 32)})
+    monkeypatch.setattr(measure, "QUEUE_SIZES", (50, 200))
     monkeypatch.setattr(measure, "contender", lambda name, config, device: [name, *base.differences(config)])
     monkeypatch.setattr(measure, "rounds", lambda works, *_: {key: [work] for key, work in works.items()})
-    for axis, before, values in (("queue_size", "objective.queue_size: 100", (50, 200)), ("size", "size: 0", (16, 32))):
-        assert measure.along(base, axis, CPU) == [
-            {"axis": axis, "value": value, "contender": name, "seconds": [name, f"{before} | {value}"]}
-            for value in values
-            for name in (ALGORITHM_1, ENGINE)
-        ]
+    assert measure.growth(base, CPU) == [
+        {
+            "axis": "queue_size",
+            "value": size,
+            "contender": name,
+            "seconds": [name, f"objective.queue_size: 100 | {size}"],
+        }
+        for size in (50, 200)
+        for name in (ALGORITHM_1, OURS)
+    ]
 
 
 def test_committed_records_are_not_overwritten(monkeypatch, scratch):
@@ -209,13 +213,13 @@ def test_tables_of_a_record_by_hand(record):
     """A measured one, in which round numbers are put."""
     record = copy.deepcopy(record)
     [case] = record["cases"]
-    plain, ours = case["contenders"][ALGORITHM_1], case["contenders"][ENGINE]
-    plain["peak_memory"], ours["peak_memory"], ours["seconds"], case["operations"][ENGINE] = 100, 50, 0.5, 100
+    plain, ours = case["contenders"][ALGORITHM_1], case["contenders"][OURS]
+    plain["peak_memory"], ours["peak_memory"], ours["seconds"], case["operations"][OURS] = 100, 50, 0.5, 100
     case["ratio"], record["ceiling"][case["nets"]] = {"median": 2.0, "low": 1.9, "high": 2.15}, 400
     case["parts"] |= {"data": 0.01, "EMA": 0.02, "queue": 0.03, "log": 0.04, "step": 1.0}
     record["growth"] = [
         {"axis": "queue_size", "value": value, "contender": name, "seconds": seconds}
-        for value, name, seconds in [(5_000, ENGINE, 2.0), (120_000, ENGINE, 2.2), (120_000, ALGORITHM_1, 9.0)]
+        for value, name, seconds in [(5_000, OURS, 2.0), (120_000, OURS, 2.2), (120_000, ALGORITHM_1, 9.0)]
     ]
     [row] = draw.table(record).to_dict("records")
     assert (row["ratio"], row["engine, images/s"], row["nets in"]) == (2.0, ours["images_per_second"], case["nets"])

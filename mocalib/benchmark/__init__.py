@@ -1,1 +1,1 @@
-"""Our training step beside Algorithm 1, under one clock."""
+"""Our training step and Algorithm 1, timed together."""

@@ -1,4 +1,4 @@
-"""Speed from one record, as a table and a figure: our step beside Algorithm 1, its parts, and how its cost grows."""
+"""A record of speed as a table and a figure: our step and Algorithm 1, parts of a step, and growth of cost."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from mocalib.config import paths
 from mocalib.figures.base import save
 
 COLORS = {"Algorithm 1": "0.7", "engine, float32": "C5", "engine": "C0"}
 PARTS = ("encoder", "key encoder", "decoder", "losses", "backward", "Adam", "EMA", "queue", "data", "log")
-AXES = {
+AXES = {  # of growth; committed records have all, newer ones the first
     "queue_size": "keys K",
     "latent_dim": "latent dimension d",
     "batch_size": "batch B",
@@ -24,7 +24,7 @@ AXES = {
 
 
 def figure(record: dict) -> Figure:
-    """Above: speed as a multiple of Algorithm 1's, and the parts of a launched step; below: growth, if measured."""
+    """Above: speed in multiples of Algorithm 1's, and the parts of a launched step. Below: growth, if measured."""
     below = bool(record["growth"])
     figure = plt.figure(figsize=(9.6, 5.2 if below else 2.9))
     top, *rest = figure.subfigures(1 + below, 1, height_ratios=[1.25, 1][: 1 + below], squeeze=False).flat
@@ -32,24 +32,22 @@ def figure(record: dict) -> Figure:
     _speeds(left, record["cases"])
     _parts(right, record["cases"])
     for part in rest:
-        _growth(part.subplots(1, len(AXES), sharey=True), pd.DataFrame(record["growth"]))
+        _growth(part, pd.DataFrame(record["growth"]))
     return figure
 
 
 def label(case: dict) -> str:
-    """What a case is, in two short lines."""
+    """A case in two short lines."""
     config, (_, height, width) = case["config"], case["image_shape"]
     return f"{config['model'].upper()}, width {config['width']}\n{height}x{width}"
 
 
 def _speeds(ax: Axes, cases: list[dict]) -> None:
-    rows = [
-        {"net": label(case), "contender": name, "speed": found["images_per_second"], "base": case["contenders"]}
-        for case in cases
-        for name, found in case["contenders"].items()
-    ]
-    frame = pd.DataFrame(rows)
-    frame["ratio"] = frame["speed"] / [base["Algorithm 1"]["images_per_second"] for base in frame["base"]]
+    rows = []
+    for case in cases:
+        speeds = {name: found["images_per_second"] for name, found in case["contenders"].items()}
+        rows += [(label(case), name, speed, speed / speeds["Algorithm 1"]) for name, speed in speeds.items()]
+    frame = pd.DataFrame(rows, columns=["net", "contender", "speed", "ratio"])
     sns.barplot(frame, x="net", y="ratio", hue="contender", palette=COLORS, ax=ax)
     for bars, (_, part) in zip(ax.containers, frame.groupby("contender", sort=False)):
         ax.bar_label(bars, [f"{speed:,.0f}" for speed in part["speed"]], fontsize=7, padding=1)
@@ -73,8 +71,10 @@ def _parts(ax: Axes, cases: list[dict]) -> None:
     ax.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.45, -0.22), fontsize=7, columnspacing=1, handlelength=1)
 
 
-def _growth(axes: list[Axes], frame: pd.DataFrame) -> None:
-    for ax, (axis, name) in zip(axes, AXES.items()):
+def _growth(figure: SubFigure, frame: pd.DataFrame) -> None:
+    names = {axis: name for axis, name in AXES.items() if axis in set(frame["axis"])}
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for ax, (axis, name) in zip(axes, names.items()):
         part = frame[frame["axis"] == axis]
         colors = {"palette": COLORS, "markers": ["o", "s"], "dashes": False}
         hues = {"hue": "contender", "style": "contender"}
@@ -87,10 +87,10 @@ def _growth(axes: list[Axes], frame: pd.DataFrame) -> None:
 
 
 def table(record: dict) -> pd.DataFrame:
-    """One row a timed net: images/s of Algorithm 1 and of the engine, their ratio with its quartiles, memory, ceiling.
+    """One row for each net: images/s of Algorithm 1 and of our step, their ratio with quartiles, memory, ceiling.
 
-    Memory is what training takes beyond the imports. `of ceiling` is the engine's operations a second over the most
-    that a large matrix product or convolution reached in the nets' precision.
+    Memory is what training needs beyond the imports. `of ceiling` is our step's operations a second over the most that
+    a large matrix product or convolution reached in the nets' precision.
     """
     rows = []
     for case in record["cases"]:
@@ -118,22 +118,22 @@ FREE = ("data", "EMA", "queue", "log")  # parts of a step that should cost nothi
 
 
 def free(record: dict) -> pd.Series:
-    """What should cost nothing in the first timed net: shares of a step, and how its time grows with the queue."""
+    """What should cost nothing, for the first net: shares of a step, and growth of its time with the queue."""
     parts = record["cases"][0]["parts"]
     shares = {f"{part}, share of a step": parts[part] / parts["step"] for part in FREE}
     found = shares | {"together": sum(shares.values())}
-    of_engine = [row for row in record["growth"] if (row["axis"], row["contender"]) == ("queue_size", "engine")]
-    taken = {row["value"]: row["seconds"] for row in of_engine}
+    ours = [row for row in record["growth"] if (row["axis"], row["contender"]) == ("queue_size", "engine")]
+    taken = {row["value"]: row["seconds"] for row in ours}
     return pd.Series(found | {f"step at K {k:,} over K 5,000": taken[k] / taken[5_000] for k in list(taken)[-1:]})
 
 
 def committed() -> list[dict]:
-    """The committed records, one a scale and kind of device."""
+    """The committed records, one for each scale and kind of device."""
     return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob("*.json"))]
 
 
 def draw(record: dict) -> list[Path]:
-    """Draw a throughput record into figures/<scale>/throughput-<cpu or cuda>.*; return the paths."""
+    """Draw a record into figures/<scale>/throughput-<cpu or cuda>.*; return the paths."""
     about = {key: record[key] for key in ("command", "environment", "repeats")}
     kind = "cpu" if record["environment"]["device"] == "cpu" else "cuda"
     caption = f"{machine(record)}; medians of {record['repeats']} repeats, interleaved; random pixels"
@@ -145,7 +145,7 @@ def draw(record: dict) -> list[Path]:
 
 
 def machine(record: dict) -> str:
-    """Where a throughput record was made."""
+    """The machine that a record was made on."""
     where = record["environment"]
     device = where["processor"] if where["device"] == "cpu" else where["device"]
     threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"

@@ -1,4 +1,4 @@
-"""What is timed: Algorithm 1 as a reader would run it, and our engine, on random pixels. B batch, C H W image."""
+"""What is timed: Algorithm 1 as printed, and our training step, on random pixels. B batch, C H W image."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from mocalib.training.device import compiled, place
 from mocalib.training.loop import AverageMeter
 from mocalib.training.step import Trainer
 
-ALGORITHM_1, REFERENCE, ENGINE = "Algorithm 1", "engine, float32", "engine"
+ALGORITHM_1, OURS_FLOAT32, OURS = "Algorithm 1", "engine, float32", "engine"  # names in records
 
 
 class Feed:
-    """Batches of a loader without end; while `held`, the last one again, so that loading costs nothing."""
+    """Endless batches of a loader; while `held`, the last batch again, so that loading costs nothing."""
 
     def __init__(self, batches: Iterator[Tensor]) -> None:
         self.batches, self.held, self.last = batches, False, None
@@ -36,7 +36,7 @@ class Feed:
         return self.last
 
 
-class Printed:
+class PrintedStep:
     """Algorithm 1 as a reader would run it: float32, NCHW, batches from a DataLoader without workers."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
@@ -50,12 +50,13 @@ class Printed:
         settings = Settings(c.momentum, 10**9, c.weight, c.temperature, config.learning_rate)
         self.steps = algorithm1(nets, queue, self.feed, settings)
 
-    def __call__(self) -> None:
+    def __call__(self, held: bool = False) -> None:
+        self.feed.held = held
         next(self.steps)
 
 
-class Engine:
-    """The training loop's own step and meter, without files; compiled where training is."""
+class OurStep:
+    """The training loop's own step and meter, without files; compiled if training would be."""
 
     def __init__(self, config: RunConfig, device: torch.device, compile: bool | None = None) -> None:
         self.config = config
@@ -67,16 +68,17 @@ class Engine:
         self.meter = AverageMeter()
         self.count = itertools.count()
 
-    def __call__(self) -> None:
+    def __call__(self, held: bool = False) -> None:
+        self.feed.held = held
         step = next(self.count)
         for turn, terms in self.trainer.step(step, next(self.feed), self.config.learning_rate):
             self.meter.add(turn, terms, step)
 
 
-def contender(name: str, config: RunConfig, device: torch.device) -> Printed | Engine:
-    """Algorithm 1, the engine in float32 without compilation, or the engine as the config has it."""
+def contender(name: str, config: RunConfig, device: torch.device) -> PrintedStep | OurStep:
+    """Algorithm 1, our step in float32 without compilation, or our step as training takes it."""
     if name == ALGORITHM_1:
-        return Printed(config, device)
-    if name == REFERENCE:
-        return Engine(replace(config, precision="float32"), device, compile=False)
-    return Engine(config, device)
+        return PrintedStep(config, device)
+    if name == OURS_FLOAT32:
+        return OurStep(replace(config, precision="float32"), device, compile=False)
+    return OurStep(config, device)

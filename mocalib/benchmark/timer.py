@@ -1,8 +1,9 @@
-"""Fair clocks: contenders that take turns, parts of a step, and processes of their own."""
+"""Fair clocks: contenders take turns, parts of a step are timed, and measurements get their own process."""
 
 import multiprocessing
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -12,18 +13,18 @@ import torch
 from mocalib.training.device import tuned
 
 WARM_UP = 1  # rounds that do not count
-BLOCK = {"cpu": 1, "cuda": 20}  # steps between two looks at the clock: to look, a GPU must be waited for
+BLOCK = {"cpu": 1, "cuda": 20}  # steps between two looks at the clock; each look waits for the GPU
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once a GPU has done all that was asked of it."""
+    """Seconds, after a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def seconds(work: Callable[[], object], device: torch.device, steps: int = 1) -> float:
-    """Seconds of one of several calls."""
+    """Mean seconds of one call."""
     start = clock(device)
     for _ in range(steps):
         work()
@@ -31,7 +32,7 @@ def seconds(work: Callable[[], object], device: torch.device, steps: int = 1) ->
 
 
 def rounds(works: dict[Any, Callable[[], object]], device: torch.device, repeats: int) -> dict[Any, list[float]]:
-    """Seconds of a call of each in each round; they take turns, and each round another is first."""
+    """Seconds of a call of each, in each round. They take turns, and each round starts with another."""
     names = list(works)
     found = {name: [] for name in names}
     for turn in range(WARM_UP + repeats):
@@ -44,7 +45,7 @@ def rounds(works: dict[Any, Callable[[], object]], device: torch.device, repeats
 
 
 def ratio(plain: list[float], ours: list[float]) -> dict[str, float]:
-    """Median and quartiles of the rounds' own quotients."""
+    """Median and quartiles of the ratios of all rounds."""
     low, median, high = statistics.quantiles([a / b for a, b in zip(plain, ours, strict=True)], n=4)
     return {"median": median, "low": low, "high": high}
 
@@ -56,28 +57,26 @@ class Watch:
         self.device, self.steps = device, []
 
     def next_step(self) -> None:
-        self.steps.append({})
+        self.steps.append(defaultdict(float))
 
     def around(self, label: str, function: Callable) -> Callable:
-        """The same function, timed; it may be a method of a class."""
+        """The same function, timed under a label."""
 
         def timed(*arguments: Any, **settings: Any) -> Any:
             start = clock(self.device)
-            try:
-                return function(*arguments, **settings)
-            finally:
-                step = self.steps[-1]
-                step[label] = step.get(label, 0.0) + clock(self.device) - start
+            result = function(*arguments, **settings)
+            self.steps[-1][label] += clock(self.device) - start
+            return result
 
         return timed
 
     def medians(self, skip: int) -> dict[str, float]:
-        """Median seconds a step of each label, the first steps left out."""
+        """Median seconds a step of each label, without the first `skip` steps."""
         return {label: statistics.median(step[label] for step in self.steps[skip:]) for label in self.steps[-1]}
 
 
 def apart(function: Callable, *arguments: Any, device: torch.device, threads: int) -> Any:
-    """What a function returns in a process of its own, tuned as training is."""
+    """What a function returns in a process of its own, set up as training is."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_apart, function, arguments, device, threads).result()
 
