@@ -111,7 +111,7 @@ def test_of_several_evaluations_the_one_of_most_samples_counts_and_all_runs_have
     rescore(runs[0], [*runs[0].scores, *more])
     assert list(results.frame(runs)["fd"]) == [7.0, 5.0]
     rescore(runs[1], [row | {"digest": "y"} for row in runs[1].scores])
-    with pytest.raises(ValueError, match="runs on digits were scored with different weights: x, y; score them anew"):
+    with pytest.raises(ValueError, match="runs on digits were scored with different weights: x, y; score them again"):
         results.frame(runs)
 
 
@@ -129,7 +129,7 @@ def test_a_run_is_complete_with_scores_of_the_prior_at_the_end_and_at_every_kept
 def test_a_study_refuses_what_no_run_can_be_made_with():
     with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of 'smoke', 'laptop', 'paper'"):
         Suite("desktop")
-    with pytest.raises(ValueError, match=r"root = '/x' is not said to be of which dataset; pass dataset too"):
+    with pytest.raises(ValueError, match=r"root = '/x' needs a dataset; pass dataset too"):
         Suite(root="/x")
     with pytest.raises(ValueError, match="root and crop are for datasets on the disk, not for 'digits'"):
         Suite(crop=60)

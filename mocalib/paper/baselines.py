@@ -1,7 +1,7 @@
-"""Table 1's other methods, re-run: the settings of each, from its authors' code where they have some for such data.
+"""The baselines of Table 1, with their settings: the authors' own if they published some for similar data.
 
-"VAE", "WAE-MMD", "WAE-GAN", "2-Stage VAE" and "RAE-SN" are Table 1's names, the others ours. `methods` says where its
-defaults come from.
+"VAE", "WAE-MMD", "WAE-GAN", "2-Stage VAE" and "RAE-SN" are Table 1's names, the others are ours. `config.methods` says
+where the defaults come from.
 """
 
 from dataclasses import replace
@@ -10,12 +10,12 @@ from mocalib.config.methods import AE, RAE, VAE, WAEGAN, WAEMMD, Method, TwoStag
 from mocalib.config.run import RunConfig
 
 MOCA, SPHERE = "MoCA", "WAE-MMD (sphere)"
-WAES = (SPHERE, "WAE-GAN")  # with which the paper's later abstract compares
-COMPARED = ("VAE", *WAES)  # with MoCA, along training
+WAES = (SPHERE, "WAE-GAN")  # the paper's later abstract compares MoCA with these
+COMPARED = ("VAE", *WAES)  # with MoCA, during training
 
 CIFAR10 = {
     "AE": AE(),
-    "VAE": VAE("bernoulli"),  # the 106 that Table 1 cites is that of cross-entropy (Dai & Wipf)
+    "VAE": VAE("bernoulli"),  # Table 1 cites 106, which is for cross-entropy (Dai & Wipf)
     "VAE (fixed sigma)": VAE("gaussian"),
     "VAE (learned sigma)": VAE("learned"),
     "WAE-MMD": WAEMMD(),  # WAE has no settings for CIFAR-10; these are CelebA's
@@ -27,7 +27,7 @@ CIFAR10 = {
 }
 FACES = {
     "AE": AE(),
-    "VAE": VAE("gaussian", 0.274),  # WAE's is said to have sigma^2 of .3 on [-1, 1]; not confirmed
+    "VAE": VAE("gaussian", 0.274),  # WAE's reportedly has sigma^2 .3 on [-1, 1]; not confirmed
     "VAE (cross-entropy)": VAE("bernoulli"),
     "VAE (learned sigma)": VAE("learned"),
     "WAE-MMD": WAEMMD(),
@@ -37,8 +37,8 @@ FACES = {
     "RAE-SN": RAE(0.23, "spectral_norm"),  # 2.4e-3 * 12288 / 128
     "2-Stage VAE": TwoStageVAE(),
 }
-# Each the best of those tried on seed 100, as MoCA's settings are, by the sampler that is a method's own: RAE's is the
-# mixture. Of RAE that is the lowest weight tried; lower ones lead to AE. The rest is WAE's and RAE's for MNIST.
+# Each value is the best of those tried on seed 100, as for MoCA, judged by the method's own sampler (for RAE, the
+# mixture). For RAE the lowest lambda tried is best; lower ones lead to AE. The rest is WAE's and RAE's for MNIST.
 DIGITS = {
     "AE": AE(),
     "VAE": VAE("bernoulli"),
@@ -46,7 +46,7 @@ DIGITS = {
     "VAE (learned sigma)": VAE("learned"),
     "WAE-MMD": WAEMMD(10.0, "normal", 1.0),  # of 3, 10, 30, 200, 1,000
     SPHERE: WAEMMD(30.0, "sphere"),  # of the same
-    "WAE-GAN": WAEGAN(2.0, 1.0, log_prior=False, critic_rate=0.5, pretraining=0.08),  # 1, 2; 5, 50 with the trick too
+    "WAE-GAN": WAEGAN(2.0, 1.0, log_prior=False, critic_rate=0.5, pretraining=0.08),  # 1, 2; with log_prior 5, 50 too
     "RAE-L2": RAE(1.0e-3, "l2", 2.6e-5),  # of .001, .01, .1
     "RAE-SN": RAE(0.01, "spectral_norm"),  # of .01, .1, 1
     "2-Stage VAE": TwoStageVAE(first_stage=0.5, second_width=256),  # ours; a width of 1,024 is no better
@@ -55,7 +55,7 @@ DIGITS_32 = {name: DIGITS[name] for name in ("AE", "VAE", SPHERE)}  # WAE-MMD wi
 
 
 def runs(base: RunConfig, methods: dict[str, Method], keep_epochs: tuple[int, ...] = ()) -> dict[str, RunConfig]:
-    """Runs of methods with all that `base` has beside its own; those that are compared along training keep epochs."""
+    """Runs of methods, otherwise equal to `base`; those that are compared during training keep epochs."""
     found = {name: replace(base, objective=method) for name, method in methods.items()}
     for name, run in found.items():
         if run.objective.stages > 1:
@@ -66,12 +66,12 @@ def runs(base: RunConfig, methods: dict[str, Method], keep_epochs: tuple[int, ..
 
 
 def _with_second_stage(run: RunConfig) -> RunConfig:
-    """The first stage takes the run's epochs; the second the rest, and begins at the learning rate of the first."""
+    """The first stage takes the run's epochs. More are added for the second, which starts again at the first rate."""
     halvings = run.epochs // run.decay_every if run.decay_every else 0
     method = replace(run.objective, second_rate=2.0**halvings)
     return replace(run, epochs=round(run.epochs / method.first_stage), objective=method)
 
 
 def compared(moca: RunConfig, baselines: dict[str, RunConfig]) -> dict[str, RunConfig]:
-    """MoCA beside some baselines, with the epochs that they keep."""
+    """MoCA and the compared baselines, which all keep the same epochs."""
     return {MOCA: replace(moca, keep_epochs=baselines[COMPARED[0]].keep_epochs)} | {n: baselines[n] for n in COMPARED}

@@ -1,4 +1,4 @@
-"""Experiments as data: which runs every table and figure of the paper is made of, at which scale."""
+"""The experiments: which runs make each table and figure of the paper, at each scale."""
 
 import math
 from collections.abc import Callable
@@ -9,23 +9,22 @@ from mocalib.config.run import RunConfig
 from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
 Name = TypeVar("Name")
-FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone: no positive
+FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone (no positive)
 
 
 def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
-    """Every run that a table or figure shows, seeds 0 to `seeds` - 1; runs that two of them share are equal.
+    """Every run that a table or figure shows, for seeds 0 to `seeds` - 1; [] if the scale does not run it.
 
     `name`: "table1" to "table4", "figure1" to "figure15", and
 
-    - "rivals_cifar10", "rivals_celeba": Table 1's other methods, re-run;
+    - "rivals_cifar10", "rivals_celeba": the baselines of Table 1, re-run;
     - "table1_wae": MoCA-A2 and WAE-MMD on the sphere;
-    - "table1_forms": Algorithm 1, Eq. 6 and the negative term alone at temperature .05;
-    - "convergence": MoCA and some baselines along training;
-    - "appendix_a": A1 on CelebA with d 64 beside 128;
-    - "quickstart": Table 1's A2 beside the same autoencoder with weight 0, smoke and laptop only.
+    - "table1_forms": Algorithm 1, Eq. 6 and the negative term alone, at temperature .05;
+    - "convergence": MoCA and some baselines during training;
+    - "appendix_a": A1 on CelebA with d 64 and 128;
+    - "quickstart": Table 1's A2, and the same autoencoder with lambda 0; smoke and laptop only.
 
-    What a scale does not run is an empty list.
-    Raises ValueError for an unknown name or scale.
+    Runs that two experiments share are equal. Raises ValueError for an unknown name or scale, or for seeds below 1.
     """
     for what, value, known in (("experiment", name, NAMES), ("scale", scale, SCALES)):
         if value not in known:
@@ -36,11 +35,11 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     return [replace(config, seed=seed) for config in runs for seed in range(seeds)]
 
 
-OF_DATA = ("dataset", "root", "crop", "limit", "skip_broken")  # fields of a run that its images set
+OF_DATA = ("dataset", "root", "crop", "limit", "skip_broken")  # fields of a run that depend on the images
 
 
 def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
-    """The name under which a table lists a run; whatever its seed, and on data of one's own too. None: it does not."""
+    """The name under which a table lists a run, for any seed and any data; None if it does not."""
 
     def key(run: RunConfig) -> dict:
         return {name: value for name, value in run.to_dict().items() if name not in ("seed", *OF_DATA)}
@@ -50,21 +49,21 @@ def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
 
 
 def listed(scale: str, seeds: int) -> dict[str, list[RunConfig]]:
-    """The runs of every table and figure of a scale, in the order of `NAMES`; of some, as of pictures, fewer seeds."""
+    """The runs of every table and figure of a scale, in the order of `NAMES`; pictures have one seed."""
     most = SCALES[scale].most_seeds | dict.fromkeys(PICTURES, 1)
     return {name: configs(name, scale, min(seeds, most.get(name, seeds))) for name in NAMES}
 
 
 def everything(scale: str, seeds: int) -> list[RunConfig]:
-    """Every run of a scale once."""
+    """Every run of a scale, once."""
     return list(dict.fromkeys(config for found in listed(scale, seeds).values() for config in found))
 
 
 def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict[str, float]:
-    """The paper's dimensionless ratios: what must stay alike for an ablation to act in the regime that it studies.
+    """The paper's dimensionless ratios: an ablation acts as in the paper only if these are similar.
 
-    `n` training images of `image_shape` C H W; keys of one queue come from K/B steps, over which the key encoder
-    should move little. A method without queue, weight or temperature has fewer of them.
+    `n` is the number of training images, of shape C H W. A queue holds the keys of K/B steps; the key encoder should
+    move little within them. A method without queue, lambda or temperature has fewer ratios.
     """
     method, steps = config.objective, config.epochs * (n // config.batch_size)
     found = {"d": config.latent_dim, "training images N": n, "steps": steps}
@@ -86,18 +85,18 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
 
 
 def _pictures(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
-    """Table 1's A2 on some datasets, for pictures."""
+    """Table 1's A2 on these datasets, for pictures."""
     return lambda scale: [scale.table1[dataset, A2] for dataset in datasets]
 
 
 def _weights(base: RunConfig, axis: str, values: dict[float, tuple[float, ...]]) -> list[RunConfig]:
-    """A run for each value of an axis and each regularisation weight that is tried with it."""
+    """A run for each value of an axis and each lambda that is tried with it."""
     inner = hasattr(base.objective, axis)
     along = {value: vary(base, **{axis: value}) if inner else replace(base, **{axis: value}) for value in values}
     return [vary(along[value], weight=weight) for value, weights in values.items() for weight in weights]
 
 
-_EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order in which a grid is run: the first first
+_EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order in which they are run
     "quickstart": lambda s: [s.table1[CIFAR, A2], vary(s.table1[CIFAR, A2], weight=0.0)] if s.one_step else [],
     "table1": lambda s: [*s.table1.values(), *([s.one_step] if s.one_step else [])],
     "rivals_cifar10": lambda s: [*s.baselines[CIFAR].values()],
@@ -124,5 +123,5 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
-SHOWN_WITH = {"table1": ("rivals_cifar10", "rivals_celeba", "table1_wae")}  # whose runs stand in a table, too
-ROWS = ("table1", "rivals_cifar10", "rivals_celeba")  # of which each run is a row that means something by itself
+SHOWN_WITH = {"table1": ("rivals_cifar10", "rivals_celeba", "table1_wae")}  # a table also shows the runs of these
+ROWS = ("table1", "rivals_cifar10", "rivals_celeba")  # experiments in which each run is a row with a meaning of its own

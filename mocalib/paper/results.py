@@ -1,4 +1,4 @@
-"""Records of finished runs as one table, and the paper's own numbers beside them. No model, no dataset, no device."""
+"""Records of finished runs as one table, and the paper's own numbers. Needs no model, dataset or device."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from mocalib.config.run import FEATURES, MIXTURE, PRIOR, flat
 from mocalib.evaluation.metrics import distance_name
 from mocalib.storage.run import Run, open_run
 
-SCORES = {  # column -> metric, what it is taken of, against which split
+SCORES = {  # column -> metric, what was scored, split
     "reconstruction": ("reconstruction", "reconstruction", "test"),
     "reconstruction_train": ("reconstruction", "reconstruction", "train"),
     "pca": ("reconstruction", "pca", "train"),
@@ -18,7 +18,7 @@ SCORES = {  # column -> metric, what it is taken of, against which split
     "nearest_cosine": ("nearest_cosine", "train_codes", "train"),
     "nearest_cosine_uniform": ("nearest_cosine", "uniform", "train"),
 }
-DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's `fid`, else `fd_<features>`
+DISTANCES = {  # column -> metric, what was scored, for scores that depend on an extractor
     "fd": ("fd", PRIOR),
     "fd_gmm": ("fd", MIXTURE),
     "fd_reconstruction": ("fd", "reconstruction"),
@@ -29,18 +29,17 @@ DISTANCES = {  # the same for what depends on an extractor; `fd` is Inception's 
     "precision_floor": ("precision", "real"),
     "recall": ("recall", "prior"),
 }
-METRICS = {  # as recorded -> as in DISTANCES
+METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are both "fd"
     distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
 }
 
 
 def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = None) -> pd.DataFrame:
-    """One row a scored run: its config's fields, its parameters, and its scores at an epoch (default: the last).
+    """One row for each scored run: its config, its parameters, and its scores at an epoch (default: the last).
 
-    Distances are those of `extractor`, by default of the first of `FEATURES` that every run of a dataset was scored
-    with at that epoch; the column `features` says which, and is "" where they have none. Of several evaluations the one
-    of most samples is taken. Raises ValueError if runs of one dataset were scored with different weights of an
-    extractor: they cannot be compared.
+    Distances are those of `extractor`; by default, of the first of `FEATURES` that all runs of a dataset were scored
+    with at that epoch. The column `features` names it, or is "". Of several evaluations the one with most samples
+    counts. Raises ValueError if runs of one dataset were scored with different weights of an extractor.
     """
     of = {
         dataset: common_features([run for run in runs if run.config.dataset == dataset], epoch)
@@ -50,15 +49,16 @@ def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = Non
     for dataset, digests in table.groupby("dataset")["digest"].unique().items():
         if len(digests) > 1:
             raise ValueError(
-                f"runs on {dataset} were scored with different weights: {', '.join(digests)}; score them anew"
+                f"runs on {dataset} were scored with different weights: {', '.join(digests)}; score them again"
             )
     return table
 
 
 def common_features(runs: list[Run], epoch: int | None = None, along: bool = False) -> str:
-    """The first of `FEATURES` with which every run's prior was scored, or "".
+    """The first of `FEATURES` with which the prior of every run was scored, or "".
 
-    At an epoch, by default each run's last; or `along` training, at all epochs that it is to be scored at.
+    It must have been scored at `epoch`, by default each run's last; or, if `along`, at all epochs that a run is scored
+    at.
     """
     used = []
     for run in runs:
@@ -84,16 +84,16 @@ def _row(run: Run, extractor: str, epoch: int | None) -> dict:
 
 
 def data_name(row: pd.Series) -> str:
-    """The images of a row of `frame`: "digits 16x16", or the dataset alone at its own size."""
+    """The images of a row of `frame`: "digits 16x16", or only the dataset if they have its own size."""
     return f"{row['dataset']} {row['size']}x{row['size']}" if row["size"] else row["dataset"]
 
 
 def paper(name: str) -> pd.DataFrame:
-    """The paper's numbers of a table ("table1" to "table4"), one row a number, with its source."""
+    """The paper's numbers of a table ("table1" to "table4"): one row for each number, with its source."""
     return pd.read_csv(paths.ROOT / "data" / "paper" / f"{name}.csv")
 
 
-HEADLINES = {  # metric -> what it is taken of, against which split
+HEADLINES = {  # metric -> what was scored, split
     "reconstruction": ("reconstruction", "test"),
     "singular_value_ratio": ("train_codes", "train"),
     "uniformity": ("train_codes", "train"),
@@ -104,10 +104,10 @@ HEADLINES = {  # metric -> what it is taken of, against which split
 
 
 def compare(folder: Path) -> pd.DataFrame:
-    """One row a finished run in a folder: the fields in which they differ, and its headline scores at its last epoch.
+    """One row for each finished run in a folder: the fields in which they differ, and scores at its last epoch.
 
-    Distances are those of samples from the prior to the test split; precision and recall bear their features' name. Of
-    several evaluations (another n, another seed) the last one's.
+    Distances compare samples of the prior with the test split. Precision and recall carry the name of their features.
+    Of several evaluations (another n, another seed) the last one counts.
     """
     found = [open_run(path.parent) for path in sorted(Path(folder).glob("*/manifest.json"))]
     names = [run.directory.name for run in found]

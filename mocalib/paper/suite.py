@@ -1,4 +1,4 @@
-"""What a notebook works with: the experiments of one scale, on its own data or on yours."""
+"""What a notebook uses: the experiments of one scale, on its own data or on yours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,21 +22,21 @@ from mocalib.training.device import check_device
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """Parameters of the notebooks of the paper's tables and figures: those of `suite.Suite`."""
+    """Parameters of the notebooks of tables and figures; `Suite` takes the same."""
 
     scale: str = option("smoke", choices=tuple(SCALES))
     dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
     root: str = ""  # folder or zip of images; "": data/raw/<dataset>
-    crop: int = option(0, low=0)  # centred square taken first; 0: the dataset's own
-    seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: as many as the scale's own
+    crop: int = option(0, low=0)  # side of the central square that is cut out first; 0: the dataset's own
+    seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: the scale's own number
     device: str = "cpu"
 
 
 class Suite:
-    """The tables and figures of one scale; runs lie in data/runs/<output>, figures go to figures/<output>.
+    """The tables and figures of one scale. Runs go to data/runs/<output>, figures to figures/<output>.
 
-    `output` is the scale's name, or "custom" where dataset, root, crop or seeds are not the scale's own. Raises
-    ValueError for an unknown scale, and for data that a run of it cannot be made with.
+    `output` is the scale's name, or "custom" if dataset, root, crop or seeds are not the scale's own. Raises ValueError
+    for an unknown scale, and for data that its runs cannot use.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Suite:
         seeds: int = 0,
         device: str = "cpu",
     ) -> None:
-        experiments.configs("table1", scale)  # says which scales there are
+        experiments.configs("table1", scale)  # raises for an unknown scale
         self.scale, self.device, self.settings = scale, device, SCALES[scale]
         self.seeds = seeds or self.settings.seeds
         if root and not dataset:
-            raise ValueError(f"root = {root!r} is not said to be of which dataset; pass dataset too")
+            raise ValueError(f"root = {root!r} needs a dataset; pass dataset too, such as 'folder'")
         own = {field: value for field, value in (("dataset", dataset), ("root", root), ("crop", crop)) if value}
         self.output = "custom" if own or self.seeds != self.settings.seeds else scale
         self.folder = paths.RUNS / self.output
@@ -63,7 +63,7 @@ class Suite:
             self._fit_to_data()
 
     def _fit_to_data(self) -> None:
-        """Open data of one's own, so that what is wrong with them is said now; few images are all taken."""
+        """Open the user's data, so that errors in them are raised now; if images are few, use all."""
         first = self._configs["table1"][0]
         n = len(datasets.load(replace(first, limit=0)).train.images)
         for name, configs in self._configs.items():
@@ -79,18 +79,18 @@ class Suite:
         return bool(self._configs[name])
 
     def configs(self, name: str) -> list[RunConfig]:
-        """Every run of a table or figure; ValueError where this scale does not run it."""
+        """Every run of a table or figure; ValueError if this scale does not run it."""
         if not self.has(name):
             runs_it = [scale for scale in SCALES if experiments.configs(name, scale)]
             raise ValueError(f"{name} is not run at {self.scale} scale; it is at: {', '.join(runs_it)}")
         return self._configs[name]
 
     def found(self) -> dict[str, list[Run]]:
-        """What is finished and scored already of every experiment, as far as it can be shown."""
+        """The runs of every experiment that are finished and scored, as far as they can be shown."""
         return {name: report.shown(name, self.scale, self.folder, c) for name, c in self._configs.items()}
 
     def run(self, *names: str, sampler: str = PRIOR) -> list[Run]:
-        """Train and score what is not finished yet; the runs of the named tables and figures, in their order."""
+        """Train and score what is not finished; return the runs of the named tables and figures, in their order."""
         settings = self.settings
         return sweep(
             [config for name in names for config in self.configs(name)],
@@ -105,21 +105,20 @@ class Suite:
         return drawing.draw(name, runs, self.scale, self.output)
 
     def verdicts(self, name: str, runs: list[Run], beside: dict[str, list[Run]] | None = None) -> pd.DataFrame:
-        """The claims that an experiment decides; some need runs of another one, `beside`."""
+        """The claims that an experiment decides; some also need runs of another one, `beside`."""
         return report.summary(report.findings({name: runs} | (beside or {}), self.scale, name), self.scale)
 
     def differing(self, *names: str) -> pd.DataFrame:
-        """The named experiments as data: a row a run of seed 0, a column a field in which they differ."""
+        """The named experiments as a table: a row for each run of seed 0, a column for each field that differs."""
         configs = [config for name in names for config in self.configs(name) if config.seed == 0]
         table = pd.DataFrame([flat(config.to_dict()) for config in dict.fromkeys(configs)])
-        kept = table.loc[:, table.astype(str).nunique() > 1].rename(
-            columns=lambda name: name.removeprefix("objective.")
-        )
-        kept = kept.astype(object).where(kept.notna(), "")  # what a method has no use for
+        kept = table.loc[:, table.astype(str).nunique() > 1]
+        kept = kept.rename(columns=lambda name: name.removeprefix("objective."))
+        kept = kept.astype(object).where(kept.notna(), "")  # fields that a method does not have
         return kept if len(kept.columns) else table[["dataset", "model", "latent_dim", "epochs"]]
 
     def ratios(self, name: str, runs: list[Run], of: Callable[[RunConfig], bool] = lambda config: True) -> pd.DataFrame:
-        """The paper's dimensionless ratios beside ours, for an experiment's last run of seed 0 that `of` takes."""
+        """The paper's dimensionless ratios and ours, for an experiment's last run of seed 0 that `of` accepts."""
         paper = [config for config in experiments.configs(name, "paper") if of(config)][-1]
         here = [run for run in runs if run.config.seed == 0 and of(run.config)][-1]
         about = here.environment["data"]
