@@ -66,7 +66,7 @@ define DRAW
 	@for name in $(STUDIES); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/$(1)/$$name.ipynb \
 	  -k python3 -p scale $(1) --no-progress-bar --log-level ERROR || exit 1; done
 	@echo "executed notebooks: figures/executed/$(1)/"
-	@$(PY) -c 'from mocalib import paths; print(f"figures: {paths.FIGURES}/$(1)   records: {paths.RUNS}/$(1)")'
+	@$(PY) -c 'from mocalib.config import paths; print(f"figures: {paths.FIGURES}/$(1)   records: {paths.RUNS}/$(1)")'
 endef
 
 laptop: $(STAMP)  ## the whole paper in small: every notebook at laptop scale, two runs at a time on two cores (STUDIES="06_momentum": a part)
