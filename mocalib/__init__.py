@@ -1,8 +1,8 @@
-"""Momentum Contrastive Autoencoder: train, load and score runs; figures are drawn from their records."""
+"""Momentum Contrastive Autoencoder: train, load and score runs, and draw figures from their records."""
 
 from importlib import import_module
 
-_MODULES = {  # public name -> its module, imported when the name is first used: torch takes seconds
+_MODULES = {  # public name -> module; imported on first use, since torch takes seconds to import
     **dict.fromkeys(("AE", "RAE", "VAE", "WAEGAN", "WAEMMD", "MoCA", "TwoStageVAE"), "config.methods"),
     **dict.fromkeys(("Compute", "Pool", "Scoring"), "config.compute"),
     **dict.fromkeys(("Run", "open_run"), "storage.run"),

@@ -1,4 +1,4 @@
-"""The package from the shell; each command imports what it needs, so that help is there at once."""
+"""The command line. Each command imports only what it needs, so `--help` is quick."""
 
 import argparse
 import sys
@@ -12,15 +12,15 @@ from mocalib.paper.grids import SCALES
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what a command line asks; return the process's exit code."""
+    """Run one command and return the exit code."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, OSError, RuntimeError) as error:  # an answer to the user, not a defect
+    except (ValueError, OSError, RuntimeError) as error:  # the user can fix these: no traceback
         print(f"mocalib: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mocalib: interrupted; the same command goes on from the last checkpoint, if any", file=sys.stderr)
+        print("mocalib: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -70,8 +70,8 @@ def _verify(options: argparse.Namespace) -> int:
         if wrong:
             print(wrong, flush=True)
     if damaged:
-        print("restore what is named, or remove it, and start again")
-    print(f"{read} read whole, {damaged} damaged")
+        print("restore or remove everything named above, then start again")
+    print(f"{read} checked, {damaged} damaged")
     return 1 if damaged else 0
 
 
@@ -88,14 +88,14 @@ def _figures(options: argparse.Namespace) -> int:
 
     scales, records = report.committed(), draw.committed()
     if not scales and not records:
-        raise ValueError(f"no records of finished runs in {paths.RECORDS}: restore them with git, or run make laptop")
+        raise ValueError(f"{paths.RECORDS} has no finished runs: restore them with git, or run make laptop")
     written = [path for scale in scales for path in report.draw(scale)]
     print(*written, *(path for record in records for path in draw.draw(record)), sep="\n")
     return 0
 
 
 def _configs(options: argparse.Namespace) -> list[RunConfig]:
-    """Each run of the named experiments once, of its part: of as many seeds as are asked for, else of the scale's."""
+    """The runs of the named experiments that `--part` selects, each once; `--seeds` overrides the scale's seeds."""
     scale, own = options.scale, SCALES[options.scale].seeds
     found = []
     for name in options.names:
@@ -108,7 +108,7 @@ def _configs(options: argparse.Namespace) -> list[RunConfig]:
     if not found:
         raise ValueError(f"{', '.join(options.names)}: not run at {scale} scale")
     i, n = options.part
-    return list(dict.fromkeys(found))[i - 1 :: n]  # each n-th: neighbours cost alike
+    return list(dict.fromkeys(found))[i - 1 :: n]  # every n-th run: neighbours in the list cost about the same
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -120,7 +120,7 @@ def _compute(options: argparse.Namespace) -> Compute:
 
 
 def _scoring(options: argparse.Namespace, features: str = "", n: int = Scoring.n) -> Scoring:
-    """What is asked for, else what a scale scores with."""
+    """The options given; the scale's values for the others."""
     n = n if options.n is None else options.n
     return Scoring(options.features or features, n, options.weights or "", options.sampler)
 
@@ -132,7 +132,7 @@ def _print(directory: Path, scores: list[dict]) -> None:
         print(f"  {row['metric']:<22} {row['sampler']:<15} {row['value']:>12.4f}{against}")
 
 
-# ----------------------------------------------------------------------------------------------------------- spelling
+# ------------------------------------------------------------------------------------------------------------ options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,33 +140,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(name, description=about, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, function: object, told: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=told, description=told, parents=parents, allow_abbrev=False)
-        made.set_defaults(command=function)
-        return made
+    def command(name: str, function: object, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about, parents=parents, allow_abbrev=False)
+        added.set_defaults(command=function)
+        return added
 
-    grid, compute, scoring = _grid(), _how(), _scores()
-    one = command("run", _run, "train and score the config.json in each run directory", compute, scoring)
-    one.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="what is finished is not done again")
-    told = "train and score every run of the named experiments; what was interrupted resumes"
-    many = command("sweep", _sweep, told, grid, compute, scoring)
+    grid, compute, scoring = _grid(), _compute_options(), _scoring_options()
+    one = command("run", _run, "train and score the run in each directory; finished ones are skipped", compute, scoring)
+    one.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="run directories")
+    about = "train and score every run of the named experiments; interrupted runs resume"
+    many = command("sweep", _sweep, about, grid, compute, scoring)
     many.add_argument("--engine", default="local", choices=ENGINES, help="processes here, or a Ray cluster")
-    many.add_argument("--jobs", type=int, help="runs at a time (local: 1, or 0 for one a core; ray: all that fit)")
-    many.add_argument("--gpus", type=float, help="of a run: 1 on a GPU, or a part of it (0.5: two runs share one)")
-    many.add_argument("--retries", type=int, default=Pool.retries, help="of a run whose process or node dies (2)")
-    many.add_argument("--address", help="of a Ray cluster; by default RAY_ADDRESS, one that runs here, or a new one")
-    told = "list the runs of the named experiments and which are finished; nothing is run"
-    plan = command("plan", _plan, told, grid, compute)
+    many.add_argument("--jobs", type=int, help="runs at a time (local: 1, or 0 for one per core; ray: all that fit)")
+    many.add_argument("--gpus", type=float, help="GPUs per run: 1, or a fraction (0.5: two runs share one)")
+    many.add_argument("--retries", type=int, default=Pool.retries, help="restarts after a process or node dies (2)")
+    many.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else the one running here, else a new one)")
+    about = "list the runs of the named experiments and their states; run nothing"
+    plan = command("plan", _plan, about, grid, compute)
     plan.add_argument("--measure", action="store_true", help="take a few steps of each net; print hours and bytes")
-    told = "read run directories, or all runs, caches and weights, whole, and name what is damaged"
-    verify = command("verify", _verify, told)
+    about = "check the given runs, or all runs, caches and weights, and name damaged files"
+    verify = command("verify", _verify, about)
     verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
-    clock = command("benchmark", _benchmark, "time the training step beside Algorithm 1")
-    clock.add_argument("--scale", default="laptop", choices=SCALES, help="whose nets (laptop)")
+    clock = command("benchmark", _benchmark, "compare the speed of the training step and Algorithm 1")
+    clock.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the nets (laptop)")
     clock.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    clock.add_argument("--runs", type=Path, metavar="FOLDER", help="of the record (default: data/throughput)")
+    clock.add_argument("--runs", type=Path, metavar="FOLDER", help="folder for the record (default: data/throughput)")
     clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
-    command("figures", _figures, "draw every table and figure from committed records; nothing is trained")
+    command("figures", _figures, "draw every table and figure from committed records; train nothing")
     return parser
 
 
@@ -174,31 +174,32 @@ def _grid() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     names = (*experiments.NAMES, "all")
     parser.add_argument("names", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
-    parser.add_argument("--scale", default="laptop", choices=SCALES, help="whose grid (laptop)")
+    parser.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the grid (laptop)")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the scale's own)")
     parser.add_argument("--part", type=_part, default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
     return parser
 
 
-def _how() -> argparse.ArgumentParser:
+def _compute_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="of runs, under their own names")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="folder that holds the run directories")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    threads = "CPU threads, kept from a run's first start on (default: 1 for a net of width 16 or less, else torch's)"
+    threads = "CPU threads; fixed at a run's first start (default: 1 up to net width 16, else torch's number)"
     parser.add_argument("--threads", type=int, default=0, help=threads)
-    compiled = "compile the step, on a GPU into one CUDA graph, and keep to that (default: on a GPU)"
+    compiled = "compile the step, on a GPU into a CUDA graph; fixed at a run's first start (default: on a GPU)"
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compiled)
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
     return parser
 
 
-def _scores() -> argparse.ArgumentParser:
+def _scoring_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--features", choices=(*FEATURES, "none"), help="of the distances (classifier where labelled)")
+    features = "features for the distances (default: classifier if the dataset has labels)"
+    parser.add_argument("--features", choices=(*FEATURES, "none"), help=features)
     parser.add_argument("--weights", type=Path, help="file of Inception's weights")
-    sampler = "gmm10: score samples of ten Gaussians fitted to the training latents, too (needs features)"
+    sampler = "gmm10: also score samples from ten Gaussians fitted to the training latents (needs features)"
     parser.add_argument("--sampler", default=PRIOR, choices=SAMPLERS, help=sampler)
-    parser.add_argument("--n", type=int, help="samples to score (10000, or the scale's own)")
+    parser.add_argument("--n", type=int, help="samples to score (default: 10000, or the scale's number)")
     return parser
 
 

@@ -1,1 +1,1 @@
-"""What a run is and how it is computed: frozen settings that refuse wrong values. No torch."""
+"""What a run is and how to compute it: frozen settings that reject wrong values. Does not import torch."""

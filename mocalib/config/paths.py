@@ -1,7 +1,4 @@
-"""The only place that knows the tree.
-
-`MOCALIB_DATA`, `MOCALIB_RUNS` and `MOCALIB_FIGURES` move the folders that grow to a scratch disk.
-"""
+"""All folders. `MOCALIB_DATA`, `MOCALIB_RUNS` and `MOCALIB_FIGURES` move the large ones to another disk."""
 
 import os
 from pathlib import Path
@@ -11,7 +8,7 @@ DATA = Path(os.environ.get("MOCALIB_DATA") or ROOT / "data").expanduser().resolv
 RUNS = Path(os.environ.get("MOCALIB_RUNS") or DATA / "runs").expanduser().resolve()
 RAW = DATA / "raw"
 CACHE = DATA / "cache"
-RECORDS = ROOT / "data" / "runs"  # committed records of finished runs: evidence, so they never move
-THROUGHPUT = ROOT / "data" / "throughput"  # committed measurements, likewise
-FEATURES = ROOT / "data" / "features"  # committed weights: they belong to the code and never move
+RECORDS = ROOT / "data" / "runs"  # records of finished runs; committed, so this and the next two never move
+THROUGHPUT = ROOT / "data" / "throughput"  # measurements
+FEATURES = ROOT / "data" / "features"  # weights of classifiers
 FIGURES = Path(os.environ.get("MOCALIB_FIGURES") or ROOT / "figures").expanduser().resolve()

@@ -1,7 +1,4 @@
-"""What is computed, all of it, in frozen dataclasses that cannot hold a wrong value.
-
-`RunConfig` names one run; its directory follows from it. How a run is computed (device, threads) is no part of it.
-"""
+"""`RunConfig` describes one run and names its directory. Device and threads are not part of it; see `Compute`."""
 
 import dataclasses
 import hashlib
@@ -15,12 +12,12 @@ from mocalib.config.checks import changed, check, nearest, option, validate
 from mocalib.config.methods import OBJECTIVES, Method, MoCA, objective_name
 
 MODELS = ("a1", "a2", "hq")
-IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets that are decoded from image files
-ROOTED = ("cifar10", *IMAGE_FILES)  # datasets that lie somewhere on the disk
+IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets of image files
+ROOTED = ("cifar10", *IMAGE_FILES)  # datasets with a folder on the disk
 DATASETS = ("digits", "photos", *ROOTED)
 PRECISIONS = ("float32", "bfloat16", "float64")
-NET_SIZES = {"a1": range(16, 1025, 16), "a2": (16, 32, 64), "hq": (8, 16, 32, 64, 128, 256)}  # pixels a side
-OWN_SIZES = {  # of datasets that have one, where `size` is 0
+NET_SIZES = {"a1": range(16, 1025, 16), "a2": (16, 32, 64), "hq": (8, 16, 32, 64, 128, 256)}  # side in pixels
+OWN_SIZES = {  # default sizes, for `size` = 0
     "digits": 16,
     "photos": 64,
     "cifar10": 32,
@@ -29,25 +26,25 @@ OWN_SIZES = {  # of datasets that have one, where `size` is 0
     "faces10k": 64,
     "celebahq": 256,  # Appendix A
 }
-FEATURES = ("inception", "classifier")  # extractors of the distances; of several, tables show the first
-SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # what samples are drawn from
+FEATURES = ("inception", "classifier")  # extractors for the distances; tables prefer the first
+SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # distributions of latents to sample
 DIGIT_SIZES = (8, 16, 32)
-PHOTO_SIZE = 320  # half a photograph's width: training and test crops share no pixel
+PHOTO_SIZE = 320  # half of a photograph's width, so that training and test crops share no pixel
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run. Raises ValueError with field, value and what is allowed when built with a wrong value."""
+    """One run. Raises ValueError with field, value and what is allowed."""
 
     dataset: str = option("digits", choices=DATASETS)
-    root: str = ""  # folder or zip of images; "" is data/raw/<dataset> for the datasets with a name
-    size: int = option(0, low=0)  # pixels a side; 0: the dataset's own
-    crop: int = option(0, low=0)  # centred square of so many pixels, before `size`; 0: the dataset's own
-    limit: int = option(0, low=0)  # the first n training images; 0: all
-    skip_broken: bool = False  # leave out image files that cannot be read, instead of refusing the folder
+    root: str = ""  # folder or zip of images; "": data/raw/<dataset>
+    size: int = option(0, low=0)  # side of the images in pixels; 0: the dataset's own
+    crop: int = option(0, low=0)  # side of the centred square that is resized to `size`; 0: the dataset's own
+    limit: int = option(0, low=0)  # use only the first n training images; 0: all
+    skip_broken: bool = False  # skip image files that cannot be read, instead of raising
     model: str = option("a2", choices=MODELS)
-    width: int = option(64, low=1, high=1024)  # channels of the first stage; 64 is the paper's net
-    blocks: int = option(2, low=1, high=100)  # residual blocks a stage of a2; 2 is the paper's net
+    width: int = option(64, low=1, high=1024)  # channels of the first stage; the paper's net has 64
+    blocks: int = option(2, low=1, high=100)  # residual blocks per stage of a2; the paper's net has 2
     latent_dim: int = option(128, low=2, high=2**16)  # d
     objective: Method = field(default_factory=MoCA)
     batch_size: int = option(64, low=2, high=2**20)  # B; section 5
@@ -55,19 +52,19 @@ class RunConfig:
     stop_at: float = option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
     learning_rate: float = option(1.0e-3, above=0.0)  # Adam; section 5
     decay_every: int = option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
-    decay_until: int = option(0, low=0)  # epoch of the last halving, held after it; 0: to the end
+    decay_until: int = option(0, low=0)  # epoch of the last halving; 0: no last one
     seed: int = option(0, low=0, high=2**63 - 1)
     precision: str = option("float32", choices=PRECISIONS)
-    keep_epochs: tuple = ()  # epochs whose weights stay beside the final ones; 0: those before training
+    keep_epochs: tuple = ()  # also keep the weights after these epochs; 0: before training
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_epochs", _epochs(self.keep_epochs))
         validate(self)
-        if self.root:  # one spelling of a path, so that a trailing slash makes no other run
+        if self.root:  # normalised, so that a trailing slash does not change the run
             object.__setattr__(self, "root", os.path.normpath(self.root))
         if type(self.objective) not in OBJECTIVES.values():
             allowed = ", ".join(kind.__name__ for kind in OBJECTIVES.values())
-            raise ValueError(f"RunConfig.objective = {self.objective!r} is not an objective; use one of: {allowed}")
+            raise ValueError(f"RunConfig.objective = {self.objective!r} is not an objective; use one of {allowed}")
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -84,19 +81,19 @@ class RunConfig:
         if size := self.size or OWN_SIZES.get(self.dataset, 0):
             check_size(self.model, size)
         if self.stop_at and self.objective.stages > 1:
-            raise ValueError(f"RunConfig.stop_at = {self.stop_at} would end {self.objective} before its second stage")
+            raise ValueError(f"RunConfig.stop_at = {self.stop_at} would end {self.objective} before stage 2; use 0")
         if self.decay_until and not self.decay_every:
-            raise ValueError(f"RunConfig.decay_until = {self.decay_until} has no meaning without decay_every")
+            raise ValueError(f"RunConfig.decay_until = {self.decay_until} needs decay_every; set both, or neither")
         if self.model != "a2" and self.blocks != 2:
-            raise ValueError(f"RunConfig.blocks = {self.blocks} is for a2 alone; for {self.model} leave it at 2")
+            raise ValueError(f"RunConfig.blocks = {self.blocks} is for a2 only; with {self.model} leave it at 2")
         if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
-            raise ValueError(f"RunConfig.keep_epochs holds {late}, beyond the last epoch, {self.epochs}")
+            raise ValueError(f"RunConfig.keep_epochs has {late}; the last epoch is {self.epochs}")
 
     @property
     def name(self) -> str:
-        """Directory name: a readable stem and 8 hex digits of the sha256 of the fields that are not the default."""
+        """Directory name: a readable stem and 8 hex digits, the sha256 of the fields that are not the default."""
         differing = changed(self)
-        if "root" in differing:  # so that a name holds no machine's paths; `differences` tells two roots apart
+        if "root" in differing:  # the last part only, so that the name is the same on every machine
             differing["root"] = PurePath(self.root).name
         if "objective" in differing:
             differing["objective"] = {"name": objective_name(self.objective), **changed(self.objective)}
@@ -104,14 +101,14 @@ class RunConfig:
         return f"{self.dataset}-{self.model}-{objective_name(self.objective)}-{digest}"
 
     def to_dict(self) -> dict:
-        """Plain JSON types; the objective carries its name."""
+        """The fields as plain JSON types. The objective's fields include its name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["objective"] = {"name": objective_name(self.objective), **dataclasses.asdict(self.objective)}
         return values | {"keep_epochs": list(self.keep_epochs)}
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunConfig":
-        """The inverse of `to_dict`; a missing field takes its default, an unknown one raises ValueError."""
+        """The inverse of `to_dict`. A missing field takes its default; an unknown one raises ValueError."""
         if not isinstance(values, dict):
             raise ValueError(f"a config is a JSON object of RunConfig's fields, not {values!r}")
         _known(values, cls, "RunConfig")
@@ -121,19 +118,17 @@ class RunConfig:
         return cls(**values)
 
     def differences(self, other: "RunConfig") -> list[str]:
-        """One line for each field in which two runs differ, objective fields included."""
+        """One line per field in which two runs differ: name, this run's value, the other's."""
         mine, theirs = flat(self.to_dict()), flat(other.to_dict())
-        names = [*mine, *(name for name in theirs if name not in mine)]
-        return [
-            f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}" for name in names if mine.get(name) != theirs.get(name)
-        ]
+        differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
+        return [f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}" for name in differing]
 
 
 def check_size(model: str, size: int) -> None:
-    """Raise ValueError if a net does not take square images of `size` pixels."""
-    taken = NET_SIZES[model]
-    if size not in taken:
-        named = f"multiples of {taken.step}" if isinstance(taken, range) else ", ".join(map(str, taken))
+    """Raise ValueError if a net does not take images of `size` x `size` pixels."""
+    allowed = NET_SIZES[model]
+    if size not in allowed:
+        named = f"multiples of {allowed.step}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
         raise ValueError(f"image size {size}: {model} takes {named} pixels; pass one as size, or another model")
 
 
@@ -153,7 +148,7 @@ def _objective(values: dict) -> Any:
 
 
 def flat(values: dict) -> dict:
-    """A config's `to_dict` with the objective's fields beside the others, as `objective.<field>`."""
+    """A config's `to_dict` without nesting: the objective's fields become `objective.<field>`."""
     inner = {f"objective.{key}": value for key, value in values["objective"].items()}
     return {key: value for key, value in values.items() if key != "objective"} | inner
 
