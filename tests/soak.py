@@ -56,13 +56,13 @@ GRID = [
 NAMES = ("config.json", "metrics.jsonl", "scores.json", "samples.png", "latents.npz")
 STARTS = 30  # of one grid, after which its unfinished runs are lost
 WAYS_OUT = {  # what a message says that should be removed -> how it is found there
-    "run": r"or remove (\S+) to make it again",
+    "run": r"or remove (\S+) and run it again",
     "checkpoints": r"(\S+): checkpoint.pt and previous.pt do not load",
     "images": r"images in (\S+) are damaged",
     "config": r"(\S+)/config.json: ",
-    "other": r"(\S+) was made by another config",
-    "data": r"or remove (\S+) to train on these",
-    "how": r"(\S+)/\w+.pt and environment.json differ",
+    "other": r"(\S+) has another config",
+    "data": r"or remove (\S+) to train on the new",
+    "how": r"(\S+)/\w+.pt has another environment",
     "weights": r"(\S+)/[\w-]+.pt(?: does not load|:? is damaged|: )",
 }
 

@@ -87,7 +87,7 @@ def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
     """Give a run other scores, sealed as if it had ended with them."""
     files.write_json(run.directory / "scores.json", rows)
     files.write(run.directory / "metrics.jsonl", json.dumps({"step": step, "epoch": epoch}).encode())
-    digests = {name: files.sha256(run.directory / name) for name in (*manifest.SEALED, "scores.json")}
+    digests = {name: files.sha256(run.directory / name) for name in (*manifest.RECORDED, "scores.json")}
     files.write_json(run.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
 
 

@@ -218,7 +218,7 @@ def first_weight(change):
     return changed
 
 
-HERE = ("there and", (4, 1, 3, 3), torch.float32)
+HERE = ("in the file and", (4, 1, 3, 3), torch.float32)
 DAMAGE = {  # what is wrong with a checkpoint -> how it comes about, and what is said of it; test_damage has bytes
     "nearly empty": (lambda path: files.write_tensors(path, {"step": 3}), ("it lacks config, env",)),
     "of another shape": (first_weight(lambda x: x.repeat(1, 2, 1, 1)), ((4, 2, 3, 3), torch.float32, *HERE)),
@@ -286,7 +286,7 @@ def test_a_second_process_waits_and_takes_the_result(finished, tmp_path, monkeyp
             shutil.copytree(finished.directory, directory, dirs_exist_ok=True, ignore=lambda *_: [".lock"])
             assert not waiting.done()
         assert waiting.result(HANGS).finished
-    assert said == [f"{directory} is in use by another process; waiting for it to end"]
+    assert said == [f"another process uses {directory}; waiting for it to end"]
 
 
 def test_the_learning_rate_is_halved_by_epoch_and_held_after_the_last(finished):

@@ -1,1 +1,1 @@
-"""Files: a run's directory, written atomically and held to a manifest. Knows no dataset and no net."""
+"""Files: atomic writes, a run's directory, and its manifest of checksums. Knows no dataset and no net."""

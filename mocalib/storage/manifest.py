@@ -1,4 +1,4 @@
-"""A run directory's records as its manifest sealed them: whoever reads one learns whether it was damaged."""
+"""A run's records, checked on each read against the checksums in its manifest."""
 
 import hashlib
 import json
@@ -6,23 +6,20 @@ from pathlib import Path
 
 from mocalib.storage import files
 
-SEALED = ("config.json", "environment.json", "metrics.jsonl")  # when training ends; scores and grids follow
-REPLACING = "replacing"  # of a manifest: digests that hold, too, while the files they are of are being replaced
+RECORDED = ("config.json", "environment.json", "metrics.jsonl")  # in every manifest; scores and grids come later
+REPLACING = "replacing"  # a manifest's key for digests of old files, valid too while they are being replaced
 
 
 def read(directory: Path, name: str) -> str | None:
-    """A record's text, None if it is not there.
-
-    Raises ValueError if it is not what the manifest sealed; before there is a manifest, nothing is sealed.
-    """
+    """A record's text, None if it does not exist. Raises ValueError if the manifest has another checksum for it."""
     path, seen = directory / name, None
     while path.exists():
-        content, sealed = path.read_bytes(), _manifest(directory)
-        if not sealed or (found := hashlib.sha256(content).hexdigest()) in _digests(sealed, name):
+        content, recorded = path.read_bytes(), _manifest(directory)
+        if not recorded or (found := hashlib.sha256(content).hexdigest()) in _digests(recorded, name):
             break
-        if seen == (found, sealed):
-            raise damaged(path, "it is not what manifest.json sealed")
-        seen = found, sealed  # another process may have written both in between: look again
+        if seen == (found, recorded):
+            raise damaged(path, "manifest.json has another checksum")
+        seen = found, recorded  # another process may have written both between the two reads: look again
     else:
         if _is_missing(path, _manifest(directory)):
             raise damaged(path, "it is missing")
@@ -34,7 +31,7 @@ def read(directory: Path, name: str) -> str | None:
 
 
 def read_json(directory: Path, name: str, default: dict | list) -> dict | list:
-    """A record as JSON, `default` if it is not there. Raises ValueError as `read`, and for what is no JSON."""
+    """A record as JSON, `default` if it does not exist. Raises ValueError as `read`, and for text that is not JSON."""
     text = read(directory, name)
     try:
         return default if text is None else json.loads(text)
@@ -43,7 +40,7 @@ def read_json(directory: Path, name: str, default: dict | list) -> dict | list:
 
 
 def lines(text: str | None) -> list[dict]:
-    """JSON lines up to the first that a kill cut short."""
+    """The JSON lines of a log, up to the first that a kill cut short."""
     found = []
     for line in (text or "").splitlines():
         try:
@@ -54,49 +51,49 @@ def lines(text: str | None) -> list[dict]:
 
 
 def load(directory: Path) -> dict:
-    """Steps, epoch and digests of a finished run; {} before it has ended.
+    """A finished run's step, epoch and checksums; {} for an unfinished run.
 
-    Raises ValueError for a damaged one: no digest covers it, but its numbers stand in the last line of the metrics.
+    Raises ValueError if the manifest is damaged. It has no checksum itself, but step and epoch are also in the metrics.
     """
     found = _manifest(directory)
     if found:
         logged = lines(read(directory, "metrics.jsonl"))
         if not logged or any(logged[-1].get(name) != found[name] for name in ("step", "epoch")):
-            raise damaged(directory / "manifest.json", "step and epoch are not those of metrics.jsonl's last line")
+            raise damaged(directory / "manifest.json", "step or epoch differs from the last line of metrics.jsonl")
     return found
 
 
 def verify(directory: Path) -> None:
-    """Raise ValueError naming every record that is missing or is not what the manifest sealed."""
-    sealed = _manifest(directory)
-    if not sealed:
+    """Raise ValueError naming every record that is missing or fails its checksum in the manifest."""
+    recorded = _manifest(directory)
+    if not recorded:
         raise ValueError(f"{directory} has no manifest: the run is not finished")
-    wrong = [name for name in sealed["files"] if not _is_sealed(directory / name, sealed)]
+    wrong = [name for name in recorded["files"] if not _is_whole(directory / name, recorded)]
     if wrong:
-        way_out = f"restore them, or remove {directory} to make it again"
-        raise ValueError(f"{directory}: not as its manifest says: {', '.join(wrong)}; {way_out}")
+        way_out = f"restore them, or remove {directory} and run it again"
+        raise ValueError(f"{directory}: files missing or changed since manifest.json: {', '.join(wrong)}; {way_out}")
     load(directory)
 
 
-def _is_sealed(path: Path, sealed: dict) -> bool:
+def _is_whole(path: Path, recorded: dict) -> bool:
     if not path.exists():
-        return not _is_missing(path, sealed)
-    return files.sha256(path) in _digests(sealed, path.name)
+        return not _is_missing(path, recorded)
+    return files.sha256(path) in _digests(recorded, path.name)
 
 
-def _is_missing(path: Path, sealed: dict) -> bool:
-    """Whether a file that is not there should be: a scoring that was killed may have announced it only."""
-    announced = REPLACING in sealed and path.name not in sealed[REPLACING]
-    return path.name in sealed.get("files", {}) and not announced
+def _is_missing(path: Path, recorded: dict) -> bool:
+    """Whether a file that does not exist should. A killed evaluation may have recorded scores before writing them."""
+    unwritten = REPLACING in recorded and path.name not in recorded[REPLACING]
+    return path.name in recorded.get("files", {}) and not unwritten
 
 
 def damaged(path: Path, reason: object) -> ValueError:
-    """The error for a record that cannot be relied on."""
-    return ValueError(f"{path} is damaged ({reason}); restore it, or remove {path.parent} to make it again")
+    """The error for a damaged record."""
+    return ValueError(f"{path} is damaged ({reason}); restore it, or remove {path.parent} and run it again")
 
 
-def _digests(sealed: dict, name: str) -> tuple[str, ...]:
-    return tuple(found[name] for found in (sealed["files"], sealed.get(REPLACING, {})) if name in found)
+def _digests(recorded: dict, name: str) -> tuple[str, ...]:
+    return tuple(found[name] for found in (recorded["files"], recorded.get(REPLACING, {})) if name in found)
 
 
 def _manifest(directory: Path) -> dict:
@@ -105,11 +102,11 @@ def _manifest(directory: Path) -> dict:
         return {}
     try:
         found = json.loads(path.read_bytes())
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # not JSON, or not UTF-8
         raise damaged(path, error) from None
     fields = {"step", "epoch", "files"}
     if not isinstance(found, dict) or not fields <= found.keys() <= {*fields, REPLACING}:
-        raise damaged(path, "it has other fields than a manifest")
-    if not isinstance(found["files"], dict) or not set(SEALED) <= found["files"].keys():
+        raise damaged(path, "its fields are not those of a manifest")
+    if not isinstance(found["files"], dict) or not set(RECORDED) <= found["files"].keys():
         raise damaged(path, "it lacks the config, environment or metrics")
     return found

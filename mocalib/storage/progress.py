@@ -1,4 +1,4 @@
-"""A progress bar that is kind to stored notebooks and log files."""
+"""A progress bar that prints few lines in stored notebooks and log files."""
 
 import os
 import sys
@@ -6,14 +6,13 @@ import threading
 
 from tqdm import tqdm
 
-tqdm.set_lock(threading.RLock())  # its own is shared by processes, and left behind by one that is ended
+tqdm.set_lock(threading.RLock())  # tqdm's own lock is shared by processes, and a killed one leaves it locked
 
 
 def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqdm:
-    """A tqdm bar: smooth in a terminal, one plain line every 30 s elsewhere.
+    """A tqdm bar: smooth in a terminal; elsewhere a plain line at the start, every 30 s and at the end.
 
-    Every refresh of a bar is stored in an executed notebook as an output of its own, so away from a terminal
-    refreshes are rare; what lasts less than 30 s prints its first and last state only.
+    A notebook stores every refresh as a separate output.
     """
     terminal = sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
     return tqdm(
@@ -26,5 +25,5 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqd
         ascii=not terminal,
         dynamic_ncols=terminal,
         miniters=1,
-        position=None if terminal else 0,  # a bar within a bar would move the cursor, which files and notebooks keep
+        position=None if terminal else 0,  # a nested bar moves the cursor; files and notebooks store these characters
     )

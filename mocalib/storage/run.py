@@ -14,60 +14,57 @@ from torch import Tensor
 from mocalib.config.run import RunConfig
 from mocalib.storage import environment, files, manifest
 
-CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last, and the one before it
+CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last two, newest first
 LOGS = ("metrics.jsonl", "timing.jsonl")
 PARTS = {"step", "config", "environment", "objective", "optimizers", "meters", "logs", "seconds"}  # of a checkpoint
 
 
 class RunMismatch(ValueError):
-    """The directory is of another config or other data, or nothing in it can be resumed from."""
+    """The directory belongs to another config or other data, or none of its checkpoints loads."""
 
 
 class Run:
-    """A run's directory. Raises RunMismatch, with the differing fields, if another config made it."""
+    """A run's directory. Raises RunMismatch with the differing fields if it belongs to another config."""
 
     def __init__(self, directory: Path | str, config: RunConfig) -> None:
         self.directory, self.config = Path(directory), config
-        # What this process writes, to seal it whatever the disk makes of it.
+        # `finish` takes checksums of these copies, so damage on the disk cannot enter the manifest.
         self.started: dict = {}  # environment
         self.logs: dict[str, list[dict]] = {name: [] for name in LOGS}
         if (self.directory / "config.json").exists():
-            self._refuse_other(
-                self.directory,
-                read_config(self.directory),
-                "Use another directory (MOCALIB_RUNS moves them all), or remove this one",
-            )
+            way_out = "Use another directory (MOCALIB_RUNS moves them all), or remove this one"
+            self._refuse_other(self.directory, read_config(self.directory), way_out)
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory)!r})"
 
     def _refuse_other(self, path: Path, made_by: RunConfig, way_out: str) -> None:
         if differences := made_by.differences(self.config):
-            raise RunMismatch(f"{path} was made by another config (there | asked): {'; '.join(differences)}. {way_out}")
+            raise RunMismatch(f"{path} has another config (existing | requested): {'; '.join(differences)}. {way_out}")
 
     @property
     def finished(self) -> bool:
-        """Whether training has ended: the manifest is written last."""
+        """Whether training has ended. The manifest is written last."""
         return (self.directory / "manifest.json").exists()
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint, of which a start would resume."""
+        """Whether there is a checkpoint to resume from."""
         return any((self.directory / name).exists() for name in CHECKPOINTS)
 
     @property
     def environment(self) -> dict:
-        """Versions, commit, device, threads, precision, data and size of the nets at the first start; {} before it."""
+        """Versions, commit, device, threads, precision, data and parameter count at the first start; {} before it."""
         return manifest.read_json(self.directory, "environment.json", {})
 
     @property
     def manifest(self) -> dict:
-        """Steps, epoch and sha256 of every record; {} while unfinished."""
+        """Step, epoch and the sha256 of every record; {} while unfinished."""
         return manifest.load(self.directory)
 
     @property
     def epochs(self) -> list[int]:
-        """Epochs of a finished run that are to be scored: those whose weights it kept, and the last."""
+        """Epochs of a finished run to score: those with kept weights, and the last."""
         last = self.manifest["epoch"]
         return [*(kept for kept in self.config.keep_epochs if kept < last), last]
 
@@ -79,7 +76,7 @@ class Run:
     @property
     def timing(self) -> list[dict]:
         """Seconds and images/s at each logged line."""
-        path = self.directory / "timing.jsonl"  # sealed by nothing: it is another one wherever a run is made again
+        path = self.directory / "timing.jsonl"  # has no checksum: every repeat of a run has other times
         return manifest.lines(path.read_text(errors="replace") if path.exists() else None)
 
     @property
@@ -89,13 +86,13 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out; a second one waits here, and then finds what the first has left."""
+        """Lock the directory; wait if another process holds it."""
         lock = filelock.FileLock(self.directory / ".lock")
         with files.writing(self.directory / ".lock"):
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                print(f"{self.directory} is in use by another process; waiting for it to end", flush=True)
+                print(f"another process uses {self.directory}; waiting for it to end", flush=True)
                 lock.acquire()
         try:
             files.remove_partial(self.directory)
@@ -104,41 +101,38 @@ class Run:
             lock.release()
 
     def start(self, device: torch.device, how: dict, data: dict, parameters: int) -> None:
-        """Write config and environment before step 0; refuse other data, and keep what a checkpoint was made with."""
+        """Write config and environment before step 0, or keep those of a checkpoint. Raises RunMismatch: other data."""
         self.started = here = environment.describe(device) | how | {"data": data, "parameters": parameters}
-        if recorded := self.environment:
-            if recorded["data"] != data:
-                way_out = f"Bring those back, or remove {self.directory} to train on these"
-                raise RunMismatch(
-                    f"{self.directory} was begun on other data: {recorded['data']}, now {data}. {way_out}"
-                )
-            if not self.begun:  # nothing was computed as it says
-                files.write_json(self.directory / "environment.json", here)
-                return
+        recorded = self.environment
+        if recorded and recorded["data"] != data:
+            way_out = f"Restore the old data, or remove {self.directory} to train on the new"
+            raise RunMismatch(f"{self.directory} was started on other data: {recorded['data']}, now {data}. {way_out}")
+        if not recorded:
+            files.write_json(self.directory / "config.json", self.config.to_dict())
+        elif self.begun:
             self.started = recorded
-            if here["device"] not in (used := [recorded["device"], *recorded.get("resumed_on", [])]):
-                self.started = recorded | {"resumed_on": [*used[1:], here["device"]]}
-                files.write_json(self.directory / "environment.json", self.started)
-            return
-        files.write_json(self.directory / "config.json", self.config.to_dict())
-        files.write_json(self.directory / "environment.json", here)
+            used = [recorded["device"], *recorded.get("resumed_on", [])]
+            if here["device"] in used:
+                return
+            self.started = recorded | {"resumed_on": [*used[1:], here["device"]]}
+        files.write_json(self.directory / "environment.json", self.started)
 
     def append(self, name: str, line: dict) -> None:
-        """Add one JSON line to a log."""
+        """Append one JSON line to a log."""
         files.append(self.directory / name, _text([line]))
         self.logs[name].append(line)
 
     def save_checkpoint(self, state: dict) -> None:
-        """Keep two: the one before stays as previous.pt. Config, environment and logs go with the state."""
+        """Write a checkpoint with config, environment and logs. The one before it becomes previous.pt."""
         current, previous = (self.directory / name for name in CHECKPOINTS)
         about = {"config": self.config.to_dict(), "environment": self.started, "logs": self.logs}
         files.write_tensors(current, state | about, keep=previous)
 
     def restore(self, device: torch.device, expected: dict[str, Tensor]) -> dict | None:
-        """The latest checkpoint that loads, with the logs as they were at its step; None if there is none yet.
+        """Load the latest checkpoint that loads, and set the logs back to its step; None if there is no checkpoint.
 
-        `expected` is the state of a new objective, whose names, shapes and dtypes a checkpoint must have. Raises
-        RunMismatch if there are checkpoints and none of them loads, or if they are of another config or environment.
+        A checkpoint must have the names, shapes and dtypes of `expected`, the state of a new objective. Raises
+        RunMismatch if no checkpoint loads, or if it has another config or environment.
         """
         found = [path for name in CHECKPOINTS if (path := self.directory / name).exists()]
         state = None
@@ -148,7 +142,7 @@ class Run:
                 if lacks := PARTS - loaded.keys():
                     raise ValueError(f"it lacks {', '.join(sorted(lacks))}")
                 made_by = RunConfig.from_dict(loaded["config"])
-                if made_by == self.config:  # else it is refused below, with the fields
+                if made_by == self.config:  # else it is refused below, with the differing fields
                     check_state(loaded["objective"], expected)
                 state = loaded
                 break
@@ -160,32 +154,29 @@ class Run:
         if state:
             self._refuse_other(path, made_by, "Restore config.json, or use another directory")
             if _computed(state["environment"]) != _computed(self.started or self.environment):
-                raise RunMismatch(f"{path} and environment.json differ in how they were computed; restore the latter")
+                raise RunMismatch(f"{path} has another environment than environment.json; restore environment.json")
         self.logs = state["logs"] if state else {name: [] for name in LOGS}
         for name, lines in self.logs.items():
             files.write(self.directory / name, _text(lines).encode())
         return state
 
     def save_weights(self, name: str, weights: dict[str, Tensor], step: int, epoch: int) -> None:
-        """Write the method's whole state (nets, key encoder, queue) with its image shape."""
+        """Write the method's whole state (nets, key encoder, queue) and the image shape."""
         shape = list(self.started["data"]["image_shape"])
         state = {"objective": weights, "step": step, "epoch": epoch, "image_shape": shape}
         files.write_tensors(self.directory / name, state)
 
     def finish(self, weights: dict[str, Tensor], step: int, epoch: int) -> None:
-        """Write the final weights, then the manifest; only then drop the checkpoints.
-
-        What is sealed is what this process knows, not what lies on the disk by now.
-        """
+        """Write the final weights, then the manifest, and only then remove the checkpoints."""
         self.save_weights("weights.pt", weights, step, epoch)
-        (self.directory / "scores.json").unlink(missing_ok=True)  # of a run whose manifest was lost
+        (self.directory / "scores.json").unlink(missing_ok=True)  # left over if a manifest was lost
         texts = (
             files.json_bytes(self.config.to_dict()),
             files.json_bytes(self.started),
             _text(self.logs["metrics.jsonl"]).encode(),
         )
         digests = {}
-        for name, content in zip(manifest.SEALED, texts, strict=True):
+        for name, content in zip(manifest.RECORDED, texts, strict=True):
             files.write(self.directory / name, content)
             digests[name] = hashlib.sha256(content).hexdigest()
         files.write_json(self.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
@@ -193,10 +184,9 @@ class Run:
             (self.directory / name).unlink(missing_ok=True)
 
     def add_scores(self, rows: list[dict], records: dict[str, bytes]) -> None:
-        """Add score rows and record files; files that are sealed already stay as they are.
+        """Add score rows, and record files that the manifest does not have yet.
 
-        scores.json comes last: a kill before it leaves rows missing, so that the next evaluation makes all of it again.
-        Until then the manifest takes the old rows, too.
+        scores.json comes last, so the next evaluation repeats one that was killed; until then the old rows are valid.
         """
         before = {name: value for name, value in self.manifest.items() if name != manifest.REPLACING}
         new = {name: content for name, content in records.items() if name not in before["files"]}
@@ -204,23 +194,23 @@ class Run:
             files.write(self.directory / name, content)
         new["scores.json"] = files.json_bytes([*self.scores, *rows])
         digests = before["files"] | {name: hashlib.sha256(content).hexdigest() for name, content in new.items()}
-        sealed = before | {"files": dict(sorted(digests.items()))}
-        rows_before = self.directory / "scores.json"
-        old = {"scores.json": files.sha256(rows_before)} if rows_before.exists() else {}
-        files.write_json(self.directory / "manifest.json", sealed | {manifest.REPLACING: old})
-        files.write(self.directory / "scores.json", new["scores.json"])
-        files.write_json(self.directory / "manifest.json", sealed)
+        after = before | {"files": dict(sorted(digests.items()))}
+        scores = self.directory / "scores.json"
+        old = {"scores.json": files.sha256(scores)} if scores.exists() else {}
+        files.write_json(self.directory / "manifest.json", after | {manifest.REPLACING: old})
+        files.write(scores, new["scores.json"])
+        files.write_json(self.directory / "manifest.json", after)
 
     def verify(self) -> None:
-        """Raise ValueError naming every record that is missing or is not what the manifest sealed."""
+        """Raise ValueError naming every record that is missing or fails its checksum in the manifest."""
         manifest.verify(self.directory)
 
 
 def read_config(directory: Path | str) -> RunConfig:
-    """The config that lies in a directory; FileNotFoundError if none does."""
+    """The config in a run's directory. Raises FileNotFoundError if there is none."""
     path = Path(directory) / "config.json"
     if (text := manifest.read(Path(directory), "config.json")) is None:
-        raise FileNotFoundError(f"{path} does not exist: a run directory holds the config.json of its run")
+        raise FileNotFoundError(f"{path} does not exist; pass a run directory, which has the config.json of its run")
     try:
         return RunConfig.from_dict(json.loads(text))
     except ValueError as error:
@@ -228,16 +218,16 @@ def read_config(directory: Path | str) -> RunConfig:
 
 
 def open_run(directory: Path | str) -> Run:
-    """The run of a directory that holds a config.json."""
+    """The run in a directory that has a config.json."""
     return Run(directory, read_config(directory))
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise ValueError naming the first tensor that is not there, not expected, or of another shape or precision."""
-    for name in [*expected, *(name for name in state if name not in expected)]:
+    """Raise ValueError naming the first tensor that is missing, unknown, or of another shape or dtype."""
+    for name in dict.fromkeys([*expected, *state]):
         there, here = (f"{tuple(s[name].shape)} {s[name].dtype}" if name in s else "missing" for s in (state, expected))
         if there != here:
-            raise ValueError(f"{name} is {there} there and {here} in this config's nets")
+            raise ValueError(f"{name} is {there} in the file and {here} in this config's nets")
 
 
 def _text(lines: list[dict]) -> str:
@@ -245,15 +235,15 @@ def _text(lines: list[dict]) -> str:
 
 
 def _computed(environment: dict) -> dict:
-    """What a record says of how a run is computed, but for the devices that it was resumed on."""
+    """An environment without the devices that the run was resumed on."""
     return {name: value for name, value in environment.items() if name != "resumed_on"}
 
 
 def epoch_file(epoch: int) -> str:
-    """Name of the weights kept at an epoch."""
+    """File name of the weights kept at an epoch."""
     return f"epoch-{epoch:04d}.pt"
 
 
 def samples_file(epoch: int) -> str:
-    """Name of the grid of samples of the weights kept at an epoch."""
+    """File name of the grid of samples from the weights kept at an epoch."""
     return f"samples-epoch-{epoch:04d}.png"
