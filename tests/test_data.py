@@ -215,7 +215,7 @@ REFUSED = {  # what is wrong with a folder -> its pictures, what else is done to
     "less than the crop": (SPLIT, None, {"crop": 10}, ["4 images", "10 pixels", "train/0.png", "crop or size"]),
     "a split of broken files": (
         ["train/0.png", "test/1.png"], lambda root: (root / "test" / "1.png").write_bytes(b"no picture"),
-        {"skip_broken": True}, ["1 files", "photos", "leaves a split empty", "1.png (no image"],
+        {"skip_broken": True}, ["1 files", "photos", "leaves a split empty", "1.png (not an image"],
     ),
     "no image": ([], None, {}, ["0 training and 0 test images"]),
 }  # fmt: skip
@@ -233,7 +233,7 @@ def test_a_folder_that_is_not_what_it_seems_is_refused_with_the_reason(scratch, 
 
 def test_what_is_no_folder_is_named(scratch):
     (scratch / "photos.zip").write_bytes(b"PK and then nothing")
-    refused(scratch / "photos.zip", "photos.zip", "no folder and no zip")
+    refused(scratch / "photos.zip", "photos.zip", "not a folder or a readable zip")
     refused(scratch / "absent", "absent", "does not exist", "folder or zip", error=FileNotFoundError)
 
 

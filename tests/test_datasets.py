@@ -208,7 +208,7 @@ def test_celeba_is_split_by_its_partition_and_cropped_as_wae_did(celeba):
 
 def test_two_images_of_one_name_are_not_chosen_between(celeba):
     picture(celeba / "img_celeba" / "000003.jpg", size=(400, 300), seed=99)
-    refused("two images of one name, img_align_celeba/000003.jpg and img_celeba/000003.jpg", "celeba")
+    refused("two images with one name, img_align_celeba/000003.jpg and img_celeba/000003.jpg", "celeba")
 
 
 def test_an_image_in_both_official_splits_is_said_and_left(celeba, capsys):
@@ -345,6 +345,6 @@ def test_a_dataset_that_is_not_there_is_explained_and_nothing_is_written(scratch
 
 
 def test_a_given_root_is_never_downloaded_into(scratch):
-    said = r"not on this disk, and nothing is downloaded .*\nExpected in .*typo/"
+    said = r"not on this disk, and it is downloaded only if root is empty.\nExpected in .*typo/"
     refused(said, "cifar10", error=FileNotFoundError, root=str(scratch / "typo"))
     assert not (scratch / "typo").exists()

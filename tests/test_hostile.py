@@ -66,13 +66,13 @@ def png_of(width: int, height: int) -> bytes:
 
 
 HUGE = r"(?s)1 files in .*images cannot be read.*train/x.png \(.*(decompression bomb|megapixels)"
-NO_IMAGE = r"(?s)1 files in .*images cannot be read.*train/x.png \(no image, or none that Pillow knows"
+NO_IMAGE = r"(?s)1 files in .*images cannot be read.*train/x.png \(not an image, or of a format that is not read"
 PLANTED = {  # what lies in the folder as train/x.png -> how it comes there, or its content, and what is said of it
     "a link out": (
         lambda path: path.symlink_to(path.parents[3] / "secret.png"),
-        r"^train/x.png in .*images is a link out of it; put the file itself there",
+        r"^train/x.png in .*images is a link out of it; replace it by the file itself",
     ),
-    "a pipe": (os.mkfifo, r"^train/x.png in .*images is no plain file, and reading it may never end; remove it"),
+    "a pipe": (os.mkfifo, r"^train/x.png in .*images is not a regular file; reading may never end: remove it"),
     "a file larger than any image": (sparse, r"^train/x.png in .*images has 0.5 GB"),  # not read
     "a square of huge dimensions": (png_of(100_000, 100_000), HUGE),  # not decoded
     "huge dimensions": (png_of(10_000, 9_000), HUGE),
@@ -122,7 +122,7 @@ def test_a_zip_of_few_bytes_that_unpacks_to_many_is_refused_before_it_is_read(im
     monkeypatch.setattr(image_folder, "LARGEST", 10**6)
     path = zipped(images, "train/bomb.png", bytes(2 * 10**6))
     assert path.stat().st_size < 20_000
-    refused(path, r"^train/bomb.png in .*hostile.zip has 0.002 GB; no image needs more than 0.001: remove it")
+    refused(path, r"^train/bomb.png in .*hostile.zip has 0.002 GB; an image file has at most 0.001 GB: remove it")
 
 
 def test_an_image_of_another_format_than_its_name_says_is_read(images):

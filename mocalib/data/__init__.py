@@ -1,1 +1,1 @@
-"""Images: files decoded once to uint8 arrays, and batches by (seed, step). Knows no net."""
+"""Images, decoded once to uint8 arrays, and batches by (seed, step). Knows no net."""

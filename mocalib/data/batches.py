@@ -1,4 +1,4 @@
-"""Batches of images that are a pure function of (seed, step). N images, B batch, C H W image."""
+"""Batches of images, a pure function of (seed, step). Shapes: N images, B batch, C H W image."""
 
 import hashlib
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class ResidentImages:
-    """uint8 images N C H W, dealt out as batches by step: on a GPU if they fit there, else in memory or memory-mapped.
+    """uint8 images N C H W as batches, kept on the GPU if they fit there.
 
-    Each epoch visits each image once in an order drawn from (seed, epoch); the last partial batch is dropped. Raises
+    Each epoch visits each image once, in an order drawn from (seed, epoch), and drops the last partial batch. Raises
     ValueError if the batch is larger than the dataset.
     """
 
@@ -31,16 +31,15 @@ class ResidentImages:
         return len(self.images)
 
     def order(self, epoch: int) -> Tensor:
-        """Permutation of the images in an epoch, int64 N, beside them; drawn on the CPU, and kept for the epoch."""
+        """The permutation of an epoch, int64 N, on the images' device; drawn on the CPU and cached."""
         if epoch != self._epoch:
             seed = int.from_bytes(hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()[:8], "big") >> 1
             order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
-            self._order = order.to(self.images.device)
-            self._epoch = epoch
+            self._order, self._epoch = order.to(self.images.device), epoch
         return self._order
 
     def batch(self, step: int) -> Tensor:
-        """Batch of a step: B C H W in [0, 1], channels last in memory."""
+        """The batch of a step: B C H W in [0, 1], channels last in memory."""
         epoch, place = divmod(step, self.steps_per_epoch)
         index = self.order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         images = self.images[index]
@@ -56,5 +55,5 @@ def check_batch(n: int, batch_size: int) -> None:
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:
-    """Whether images leave half of a GPU's free memory to the nets."""
+    """Whether the images fit into half of the GPU's free memory, so that the nets have the other half."""
     return device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0]

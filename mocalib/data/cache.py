@@ -1,8 +1,7 @@
-"""Datasets as uint8 arrays that are decoded once. N images, C H W image.
+"""Datasets as uint8 arrays that are decoded once. Shapes: N images, C H W image.
 
-Decoded arrays lie in `data/cache/<name>-<key>/` and are memory-mapped, so the second
-start is instant and data may be larger than memory. Each start compares their headers and sizes with cache.json, which
-has a digest of its own, and reads whole what is small; `verify` reads all.
+The arrays are memory-mapped from `data/cache/<name>-<key>/`, so a dataset may be larger than memory. Each start checks
+cache.json, the arrays' headers and sizes, and all bytes of small datasets; `verify` checks all bytes of any.
 """
 
 import contextlib
@@ -24,19 +23,19 @@ from torch import Tensor
 from mocalib.config import paths
 from mocalib.storage import files
 
-LAYOUT = 2  # of a cache's folder; another one is decoded anew
-READ_WHOLE = 500_000_000  # bytes of a dataset that are compared with its fingerprint once a process: below a second
+LAYOUT = 2  # version of the folder's layout; part of the key
+READ_WHOLE = 500_000_000  # bytes; up to this size each process checks the fingerprint once, in under a second
 
 
 class Split(NamedTuple):
-    """Images of one split, uint8 N C H W, with their class labels (int64 N) where the dataset has any."""
+    """Images of one split, uint8 N C H W, and their class labels, int64 N, if there are any."""
 
     images: Tensor
     labels: Tensor | None
 
 
 class Dataset(NamedTuple):
-    """Training and test split, the sha256 of all decoded pixels and labels, and files that could not be read."""
+    """Both splits, the sha256 of all decoded pixels and labels, and the files that could not be read."""
 
     train: Split
     test: Split
@@ -50,14 +49,12 @@ class Dataset(NamedTuple):
 
 
 def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> Dataset:
-    """Open the decoded arrays of `key`; have `write(folder)` make them first where they are not there yet.
+    """Open the decoded arrays of `key`. If there are none yet, `write(folder)` makes them.
 
-    They are written beside their final place and renamed as a whole: no reader ever sees half of them. Of several
-    processes one writes and the others wait; what killed ones have left is removed by the next. Raises ValueError for
-    arrays that are not as they were written, OSError where there is no space for them.
+    One process writes and renames the finished folder; others wait. Raises ValueError for damaged arrays, OSError
+    without space on the disk.
     """
-    digest = hashlib.sha256(json.dumps(key | {"layout": LAYOUT}, sort_keys=True).encode()).hexdigest()[:16]
-    folder = paths.CACHE / f"{name}-{digest}"
+    folder = paths.CACHE / f"{name}-{_digest(key | {'layout': LAYOUT})[:16]}"
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         lock = filelock.FileLock(folder.with_suffix(".lock"))
@@ -78,7 +75,7 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
 
 
 def verify(folder: Path) -> None:
-    """Raise ValueError if a decoded dataset is not what was written, pixel by pixel."""
+    """Raise ValueError if any byte of a decoded dataset has changed."""
     about = _about(folder)
     if (found := fingerprint(folder)) != about["fingerprint"]:
         raise _damaged(folder, f"its fingerprint is {found[:12]}..., not {about['fingerprint'][:12]}...")
@@ -86,46 +83,41 @@ def verify(folder: Path) -> None:
 
 @functools.cache
 def _verify_once(folder: Path, changed: tuple[int, ...]) -> None:
-    """`verify`, unless this process has done so since the arrays were last changed."""
+    """`verify`, once in this process for each time that the arrays were changed."""
     verify(folder)
 
 
 def _damaged(folder: Path, reason: object) -> ValueError:
-    made = f"{paths.CACHE / 'features'}, whose files may be of them"
     return ValueError(
-        f"the decoded images in {folder} are damaged ({reason}); remove it, to decode them again, and {made}"
+        f"the decoded images in {folder} are damaged ({reason}); remove them to decode them again, and also remove "
+        f"{paths.CACHE / 'features'}, which may hold their features"
     )
 
 
 def _about(folder: Path) -> dict:
-    """cache.json, checked by the digest that it holds of its other fields; the arrays' headers are as it says."""
+    """cache.json, checked by its own checksum. The arrays' headers and sizes are checked against it."""
     try:
         about = json.loads((folder / "cache.json").read_bytes())
         if about.pop("sha256") != _digest(about):
-            raise ValueError("it is not what its digest says")
+            raise ValueError("it does not match its own checksum")
     except (ValueError, KeyError, AttributeError, FileNotFoundError) as error:
         raise _damaged(folder, f"cache.json: {error}") from None
     for name, expected in about["arrays"].items():
-        _check(folder / name, expected)
+        try:
+            found = _header(folder / name)
+        except Exception as error:  # numpy's header parser raises many types
+            raise _damaged(folder, f"{name}: {error}") from None
+        if found != expected:
+            raise _damaged(folder, f"{name} is {found}, not {expected}")
     return about
 
 
-def _digest(about: dict) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _check(path: Path, expected: dict) -> None:
-    """Compare an array's header and its size on the disk with what was written."""
-    try:
-        found = _header(path)
-    except Exception as error:  # numpy raises whatever the parser of its headers does
-        raise _damaged(path.parent, f"{path.name}: {error}") from None
-    if found != expected:
-        raise _damaged(path.parent, f"{path.name} is {found}, not {expected}")
+def _digest(values: dict) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _header(path: Path) -> dict:
-    """Shape, dtype, order and bytes of an array's file, without its content."""
+    """Shape, dtype, memory order and bytes of an array's file."""
     array = np.load(path, mmap_mode="r")
     return {
         "shape": list(array.shape),
@@ -136,14 +128,14 @@ def _header(path: Path) -> dict:
 
 
 def _sweep() -> None:
-    """Remove what killed processes have left: partial arrays whose lock nobody holds."""
+    """Remove what killed processes left: partial folders that no process has locked."""
     for partial in paths.CACHE.glob("*.partial"):
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(partial.with_suffix(".lock"), timeout=0):
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(partial: Path, key: dict, write: Callable[[Path], list[str] | None]) -> None:
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while this one waited for its lock
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed while this one waited for the lock
     partial.mkdir()
     try:
         about = {"key": key, "left_out": write(partial) or [], "fingerprint": fingerprint(partial)}
@@ -155,22 +147,20 @@ def _write(partial: Path, key: dict, write: Callable[[Path], list[str] | None]) 
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 over shapes, pixels and labels of a decoded dataset."""
+    """The sha256 of a decoded dataset's shapes, pixels and labels."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.npy")):
         array = np.load(path, mmap_mode="r")
         digest.update(f"{path.name} {array.shape} {array.dtype}".encode())
-        for start in range(0, len(array), 4096):  # in pieces: it may be larger than memory
+        for start in range(0, len(array), 4096):  # in pieces, as it may be larger than memory
             digest.update(np.ascontiguousarray(array[start : start + 4096]))
     return digest.hexdigest()
 
 
 def _open(path: Path) -> Tensor:
-    """Memory-map an array as a tensor; copy-on-write, as torch has no read-only tensors.
-
-    What memory cannot hold is read again in every epoch, in random order: then reading ahead is for nothing.
-    """
+    """Memory-map an array as a tensor, copy-on-write since torch has no read-only tensors."""
     array = np.load(path, mmap_mode="c")
+    # Every epoch reads a large array from the disk in random order, so reading ahead is useless.
     if hasattr(mmap, "MADV_RANDOM") and array.nbytes > _memory() / 2:
         array.base.madvise(mmap.MADV_RANDOM)
     return torch.from_numpy(array)

