@@ -96,7 +96,7 @@ def answers(directory: Path) -> dict:
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_damaged_record_of_a_finished_run_is_named_by_whoever_reads_it(copy, name):
     for _ in damages(copy / name):
-        with pytest.raises(ValueError, match=rf"{name} is damaged \(it is not what manifest.json sealed\); restore it"):
+        with pytest.raises(ValueError, match=rf"{name} is damaged \(manifest.json has another checksum\); restore it"):
             answers(copy)
         with pytest.raises(ValueError, match=name):
             open_run(copy).verify()
@@ -110,7 +110,7 @@ def test_a_damaged_manifest_is_named_or_harmless(copy):
     whole = json.loads(manifest.read_text())
     for field, other in (("step", 9), ("epoch", 2)):
         manifest.write_text(json.dumps(whole | {field: other}))
-        with pytest.raises(ValueError, match="step and epoch are not those of metrics.jsonl's last line"):
+        with pytest.raises(ValueError, match="step or epoch differs from the last line of metrics.jsonl"):
             answers(copy)
     for text in ("[]", "null", '{"step": 1, "epoch": 1, "files": 7}', '{"step": 1}'):
         manifest.write_text(text)
@@ -182,7 +182,7 @@ def test_a_cache_that_was_cut_short_is_refused_at_the_next_start(decoded, monkey
     """By its size, as a large one is."""
     monkeypatch.setattr(cache, "READ_WHOLE", 0)
     for _ in itertools.islice(damages(decoded / name), 0, None, 2):  # of which every second is a cut
-        with pytest.raises(ValueError, match=rf"images in .*digits-\w+ are damaged \({name}.*\); remove it, to decode"):
+        with pytest.raises(ValueError, match=rf"images in .*digits-\w+ are damaged \({name}.*\); remove them to"):
             datasets.load(RunConfig())
 
 
@@ -212,7 +212,7 @@ def test_a_changed_pixel_is_found_at_the_next_start_or_by_verifying(decoded, mon
     flip(decoded / "train.npy", size - 1)
     assert main(["verify"]) == 1
     assert f"the decoded images in {decoded} are damaged (its fingerprint is" in capsys.readouterr().out
-    said = r"are damaged \(its fingerprint is .*; remove it, .* and .*features, whose files"
+    said = r"are damaged \(its fingerprint is .*; remove them to .* also remove .*features"
     with pytest.raises(ValueError, match=said):
         datasets.load(RunConfig())
     monkeypatch.setattr(cache, "READ_WHOLE", 1_000)
@@ -235,9 +235,9 @@ def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys)
     (copy / "samples.png").unlink()
     assert main(["verify", str(copy), str(begun.directory)]) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-2:] == ["restore what is named, or remove it, and start again", "2 read whole, 2 damaged"]
-    assert any("not as its manifest says: samples.png" in line for line in printed)
-    assert any("previous.pt is damaged: 'archive/data.pkl' in it is not what its" in line for line in printed)
+    assert printed[-2:] == ["restore or remove everything named above, then start again", "2 checked, 2 damaged"]
+    assert any("missing or changed since manifest.json: samples.png" in line for line in printed)
+    assert any("previous.pt is damaged: its part 'archive/data.pkl' does not" in line for line in printed)
 
 
 TENSORS = {
@@ -289,7 +289,7 @@ def test_a_part_that_is_marked_as_a_folder_is_refused(tensors):
         marked = bytearray(content)
         marked[entry.start() + 38] |= 0x10  # the external attributes, by PKWARE's APPNOTE 4.3.12 and 4.4.15
         tensors.write_bytes(marked)
-        with pytest.raises(ValueError, match=r"tensors.pt is damaged: 'archive/\S+' in it is not what its checksum"):
+        with pytest.raises(ValueError, match=r"tensors.pt is damaged: its part 'archive/\S+' does not match"):
             files.read_tensors(tensors)
         refused += 1
     assert refused == len(zipfile.ZipFile(tensors).namelist())
@@ -300,7 +300,7 @@ def test_a_cut_file_of_tensors_never_loads(tensors):
     cuts = [content[:length] for length in (*range(0, len(content), 7), 2, len(content) - 1)]
     for other in (*cuts, b"text"):
         tensors.write_bytes(other)
-        with pytest.raises(ValueError, match=r"tensors.pt is cut short or no file of tensors \("):
+        with pytest.raises(ValueError, match=r"tensors.pt is cut short or not a file of tensors \("):
             files.read_tensors(tensors)
 
 
@@ -380,7 +380,7 @@ def test_a_record_that_is_missing_is_not_an_empty_one(copy, name):
     (copy / name).unlink()
     with pytest.raises(ValueError, match=rf"{name} is damaged \(it is missing\); restore it, or remove"):
         answers(copy)
-    with pytest.raises(ValueError, match=rf"not as its manifest says: {name}; restore them, or remove .* to make it"):
+    with pytest.raises(ValueError, match=rf"changed since manifest.json: {name}; restore them, or remove .* and run"):
         open_run(copy).verify() if name != "config.json" else manifest.verify(copy)
 
 
@@ -390,7 +390,7 @@ def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(co
     (copy / "manifest.json").unlink()
     (copy / "scores.json").write_text((copy / "scores.json").read_text().replace("1", "7"))
     [(_, wrong)] = verify([copy])
-    assert "has scores and no manifest.json; restore it, or start the run again" in wrong
+    assert "has scores but no manifest.json; restore it, or start the run again" in wrong
     run = train(open_run(copy).config, directory=copy)
     assert run.scores == []
     evaluate(run, Scoring(n=100))
@@ -399,5 +399,5 @@ def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(co
 
 def test_a_folder_of_runs_is_verified_run_by_run_and_what_is_none_is_no_damage(copy, tmp_path):
     assert [path for path, _ in verify([tmp_path])] == [copy]
-    with pytest.raises(FileNotFoundError, match="nowhere is no run directory and no folder of them"):
+    with pytest.raises(FileNotFoundError, match="nowhere has no runs; pass a run directory"):
         list(verify([tmp_path / "nowhere"]))

@@ -30,7 +30,7 @@ HOW = Compute(threads=1, checkpoint_seconds=0), Scoring(n=100)
 def test_a_run_that_no_node_has_room_for_is_refused_here_and_said_elsewhere(capsys):
     dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     one_node = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}, dead])
-    told = "a run wants 4 CPUs and 1 GPUs, and the nodes have 2 CPUs and 0 GPUs; change threads, gpus or device"
+    told = "a run needs 4 CPUs and 1 GPUs, and the nodes have 2 CPUs and 0 GPUs; change threads, gpus or device"
     with pytest.raises(ValueError, match=told):
         _check_room(one_node, 4, 1.0, ours=True)
     _check_room(one_node, 4, 1.0, ours=False)

@@ -209,7 +209,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path, compute, pool, s
 
 
 def test_on_a_cluster_a_relative_root_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="root = 'images': nodes of a cluster start elsewhere; pass an absolute path"):
+    with pytest.raises(ValueError, match="root = 'images': cluster nodes start in other folders; pass an absolute"):
         sweep([tiny(dataset="folder", root="images")], tmp_path, pool=Pool(engine="ray"))
 
 
@@ -227,8 +227,8 @@ def test_a_script_that_its_workers_cannot_import_is_told_so(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert re.search(
-        r"RuntimeError: a worker died before it could take a run, 1 times in a row; what it printed "
-        r"says why. A script that sweeps must do so below `if __name__ == .__main__.:`",
+        r"RuntimeError: a worker died before it could take a run, 1 times in a row; its output "
+        r"says why. A script must call sweep below `if __name__ == .__main__.:`",
         done.stderr,
     )
 

@@ -1,1 +1,1 @@
-"""Many runs: in this process, in several, or on a cluster; what they will take; whether they are whole."""
+"""Many runs: plan them, compute them here or on a cluster, and verify their files."""

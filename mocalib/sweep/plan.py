@@ -1,4 +1,4 @@
-"""What a grid is made of, and what it will take: a few real steps of each distinct net and method, multiplied."""
+"""The state of a grid's runs, and their estimated cost from a few real steps of each distinct net and method."""
 
 import math
 import statistics
@@ -21,8 +21,8 @@ from mocalib.training.device import check_device, check_threads, compiled, place
 from mocalib.training.loop import learning_rate
 from mocalib.training.step import Trainer, check_turns
 
-RECORD = 60_000  # bytes of a finished run beside its weights: those at laptop scale are 58 kB on average
-FREE = (  # fields that a step does not cost more or less by
+RECORD = 60_000  # bytes of a finished run without its weights; laptop runs have 58 kB on average
+FREE = (  # fields that do not change the cost of a step
     *("seed", "limit", "skip_broken", "epochs", "stop_at", "learning_rate", "decay_every", "decay_until"),
     *("keep_epochs", "objective.weight", "objective.temperature", "objective.momentum", "objective.form"),
 )
@@ -32,50 +32,50 @@ def state(config: RunConfig, folder: Path) -> str:
     """Whether a run is "finished", "begun", "new" or "damaged" in a folder of runs."""
     try:
         run = Run(folder / config.name, config)
-    except ValueError:  # `verify` says what is wrong
+    except ValueError:  # `verify` gives the reason
         return "damaged"
     return "finished" if run.finished else "begun" if run.begun else "new"
 
 
 class Cost(NamedTuple):
-    """What some steps of a run have shown."""
+    """The measured cost of a run."""
 
     images: int  # training images
-    seconds: float  # of a step, in the mean of training
+    seconds: float  # per step, averaged over training
     weights: int  # bytes of a weights file: nets, key encoder, queue
     checkpoint: int  # bytes, with Adam's two moments
-    memory: int | None  # bytes that these steps allocated on a GPU; graphs and the allocator take more
-    random: bool  # whether images were random, since those of the run are missing
+    memory: int | None  # bytes that these steps allocated on a GPU; CUDA graphs and the allocator need more
+    random: bool  # whether the images were random, because the run's are missing
 
     def hours(self, config: RunConfig) -> float:
-        """Of a whole training, at most: `stop_at` may end it earlier."""
+        """Hours of training; an upper bound, since `stop_at` may end it earlier."""
         return config.epochs * ((config.limit or self.images) // config.batch_size) * self.seconds / 3600
 
     def kept(self, config: RunConfig) -> int:
-        """Bytes of a finished run: weights of its last and its kept epochs, and its records."""
+        """Bytes of a finished run: the weights of its last and kept epochs, and its records."""
         return (1 + sum(epoch < config.epochs for epoch in config.keep_epochs)) * self.weights + RECORD
 
 
 def measured(todo: list[RunConfig], compute: Compute) -> int:
-    """Measure runs that are to be made and print what they will take; 1 if some of them would fail, else 0."""
-    check_threads(compute.threads)  # else every run would fail, for one reason
+    """Measure runs and print their cost. Returns 1 if some of them would fail, else 0."""
+    check_threads(compute.threads)  # raise once, not for every run
     check_device(compute.device)
     costs = {}
     for config in todo:
         if _kind(config) not in costs:
-            costs[_kind(config)] = _told(config, compute)
+            costs[_kind(config)] = _printed(config, compute)
     found = [(config, cost) for config in todo if (cost := costs[_kind(config)])]
     hours, kept = sum(cost.hours(config) for config, cost in found), sum(cost.kept(config) for config, cost in found)
-    working = max((3 * cost.checkpoint for _, cost in found), default=0)  # two are kept; a third while it is written
-    print(f"{hours:.3g} hours of training, one run at a time; start-up and scoring come on top")
+    working = max((3 * cost.checkpoint for _, cost in found), default=0)  # two on the disk and one being written
+    print(f"{hours:.3g} hours of training, one run at a time, without start-up and scoring")
     print(f"{kept / 1e9:.3g} GB of weights and records; {working / 1e9:.3g} GB of checkpoints while a run trains")
     if failed := [config.name for config in todo if not costs[_kind(config)]]:
         print(f"{len(failed)} runs would fail: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def _told(config: RunConfig, compute: Compute) -> Cost | None:
-    """Measure a run and print its cost, or why there is none: the others are wanted all the same."""
+def _printed(config: RunConfig, compute: Compute) -> Cost | None:
+    """Measure a run and print its cost. If it fails, print the reason and return None."""
     try:
         cost = measure(config, compute)
     except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
@@ -88,20 +88,19 @@ def _told(config: RunConfig, compute: Compute) -> Cost | None:
 
 
 def _kind(config: RunConfig) -> tuple:
-    """All that a step's cost depends on."""
+    """All fields that a step's cost depends on."""
     return tuple((name, str(value)) for name, value in flat(config.to_dict()).items() if name not in FREE)
 
 
 def measure(config: RunConfig, compute: Compute) -> Cost:
-    """Take some steps of each part of a run's training, at its own batch size; nothing is kept.
+    """Measure some steps of each part of a run's training.
 
-    Raises what `train` would raise of such a run, such as too little memory, and ArithmeticError for a loss that is
-    not finite.
+    Raises what `train` would raise, and ArithmeticError for a loss that is not finite.
     """
     device = check_device(compute.device)
     images, n, random = _images(config)
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # of the run before
+        torch.cuda.empty_cache()  # memory of the run before
         torch.cuda.reset_peak_memory_stats(device)
     with tuned(threads(config, compute.threads), device):
         objective = methods.build(config, tuple(images.shape[1:]))
@@ -118,10 +117,10 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
 
 
 def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
-    """A run's training images and how many the dataset has; random ones of their shape where they are missing."""
+    """A run's training images (random ones if they are missing), the dataset's size, and whether they are random."""
     try:
         source = datasets.source(config)
-        if source.here:  # nothing is downloaded for a plan
+        if source.here:  # a plan downloads nothing
             images = cache.cached(config.dataset, source.key, source.write).train.images
             return images, len(images), False
     except FileNotFoundError:
@@ -131,20 +130,20 @@ def _images(config: RunConfig) -> tuple[Tensor, int, bool]:
 
 
 def _seconds(config: RunConfig, trainer: Trainer, batches: ResidentImages) -> float:
-    """Seconds of a step, in the mean of training, whose parts (turns that begin or end) are measured one by one."""
+    """Seconds per step, averaged over training. Each stretch between starts and ends of turns is measured alone."""
     turns, steps, total = trainer.objective.turns, trainer.steps, 0.0
-    often = max(turn.every for turn in turns)  # steps after which all have been taken
+    period = max(turn.every for turn in turns)  # steps until every turn has been taken
     edges = sorted({0.0, 1.0} | {edge for turn in turns for edge in (turn.start, turn.stop)})
     for start, stop in pairwise(edges):
         first = math.ceil(start * steps)
-        taken = [_step(config, trainer, batches, step) for step in range(first, min(first + often + 1, steps))]
-        timed = taken[1:] or taken  # the first one warms up
+        taken = [_step(config, trainer, batches, step) for step in range(first, min(first + period + 1, steps))]
+        timed = taken[1:] or taken  # the first step is a warm-up
         total += (stop - start) * statistics.fmean(timed or [0.0])
     return total
 
 
 def _step(config: RunConfig, trainer: Trainer, batches: ResidentImages, step: int) -> float:
-    """Take a step; its seconds."""
+    """Take a step and return its seconds."""
     started = time.monotonic()
     rate = learning_rate(config, step // batches.steps_per_epoch)
     for _, terms in trainer.step(step, batches.batch(step), rate):

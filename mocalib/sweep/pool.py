@@ -1,7 +1,6 @@
-"""Processes here that take one run after another, and what is told of a run that failed.
+"""Worker processes on this machine, each for one run after another.
 
-A worker may die (out of memory, a crash in native code, a kill): its run is given to a new one, which resumes it from
-its checkpoint, and no other run is touched. Workers die with the process that started them.
+If a worker dies, a new one resumes its run. Workers end with the process that started them.
 """
 
 import faulthandler
@@ -25,23 +24,23 @@ from mocalib.config.run import RunConfig
 from mocalib.storage import files
 
 Work = Callable[[RunConfig], object]
-LOG = "log.txt"  # in a run's directory: what its workers printed; no record
-LAST_LINES = 15  # of a log, in a report
-LOOK = 1.0  # seconds after which it is said that there is nothing new
-SPAWN = multiprocessing.get_context("spawn")  # a forked child of a process with threads can hang
+LOG = "log.txt"  # in a run's directory: the output of its workers; not a record
+LAST_LINES = 15  # lines of a log in an error message
+LOOK = 1.0  # seconds without news before an empty event
+SPAWN = multiprocessing.get_context("spawn")  # the forked child of a process with threads can hang
 
 
 class Event(NamedTuple):
-    """A run that was started, or that ended after so many seconds of a device; without a run: nothing new."""
+    """The start or end of a run; without a config, nothing new."""
 
     config: RunConfig | None = None
     ended: bool = False
     error: str | None = None
-    seconds: float = 0.0
+    seconds: float = 0.0  # of its device
 
 
 def in_this_process(work: Work, configs: list[RunConfig]) -> Iterator[Event]:
-    """One run after another, here."""
+    """Do one run after another in this process."""
     for config in configs:
         yield Event(config, ended=False)
         error, seconds = attempt(work, config)
@@ -56,9 +55,9 @@ def in_processes(
     retries: int,
     gpus: list[str] | None = None,
 ) -> Iterator[Event]:
-    """`jobs` runs at a time, each in a worker; one whose worker died is tried again, `retries` times.
+    """Do `jobs` runs at a time, each in a worker that prints to the run's log.
 
-    What a worker prints goes to the run's log. `gpus`: which one each of the `jobs` workers sees; None: all. Raises
+    A run is retried up to `retries` times if its worker dies. `gpus`: the GPU that each worker sees; None: all. Raises
     RuntimeError if workers die before they can take a run.
     """
     waiting, tries, spent, unborn = deque(configs), Counter(), Counter(), 0
@@ -82,14 +81,14 @@ def in_processes(
                 spent[config] += seconds
                 unborn = unborn + 1 if worker.born.exception() else 0
                 _check_born(unborn, retries)
-                if error is not None or not waiting:  # after an error the next run may fail, too: GPUs are like that
+                if error is not None or not waiting:  # after an error on a GPU the next run may fail too
                     worker.end()
                 if died and tries[config] <= retries:
                     waiting.append(config)
                 else:
-                    told = f"{error} (tried {tries[config]} times)" if died else error
-                    yield Event(config, True, told, spent[config])
-    finally:  # also of an interrupt, or the caller's end: what runs now is resumed by the next start
+                    reason = f"{error} (tried {tries[config]} times)" if died else error
+                    yield Event(config, True, reason, spent[config])
+    finally:  # also after an interrupt, or if the caller stops; the next start resumes these runs
         leash.close()
         for worker in workers:
             worker.end(wait=True)
@@ -98,16 +97,13 @@ def in_processes(
 def _check_born(unborn: int, retries: int) -> None:
     if unborn > retries:
         raise RuntimeError(
-            f"a worker died before it could take a run, {unborn} times in a row; what it printed says why. A script "
-            'that sweeps must do so below `if __name__ == "__main__":`, since its workers import it'
+            f"a worker died before it could take a run, {unborn} times in a row; its output says why. A script must "
+            'call sweep below `if __name__ == "__main__":`, since its workers import the script'
         )
 
 
 class _Worker:
-    """A process, started when it is needed, that does one run after another: imports cost seconds each.
-
-    It has an executor of its own: one with several processes ends all of them when one dies.
-    """
+    """A process for one run after another. Each has its own executor, since a shared one ends all when one dies."""
 
     def __init__(self, gpu: str | None, leash: Connection) -> None:
         self._seen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
@@ -117,9 +113,9 @@ class _Worker:
         self.config, self.since = config, time.monotonic()
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, SPAWN, _begin, (self._leash,))
-            # Before anything is imported there: whoever looks for GPUs once sees the same ones ever after.
+            # Set before the worker imports anything: CUDA reads it once.
             with patch.dict(os.environ, self._seen):
-                self.born = self._pool.submit(os.getpid)  # starts it, and is answered before its first run
+                self.born = self._pool.submit(os.getpid)  # starts the process
         try:
             return self._pool.submit(attempt, work, config, log)
         except BrokenProcessPool:  # it died after its last run
@@ -127,7 +123,7 @@ class _Worker:
             return self.take(work, config, log)
 
     def outcome(self, answer: Future) -> tuple[bool, str | None, float]:
-        """Whether the process died, what went wrong with its run, or None, and the seconds that it took."""
+        """Whether the process died, the run's error or None, and its seconds."""
         if answer.exception() is None:
             return False, *answer.result()
         return True, "its process died", time.monotonic() - self.since
@@ -139,24 +135,24 @@ class _Worker:
 
 
 def _begin(leash: Connection) -> None:
-    """In a worker, first of all: leave no orphan that trains on. A leash ends when the parent lets go or is killed."""
+    """Set up a worker, which must end with its parent. `leash` closes when the parent closes it or is killed."""
 
     def end_with_parent() -> None:
         leash.poll(None)
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all processes; the parent handles it
 
 
 def attempt(work: Work, config: RunConfig, log: Path | None = None) -> tuple[str | None, float]:
-    """Do the work; return what went wrong, or None, and the seconds that it took. `log`: for a process of its own."""
+    """Do the work and return its error, or None, and its seconds. With `log`, all output goes to that file."""
     start, error = time.monotonic(), None
     try:
         if log is not None:
             print_to(log)
         work(config)
-    except Exception as found:  # of one run: the others are wanted all the same
+    except Exception as found:  # the other runs continue
         error = f"{type(found).__name__}: {found}"
         if log is not None:
             traceback.print_exc()
@@ -164,13 +160,13 @@ def attempt(work: Work, config: RunConfig, log: Path | None = None) -> tuple[str
 
 
 def print_to(log: Path) -> None:
-    """From now on append all that this process prints to a file, native code and crashes too; begin with the time."""
+    """Append all further output of this process to a file, that of native code and crashes too."""
     files.append(log, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()}\n")
     with log.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-            stream.reconfigure(line_buffering=True)  # a crash must not take what was said before it
+            stream.reconfigure(line_buffering=True)  # so that a crash loses no line
     faulthandler.enable()
 
 

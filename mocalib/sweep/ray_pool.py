@@ -1,7 +1,7 @@
-"""Runs on a Ray cluster: queued where there is room, GPUs assigned, given to another node when one is lost.
+"""Runs on a Ray cluster, which queues them, assigns GPUs and replaces lost nodes.
 
-Every node must see the same files: the checkout, its environment and the folders of runs and data, on a file system
-whose locks hold across nodes (NFS 4; Lustre mounted with `flock`), so that a run has one writer.
+Every node must see the same checkout, Python environment, runs and data. File locks must work across nodes (NFS 4, or
+Lustre mounted with `flock`), so that each run has one writer.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from mocalib.config.compute import Pool
 from mocalib.config.run import RunConfig
 from mocalib.sweep.pool import LOOK, Event, Work, attempt
 
-ANSWERS = 10.0  # seconds within which a cluster answers
-LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray takes 127.0.0.1 for this machine's public address
+ANSWERS = 10.0  # seconds to wait for a cluster's answer
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray replaces 127.0.0.1 by the public address
 
 
 def in_cluster(
@@ -31,13 +31,12 @@ def in_cluster(
     cpus: int,
     gpus: float,
 ) -> Iterator[Event]:
-    """Each run as a task with so many CPUs and GPUs (0.5: two runs share one), as `pool` says.
+    """Do each run as a task with `cpus` CPUs and `gpus` GPUs (0.5: two runs share one).
 
-    A task whose worker or node dies is started again elsewhere. Without an address the cluster is the one of
-    RAY_ADDRESS or on this machine, else one is started here, as it is by "local". Raises ValueError where Ray is not
-    installed, or the cluster started here has no room for a run, ConnectionError where none answers.
+    Ray restarts a task after its worker or node dies. The address "local" always starts a new cluster here. Raises
+    ValueError if Ray is not installed or a cluster started here has no room for a run, ConnectionError if none answers.
     """
-    jobs = pool.jobs or 0  # 0: all that fit
+    jobs = pool.jobs or 0  # 0: as many as fit
     with _connected(pool.address, cpus * jobs or None, pool.retries) as (ray, ours):
         _check_room(ray, cpus, gpus, ours)
         how = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": pool.retries, "runtime_env": {"env_vars": _shared()}}
@@ -66,21 +65,21 @@ def in_cluster(
 
 
 def _changed(log: Path) -> int:
-    """When a run's log was last written, in ns; 0 if it is not there: its first line says that the run has started."""
+    """When a run's log was last written, in ns; 0 without a log. A run that starts writes to it."""
     return log.stat().st_mtime_ns if log.exists() else 0
 
 
 def _answer(ray: ModuleType, reference: object) -> tuple[str | None, float]:
     try:
         return ray.get(reference)
-    except ray.exceptions.RayTaskError as failed:  # before or after the work, whose own errors are answers
+    except ray.exceptions.RayTaskError as failed:  # outside the work; `attempt` catches errors inside it
         return f"{failed}".strip().rpartition("\n")[2], 0.0
-    except ray.exceptions.RayError as lost:  # as often as was allowed; what it took is not known
+    except ray.exceptions.RayError as lost:  # no retries are left; the seconds are unknown
         return f"{type(lost).__name__}: {lost}".partition("\n")[0], 0.0
 
 
 def _shared() -> dict[str, str]:
-    """What workers on any node must know: where runs, data and code lie."""
+    """Environment variables for workers on all nodes: the folders of runs, data and code."""
     before = os.environ.get("PYTHONPATH")
     return {
         "MOCALIB_DATA": str(paths.DATA),
@@ -90,21 +89,21 @@ def _shared() -> dict[str, str]:
 
 
 def _check_room(ray: ModuleType, cpus: int, gpus: float, ours: bool) -> None:
-    """Say that no node could take a run, which Ray would wait for in silence: another cluster may grow one."""
+    """If no node has room for a run, raise ValueError on our own cluster; print it on others, which may grow."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         return
     has = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-    told = f"a run wants {cpus} CPUs and {gpus:g} GPUs, and the nodes have {has}; change threads, gpus or device"
+    message = f"a run needs {cpus} CPUs and {gpus:g} GPUs, and the nodes have {has}; change threads, gpus or device"
     if ours:
-        raise ValueError(told)
-    print(f"{told}, or wait until the cluster has such a node", flush=True)
+        raise ValueError(message)
+    print(f"{message}, or wait until the cluster has such a node", flush=True)
 
 
 @contextlib.contextmanager
 def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[tuple[ModuleType, bool]]:
-    """Ray, connected to a cluster, and whether it was started here; then it ends with this."""
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(retries)}  # without end by default
+    """Connect to a cluster; yield Ray, and whether the cluster was started here and ends with this context."""
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(retries)}  # default: unlimited retries
     with patch.dict(os.environ, settings | os.environ):
         try:
             import ray
@@ -112,7 +111,7 @@ def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[
             raise ValueError("engine = 'ray' needs Ray; pip install -e '.[ray]', or use engine 'local'") from None
         if ray.is_initialized():
             if address:
-                raise ValueError(f"address = {address!r}: Ray is connected already; leave it out, or ray.shutdown()")
+                raise ValueError(f"address = {address!r}: Ray is already connected; leave it out, or ray.shutdown()")
             yield ray, False
             return
         try:
@@ -122,7 +121,7 @@ def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[
 
 
 def _connect(ray: ModuleType, address: str | None, cpus: int | None) -> bool:
-    """Join the cluster at an address, else the one of this machine, else start one; whether it was started."""
+    """Join the cluster at `address`, else the one on this machine, else start one. Returns whether it was started."""
     quiet = {"log_to_driver": False, "logging_level": "error"}
     if address not in (None, "local"):
         _check_answers(address)
@@ -137,7 +136,7 @@ def _connect(ray: ModuleType, address: str | None, cpus: int | None) -> bool:
 
 
 def _check_answers(address: str) -> None:
-    """Raise ConnectionError if nobody listens at host:port: Ray itself would try for minutes."""
+    """Raise ConnectionError if nothing listens at host:port; Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "/" not in host:
         try:

@@ -1,4 +1,4 @@
-"""Many runs: one after another in this process, several in processes of their own, or on a Ray cluster."""
+"""Train and score many runs: in this process, in several processes, or on a Ray cluster."""
 
 import contextlib
 import math
@@ -27,7 +27,7 @@ from mocalib.training.train import train
 
 
 class SweepError(RuntimeError):
-    """Some runs failed; all others are finished."""
+    """Some runs failed; the others are finished."""
 
 
 def sweep(
@@ -37,16 +37,15 @@ def sweep(
     scoring: Scoring = Scoring(),
     pool: Pool = Pool(),
 ) -> list[Run]:
-    """Train and score every config and return the runs in the configs' order.
+    """Train and score every config; return the runs in the same order.
 
-    Equal configs are run once; what is finished and scored is not done again, what was interrupted resumes. With other
-    features the same call adds their scores, where weights are still there. `pool` says where and how many at a time:
-    one local run on a CPU (the default) is done in this process, all else in processes that end when this one does, on
-    "cuda" each with a GPU of its own as far as there are any. On Ray a run takes `compute.threads` CPUs (default 1);
-    of several wide nets here each takes its share of the cores. A run whose process or node died is started again, and
-    goes on from its checkpoint.
-    Raises ValueError for what cannot be, and SweepError, naming each run that failed, why, and the end of its log, when
-    all others have ended.
+    Finished and scored runs are skipped, interrupted ones resume, equal configs run once. With other features the same
+    call adds their scores, if the weights are still there. By default one run at a time is done in this process. With
+    several jobs, or on "cuda", worker processes do the runs; each sees one GPU. A wide net gets its share of the cores;
+    on Ray a run takes `compute.threads` CPUs (default 1).
+
+    Raises ValueError for settings that do not fit together, and at the end SweepError with each failed run, its error
+    and the last lines of its log.
     """
     runs, on_cuda = Path(runs).resolve(), check(configs, compute, pool)
     if scoring.weights:
@@ -55,21 +54,24 @@ def sweep(
     here = pool.engine == "local" and pool.jobs in (None, 1) and not on_cuda
     work = partial(run_one, runs=runs, compute=compute, scoring=scoring)
     failed = {}
-    if todo:  # nothing is started for what is done
-        log = partial(_log, runs)
+
+    def log(config: RunConfig) -> Path:
+        return runs / config.name / LOG
+
+    if todo:
         events = in_this_process(work, todo) if here else _apart(work, todo, log, compute, pool)
-        with contextlib.closing(events):  # whatever happens, it ends its processes
+        with contextlib.closing(events):  # ends its processes, also after an error here
             failed = _followed(events, todo)
     if refused or failed:
-        logs = {} if here else {config: _log(runs, config) for config in failed}
-        raise SweepError(_told(refused | failed, len(dict.fromkeys(configs)), logs))
+        logs = {} if here else {config: log(config) for config in failed}
+        raise SweepError(_report(refused | failed, len(dict.fromkeys(configs)), logs))
     return [Run(runs / config.name, config) for config in configs]
 
 
 def _apart(
     work: Work, todo: list[RunConfig], log: Callable[[RunConfig], Path], compute: Compute, pool: Pool
 ) -> Iterator[Event]:
-    """Do the runs in processes here, or on a cluster; tell what starts and ends."""
+    """Do the runs in worker processes here, or on a cluster."""
     gpus = (pool.gpus or 1.0) if compute.device == "cuda" else 0.0
     if pool.engine == "ray":
         cpus = compute.threads or 1
@@ -79,21 +81,17 @@ def _apart(
     return in_processes(work, todo, log, jobs, pool.retries, _shared(jobs, gpus) if gpus else None)
 
 
-def _log(runs: Path, config: RunConfig) -> Path:
-    return runs / config.name / LOG
-
-
 def check(configs: list[RunConfig], compute: Compute, pool: Pool) -> bool:
-    """Raise ValueError for what `run` would refuse; whether runs take GPUs as they are assigned."""
+    """Raise ValueError for settings that do not fit together. Returns whether runs are assigned GPUs."""
     roots = [config.root for config in configs if config.root and not Path(config.root).is_absolute()]
     if pool.engine == "ray" and roots:
-        raise ValueError(f"root = {roots[0]!r}: nodes of a cluster start elsewhere; pass an absolute path")
+        raise ValueError(f"root = {roots[0]!r}: cluster nodes start in other folders; pass an absolute path")
     device = compute.device
     kind = torch.device(device) if pool.engine == "ray" else check_device(device)
     if kind.index is not None and (pool.engine == "ray" or pool.jobs not in (None, 1)):
-        raise ValueError(f"device = {device!r} is one GPU; pass 'cuda', of which each run is given its own")
+        raise ValueError(f"device = {device!r} is a single GPU; pass 'cuda', and each run is assigned one")
     if pool.gpus is not None and kind.type != "cuda":
-        raise ValueError(f"gpus = {pool.gpus}: of a run on 'cuda', 1 or a part of it; device = {device!r}")
+        raise ValueError(f"gpus = {pool.gpus} is for device 'cuda'; leave it out for device = {device!r}")
     return kind.type == "cuda" and kind.index is None
 
 
@@ -105,31 +103,29 @@ def _places(jobs: int | None, gpus: float) -> int:
 
 
 def _shared(jobs: int, gpus: float) -> list[str]:
-    """Which GPU each of `jobs` workers sees, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    """The GPU that each of `jobs` workers sees, named as in CUDA_VISIBLE_DEVICES."""
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = given.split(",")[:count] if given else [str(i) for i in range(count)]
     return [names[place // int(1 / gpus) % count] for place in range(jobs)]
 
 
 def _todo(configs: list[RunConfig], runs: Path, scoring: Scoring) -> tuple[list[RunConfig], dict[RunConfig, str]]:
-    """Each config once that is not finished and scored, and those whose directory is damaged or another's, and why."""
+    """Configs to train or score, each once; and refused configs with the reason, such as a damaged directory."""
     todo, refused = [], {}
     for config in dict.fromkeys(configs):
         try:
-            if not _done(Run(runs / config.name, config), scoring):
+            run = Run(runs / config.name, config)
+            if not run.finished or not all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring)):
                 todo.append(config)
-        except Exception as error:  # of one directory: the others are wanted all the same
+        except Exception as error:  # the other runs continue
             refused[config] = f"{type(error).__name__}: {error}"
     return todo, refused
 
 
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
-    """Show what is done, running and failed and, by the runs that ended, the time left; then what it cost.
-
-    Returns what failed and why.
-    """
+    """Show a progress bar with running and failed runs and device-hours. Returns the failed runs and their errors."""
     failed, running, seconds = {}, set(), 0.0
-    every, last = (1.0 if sys.stdout.isatty() else 60.0), -math.inf  # seconds between two looks of the bar
+    every, last = (1.0 if sys.stdout.isatty() else 60.0), -math.inf  # seconds between refreshes
     with bar("runs", len(todo), unit="run") as shown:
         for config, ended, error, taken in events:
             if ended:
@@ -148,18 +144,17 @@ def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig,
     return failed
 
 
-def _told(failed: dict[RunConfig, str], n: int, logs: dict[RunConfig, Path]) -> str:
-    """Which of n runs failed and why, each reason once: one missing dataset fails them all."""
+def _report(failed: dict[RunConfig, str], n: int, logs: dict[RunConfig, Path]) -> str:
+    """Which of n runs failed and why. Each reason is named once, since one missing dataset fails them all."""
     reasons = {}
     for config, error in failed.items():
         reasons.setdefault(error, []).append(config)
     others = ", the others are finished" if len(failed) < n else ""
-    told = [
-        f"{', '.join(config.name for config in configs)}: {reason}"
-        + (last_lines(logs[configs[0]]) if configs[0] in logs else "")
-        for reason, configs in reasons.items()
-    ]
-    return f"{len(failed)} of {n} runs failed{others}. " + "\n".join(told)
+    lines = []
+    for reason, configs in reasons.items():
+        end = last_lines(logs[configs[0]]) if configs[0] in logs else ""
+        lines.append(f"{', '.join(config.name for config in configs)}: {reason}{end}")
+    return f"{len(failed)} of {n} runs failed{others}. " + "\n".join(lines)
 
 
 def run_one(
@@ -170,13 +165,12 @@ def run_one(
     share: int = 0,
     directory: Path | None = None,
 ) -> Run:
-    """Train one run and score its last weights and those of every kept epoch; by another sampler the last, too.
+    """Train one run; score its kept epochs and last weights, the last also with `scoring.sampler`.
 
-    First it is made sure that it can be scored: hours of training must not end in a score that cannot be taken.
-    `share`: threads of a wide net, where not all are its own; `directory`: the run's, if it has not its own name.
+    `share`: threads for a wide net, if it may not use all; `directory`: the run's, if not named after the config.
     """
     if not Run(directory or runs / config.name, config).finished:
-        check_scoring(datasets.load(config), scoring)
+        check_scoring(datasets.load(config), scoring)  # before hours of training
     if share:
         compute = replace(compute, threads=threads(config, compute.threads, share))
     done = train(config, runs, compute, directory)
@@ -185,12 +179,7 @@ def run_one(
     return done
 
 
-def _done(run: Run, scoring: Scoring) -> bool:
-    """Whether nothing is left to do: then no process is started for it."""
-    return run.finished and all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
-
-
 def _evaluations(run: Run, scoring: Scoring) -> list[tuple[int, Scoring]]:
-    """Epochs to score, each with what its samples are drawn from; the prior always, since all else comes with it."""
+    """Epochs to score, each with its sampler. The prior comes first and always: all other scores come with it."""
     prior = [(epoch, replace(scoring, sampler=PRIOR)) for epoch in run.epochs]
     return prior if scoring.sampler == PRIOR else [*prior, (run.epochs[-1], scoring)]

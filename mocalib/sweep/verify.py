@@ -1,4 +1,4 @@
-"""Whether what lies on the disk is what was written: decoded images, features, weights, checkpoints and records."""
+"""Check files on the disk for damage: decoded images, features, weights, checkpoints and records."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,10 +12,9 @@ from mocalib.storage.run import open_run
 
 
 def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | None]]:
-    """Read each thing whole; its path, and what is wrong with it, or None.
+    """Check the given run directories, or folders of them; yield each path and its error, or None.
 
-    Run directories, or folders of them; where none are given, all in its usual place: runs, decoded images, extractors'
-    files. Raises FileNotFoundError for a directory without runs.
+    Without arguments, checks everything in its usual place. Raises FileNotFoundError for a directory without runs.
     """
     checks = []
     if not directories:
@@ -25,25 +24,25 @@ def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | 
     for place in directories or sorted({*paths.RECORDS.glob("*"), *paths.RUNS.glob("*")}):
         runs = _runs(place)
         if directories and not runs:
-            raise FileNotFoundError(f"{place} is no run directory and no folder of them")
+            raise FileNotFoundError(f"{place} has no runs; pass a run directory, or a folder of them")
         checks += [(_run, run) for run in runs]
     return ((path, _wrong(check, path)) for check, path in checks)
 
 
 def _runs(place: Path) -> list[Path]:
-    """A run directory, or those in a folder: what holds a config or a manifest."""
+    """The run directory itself, or those in a folder: each has a config or a manifest."""
     names = ("config.json", "manifest.json")
     return sorted({path.parent for name in names for path in (*place.glob(name), *place.glob(f"*/{name}"))})
 
 
 def _run(directory: Path) -> None:
-    """A finished run's records, all weights and checkpoints that it has."""
+    """Raise an error if a run's records, weights or checkpoints are damaged."""
     if open_run(directory).finished:
         manifest.verify(directory)
     elif (directory / "scores.json").exists():
-        raise ValueError(f"{directory} has scores and no manifest.json; restore it, or start the run again")
+        raise ValueError(f"{directory} has scores but no manifest.json; restore it, or start the run again")
     for path in sorted(directory.glob("*.pt")):
-        with contextlib.suppress(FileNotFoundError):  # it trains: a checkpoint has gone since
+        with contextlib.suppress(FileNotFoundError):  # training removed a checkpoint meanwhile
             files.read_tensors(path)
 
 
