@@ -14,7 +14,7 @@ from mocalib.config import paths
 from mocalib.config.parameters import notebook_parameters
 from mocalib.paper import experiments
 from mocalib.paper.draw import DRAWN
-from mocalib.paper.suite import SuiteOptions
+from mocalib.paper.suite import Suite
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 
@@ -85,8 +85,8 @@ def test_the_second_cell_validates_exactly_the_parameters(path):
     second = assigned(cells(path)[1])
     names = ast.literal_eval(second["PARAMETERS"]).split()
     assert names == list(parameters(path))
-    rules = {"options": SuiteOptions} if "scale" in names else {}
-    options = ", options=SuiteOptions" if rules else ""
+    rules = {"options": Suite} if "scale" in names else {}
+    options = ", options=Suite" if rules else ""
     assert ast.unparse(second["settings"]) == f"notebook_parameters(globals(), *PARAMETERS.split(){options})"
     notebook_parameters(parameters(path), *names, **rules)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mocalib.config import paths
-from mocalib.config.checks import option
+from mocalib.config.checks import option, validate
 from mocalib.config.compute import Compute, Pool, Scoring
 from mocalib.config.run import DATASETS, OWN_SIZES, PRIOR, RunConfig, flat
 from mocalib.data import datasets
@@ -20,9 +20,14 @@ from mocalib.sweep.run import sweep
 from mocalib.training.device import check_device
 
 
-@dataclass(frozen=True)
-class SuiteOptions:
-    """Parameters of the notebooks of tables and figures; `Suite` takes the same."""
+@dataclass(repr=False, eq=False)
+class Suite:
+    """The tables and figures of one scale; its fields are the parameters of their notebooks.
+
+    Runs go to data/runs/<output>, figures to figures/<output>. `output` is the scale's name, or "custom" if dataset,
+    root, crop or seeds are not the scale's own. Raises ValueError with field, value and what is allowed, and for data
+    that its runs cannot use.
+    """
 
     scale: str = option("smoke", choices=tuple(SCALES))
     dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
@@ -31,34 +36,18 @@ class SuiteOptions:
     seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: the scale's own number
     device: str = "cpu"
 
-
-class Suite:
-    """The tables and figures of one scale. Runs go to data/runs/<output>, figures to figures/<output>.
-
-    `output` is the scale's name, or "custom" if dataset, root, crop or seeds are not the scale's own. Raises ValueError
-    for an unknown scale, and for data that its runs cannot use.
-    """
-
-    def __init__(
-        self,
-        scale: str = "smoke",
-        dataset: str = "",
-        root: str = "",
-        crop: int = 0,
-        seeds: int = 0,
-        device: str = "cpu",
-    ) -> None:
-        experiments.configs("table1", scale)  # raises for an unknown scale
-        self.scale, self.device, self.settings = scale, device, SCALES[scale]
-        self.seeds = seeds or self.settings.seeds
-        if root and not dataset:
-            raise ValueError(f"root = {root!r} needs a dataset; pass dataset too, such as 'folder'")
-        own = {field: value for field, value in (("dataset", dataset), ("root", root), ("crop", crop)) if value}
-        self.output = "custom" if own or self.seeds != self.settings.seeds else scale
+    def __post_init__(self) -> None:
+        validate(self)
+        self.settings = SCALES[self.scale]
+        self.seeds = self.seeds or self.settings.seeds
+        if self.root and not self.dataset:
+            raise ValueError(f"root = {self.root!r} needs a dataset; pass dataset too, such as 'folder'")
+        own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
+        self.output = "custom" if own or self.seeds != self.settings.seeds else self.scale
         self.folder = paths.RUNS / self.output
-        found = experiments.listed(scale, self.seeds)
+        found = experiments.listed(self.scale, self.seeds)
         self._configs = {name: [replace(config, **own) for config in configs] for name, configs in found.items()}
-        check_device(device)
+        check_device(self.device)
         if own:
             self._fit_to_data()
 

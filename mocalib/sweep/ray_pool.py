@@ -24,12 +24,7 @@ LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray replaces 127.
 
 
 def in_cluster(
-    work: Work,
-    configs: list[RunConfig],
-    log: Callable[[RunConfig], Path],
-    pool: Pool,
-    cpus: int,
-    gpus: float,
+    work: Work, configs: list[RunConfig], log: Callable[[RunConfig], Path], pool: Pool, cpus: int, gpus: float
 ) -> Iterator[Event]:
     """Do each run as a task with `cpus` CPUs and `gpus` GPUs (0.5: two runs share one).
 

@@ -158,12 +158,7 @@ def _report(failed: dict[RunConfig, str], n: int, logs: dict[RunConfig, Path]) -
 
 
 def run_one(
-    config: RunConfig,
-    runs: Path,
-    compute: Compute,
-    scoring: Scoring,
-    share: int = 0,
-    directory: Path | None = None,
+    config: RunConfig, runs: Path, compute: Compute, scoring: Scoring, share: int = 0, directory: Path | None = None
 ) -> Run:
     """Train one run; score its kept epochs and last weights, the last also with `scoring.sampler`.
 
