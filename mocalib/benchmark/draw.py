@@ -114,19 +114,6 @@ def table(record: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-FREE = ("data", "EMA", "queue", "log")  # parts of a step that should cost nothing
-
-
-def free(record: dict) -> pd.Series:
-    """What should cost nothing, for the first net: shares of a step, and growth of its time with the queue."""
-    parts = record["cases"][0]["parts"]
-    shares = {f"{part}, share of a step": parts[part] / parts["step"] for part in FREE}
-    found = shares | {"together": sum(shares.values())}
-    ours = [row for row in record["growth"] if (row["axis"], row["contender"]) == ("queue_size", "engine")]
-    taken = {row["value"]: row["seconds"] for row in ours}
-    return pd.Series(found | {f"step at K {k:,} over K 5,000": taken[k] / taken[5_000] for k in list(taken)[-1:]})
-
-
 def committed() -> list[dict]:
     """The committed records, one for each scale and kind of device."""
     return [json.loads(path.read_text()) for path in sorted(paths.THROUGHPUT.glob("*.json"))]

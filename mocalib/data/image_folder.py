@@ -1,6 +1,6 @@
 """Find image files in a folder or a zip, and each file's split and class. Decodes no pixel and unpacks no zip.
 
-Files may be hostile: refuses links and names that lead out of the folder or zip, and files too large for an image.
+Files may be hostile: links that lead out of the folder are refused, and files too large for an image.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Listing(NamedTuple):
 def find(place: Path) -> Files:
     """The image files in a folder, nested or flat, or in a zip.
 
-    Raises ValueError for a broken zip, a file that is too large, and links and names as `_walk` and `_zip`.
+    Raises ValueError for a broken zip, a file that is too large, and links as `_walk` does.
     """
     if place.is_dir():
         found, read = sorted(_walk(place)), lambda name: (place / name).read_bytes()
@@ -113,7 +113,6 @@ def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]
         archive, lock = zipfile.ZipFile(path), threading.Lock()  # threads share one handle
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"{path} is not a folder or a readable zip ({error}); unpack or replace it") from None
-    _refuse_hostile(path, archive.infolist())
     entries = {entry.filename.removeprefix("./").lstrip("/"): entry for entry in archive.infolist()}
     entries = {name: entry for name, entry in entries.items() if not _hidden(name) and _is_image(name)}
     top = _top(entries)
@@ -126,16 +125,7 @@ def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]
     return sorted((name, entry.file_size, entry.CRC) for name, entry in entries.items()), read
 
 
-def _refuse_hostile(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Raise ValueError for links, and for names that lead out of a zip."""
-    for entry in entries:
-        if ".." in entry.filename.replace("\\", "/").split("/"):
-            raise ValueError(f"{entry.filename} in {path} leads out of it; remove it from the zip")
-        if stat.S_ISLNK(entry.external_attr >> 16):
-            raise ValueError(f"{entry.filename} in {path} is a link; pack the file itself (zip does so by default)")
-
-
-def _hidden(name: str) -> bool:
+def _hidden(name: str) -> bool:  # also `../name`, which leads out of a zip
     return name.startswith("__MACOSX/") or any(part.startswith(".") for part in name.split("/"))
 
 

@@ -76,9 +76,7 @@ def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> Non
     if name == "inception":
         inception_weights(weights)
     elif name == "classifier" and dataset.train.labels is None:
-        raise ValueError(
-            "features 'classifier' need class labels, and this dataset has none; use features 'inception' or 'none'"
-        )
+        raise ValueError("features 'classifier' need class labels; this dataset has none: use 'inception' or 'none'")
 
 
 def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:

@@ -113,12 +113,7 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
     "figure15": lambda s: _weights(s.sized, "size", s.sizes),
     "appendix_a": lambda s: [*s.a1_dimensions],
     "figure2": _pictures(CIFAR, CELEBA),
-    "figure9": _pictures(CIFAR),
-    "figure10": _pictures(CELEBA),
-    "figure11": _pictures(CIFAR),
-    "figure12": _pictures(CELEBA),
-    "figure13": _pictures(CIFAR),
-    "figure14": _pictures(CELEBA),
+    **{f"figure{n}": _pictures(CIFAR if n % 2 else CELEBA) for n in range(9, 15)},  # in turn
     **dict.fromkeys(("figure1", "figure6", "figure7", "figure8"), lambda s: [s.hq]),
 }
 NAMES = tuple(_EXPERIMENTS)

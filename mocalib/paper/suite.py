@@ -9,8 +9,9 @@ import pandas as pd
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.compute import Compute, Pool, Scoring
-from mocalib.config.run import DATASETS, OWN_SIZES, PRIOR, RunConfig, flat
+from mocalib.config.run import DATASETS, PRIOR, RunConfig, flat
 from mocalib.data import datasets
+from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.paper import draw as drawing
 from mocalib.paper import experiments, report
@@ -112,12 +113,7 @@ class Suite:
         here = [run for run in runs if run.config.seed == 0 and of(run.config)][-1]
         about = here.environment["data"]
         columns = {
-            "paper": experiments.ratios(paper, *_paper_data(paper)),
+            "paper": experiments.ratios(paper, TRAINING_IMAGES[paper.dataset], image_shape(paper)),
             f"here ({self.output})": experiments.ratios(here.config, about["train"], tuple(about["image_shape"])),
         }
         return pd.DataFrame(columns).map(lambda value: f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}")
-
-
-def _paper_data(config: RunConfig) -> tuple[int, tuple[int, int, int]]:
-    side = config.size or OWN_SIZES[config.dataset]
-    return TRAINING_IMAGES[config.dataset], (3, side, side)
