@@ -104,8 +104,8 @@ def fill(limit: int, name: str, function, *arguments) -> None:
     """Do it where no file may have more bytes: the one that is too large is named."""
     code, error = victims.in_a_process(victims.with_files_below, limit, function, *arguments)
     assert code == 1
-    told = f"/{name} cannot be written; free some space and start again, which goes on from what is whole; or "
-    moves = "MOCALIB_RUNS, MOCALIB_DATA and MOCALIB_FIGURES move"
+    told = f"/{name} cannot be written; free some space and start again to resume, or "
+    moves = "set MOCALIB_RUNS, MOCALIB_DATA or MOCALIB_FIGURES to write to another disk"
     assert re.match(says("OSError: [Errno 27] File too large: ", told + moves), error)
 
 
@@ -270,7 +270,7 @@ def test_a_read_only_checkout_at_an_odd_path_says_why_it_fails_and_works_with_it
     for path in reversed(places):
         path.chmod(0o755)  # so that it can be removed
     assert refused.returncode == 1
-    said = r"Error: .*Permission denied: .*dépôt à moi/data/cache.* cannot be written; MOCALIB_RUNS, M"
+    said = r"Error: .*Permission denied: .*dépôt à moi/data/cache.* cannot be written; set MOCALIB_RUNS, M"
     assert re.search(said, refused.stderr)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(elsewhere / "data" / "runs" / "custom"))
