@@ -345,6 +345,6 @@ def test_a_dataset_that_is_not_there_is_explained_and_nothing_is_written(scratch
 
 
 def test_a_given_root_is_never_downloaded_into(scratch):
-    said = r"not on this disk, and it is downloaded only if root is empty.\nExpected in .*typo/"
+    said = r"not on this disk, and nothing is downloaded into a root that you pass.\nExpected in .*typo/"
     refused(said, "cifar10", error=FileNotFoundError, root=str(scratch / "typo"))
     assert not (scratch / "typo").exists()

@@ -174,7 +174,7 @@ def _cifar10(config: RunConfig) -> Source:
 
 
 def _download_cifar10(archive: Path, given: bool) -> None:
-    reason = ", and it is downloaded only if root is empty"
+    reason = ", and nothing is downloaded into a root that you pass"
     if not given:
         try:
             return files.download(CIFAR10.url, archive, catalogue.CIFAR10_SHA256)
