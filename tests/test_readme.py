@@ -162,6 +162,13 @@ def test_every_make_target_is_there_and_help_lists_every_target():
         assert re.search(rf"make {rule} ", text)
 
 
+def test_python_inside_the_makefile_runs():
+    codes = re.findall(r"\$\(PY\) -c '([^']+)'", MAKEFILE)
+    assert codes
+    for code in codes:
+        subprocess.run([sys.executable, "-c", code.replace("$(1)", "smoke")], check=True)
+
+
 @pytest.mark.parametrize("name", LINES)
 def test_every_block_of_shell_is_shell(name):
     for block in blocks(name, "sh"):
