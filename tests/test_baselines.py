@@ -1,4 +1,4 @@
-"""The rivals' losses, one by one, against another library, a closed form, a double loop, or a number made by hand."""
+"""The baselines' losses, each against another library, a closed form, a double loop, or a number made by hand."""
 
 import json
 import math

@@ -385,7 +385,7 @@ def test_a_record_that_is_missing_is_not_an_empty_one(copy, name):
 
 
 def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(copy):
-    """Scores that nothing seals are not taken for its own."""
+    """Scores without a manifest are not taken for its own."""
     before = open_run(copy).scores
     (copy / "manifest.json").unlink()
     (copy / "scores.json").write_text((copy / "scores.json").read_text().replace("1", "7"))

@@ -99,7 +99,7 @@ def test_a_scale_lists_every_run_once_and_seeds_from_0_beside_each_other():
     everything = experiments.everything("paper", 1)
     assert len(everything) == len(set(everything))
     assert set(everything) == {config for found in alone.values() for config in found}
-    # 4 of Table 1, 10 rivals on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
+    # 4 of Table 1, 10 baselines on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
     # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
     assert len(everything) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
     found = configs("table3", "laptop", seeds=2)

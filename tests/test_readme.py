@@ -163,10 +163,10 @@ def test_every_make_target_is_there_and_help_lists_every_target():
 
 
 def test_python_inside_the_makefile_runs():
-    codes = re.findall(r"\$\(PY\) -c '([^']+)'", MAKEFILE)
-    assert codes
-    for code in codes:
-        subprocess.run([sys.executable, "-c", code.replace("$(1)", "smoke")], check=True)
+    lines = re.findall(r"\$\(PY\) -c '([^']+)'", MAKEFILE)
+    assert lines
+    for line in lines:
+        subprocess.run([sys.executable, "-c", line.replace("$(1)", "smoke")], check=True)
 
 
 @pytest.mark.parametrize("name", LINES)

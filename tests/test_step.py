@@ -1,4 +1,4 @@
-"""The engine: fast forms equal to plain ones, steps that wait for no device, graphs that leave no trace in training."""
+"""The training step: fast forms equal plain ones, nothing waits for a device, graphs leave no trace in training."""
 
 import itertools
 import re

@@ -84,7 +84,7 @@ def fake_run(folder, config, fd, mixed=None, plain=()) -> Run:
 
 
 def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
-    """Give a run other scores, sealed as if it had ended with them."""
+    """Give a run other scores, with checksums as if it had ended with them."""
     files.write_json(run.directory / "scores.json", rows)
     files.write(run.directory / "metrics.jsonl", json.dumps({"step": step, "epoch": epoch}).encode())
     digests = {name: files.sha256(run.directory / name) for name in (*manifest.RECORDED, "scores.json")}
@@ -180,7 +180,7 @@ def test_table_1_has_every_method_of_the_paper_and_what_bad_looks_like(tmp_path)
     assert table.loc[("CIFAR-10", "RAE-SN", "cited"), "protocol"] == "RAE"
     assert table.loc[("CIFAR-10", "untrained net", "re-run"), "fd"] == 99.0
     assert table.loc[("CIFAR-10", "one training step", "re-run"), "fd"] == 14.0
-    assert table["fd"].notna().sum() == 6  # rivals are cited, not run
+    assert table["fd"].notna().sum() == 6  # baselines are cited, not run
     assert set(table["protocol"]) == set(tables.protocols(runs, SMOKE))
 
 
@@ -292,7 +292,7 @@ COMMITTED = next((paths.RECORDS / "laptop").glob("*/latents.npz")).parent
 
 @pytest.fixture
 def partly(scratch, monkeypatch):
-    """The paper's first runs and no more: MoCA-A2 and two rivals on CIFAR-10."""
+    """The paper's first runs and no more: MoCA-A2 and two baselines on CIFAR-10."""
     monkeypatch.setattr(paths, "RECORDS", scratch / "committed")
     moca, wae, ae = (*PAPER.pair.values(), PAPER.baselines["CIFAR-10"]["AE"])
     return [shown_run(scratch / "committed" / "paper", c, fd) for c, fd in ((moca, 9.0), (wae, 12.0), (ae, 30.0))]
@@ -366,7 +366,7 @@ def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(partly)
 
 
 def test_what_beside_a_claim_is_not_complete_leaves_it_undecided(partly):
-    """The best of some rivals is not the best rival."""
+    """The best of some baselines is not the best of all."""
     folder = partly[0].directory.parent
 
     def verdict():

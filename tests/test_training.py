@@ -87,18 +87,18 @@ def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, model, wei
     net = {"model": model, "blocks": 1 if model == "a2" else 2}
     config = tiny(epochs=10, limit=160, precision="float64", decay_every=0, objective=moca, **net)
     run = train(config, tmp_path, Compute(threads=1))
-    engine = methods.build(config, (1, 16, 16)).double()
+    objective = methods.build(config, (1, 16, 16)).double()
     resident = ResidentImages(datasets.load(config).train.images, 32, config.seed, dtype=torch.float64)
     batches = [resident.batch(step).contiguous() for step in range(50)]
-    nets = engine.encoder.train(), copy.deepcopy(engine.encoder), engine.decoder.train()
+    nets = objective.encoder.train(), copy.deepcopy(objective.encoder), objective.decoder.train()
     settings = Settings(m0=0.9, T=50, lambda_=weight, tau=0.2, lr=config.learning_rate)
-    reference = algorithm1(nets, engine.queue.keys.T.clone(), batches, settings)
+    reference = algorithm1(nets, objective.queue.keys.T.clone(), batches, settings)
     lines = run.metrics
     assert len(lines) == 50
     for line, expected in zip(lines, reference, strict=True):
         ours = [line[name] for name in ("loss", "reconstruction", "contrastive")]
         assert ours == pytest.approx([expected[name] for name in ("L", "L_rec", "L_con")], rel=1e-9)
-    for name, value in engine.encoder.state_dict().items():  # trained in place by the reference
+    for name, value in objective.encoder.state_dict().items():  # trained in place by the reference
         if model == "a1" and value.ndim < 2:
             continue  # BatchNorm subtracts A1's biases: their gradient is rounding noise, which Adam scales up
         assert torch.allclose(weights(run)[f"encoder.{name}"], value, rtol=1e-6, atol=1e-9), name
