@@ -70,7 +70,7 @@ def _verify(options: argparse.Namespace) -> int:
         if wrong:
             print(wrong, flush=True)
     if damaged:
-        print("restore or remove everything named above, then start again")
+        print("restore what is named above, or move it away, then start again")
     print(f"{read} checked, {damaged} damaged")
     return 1 if damaged else 0
 

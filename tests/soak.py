@@ -56,7 +56,7 @@ GRID = [
 NAMES = ("config.json", "metrics.jsonl", "scores.json", "samples.png", "latents.npz")
 STARTS = 30  # of one grid, after which its unfinished runs are lost
 WAYS_OUT = {  # what a message says that should be removed -> how it is found there
-    "run": r"or remove (\S+) and run it again",
+    "run": r"or move (\S+) away and run it again",
     "checkpoints": r"(\S+): checkpoint.pt and previous.pt do not load",
     "images": r"images in (\S+) are damaged",
     "config": r"(\S+)/config.json: ",

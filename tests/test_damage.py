@@ -235,7 +235,7 @@ def test_verifying_names_every_damaged_run_and_weights_file(copy, begun, capsys)
     (copy / "samples.png").unlink()
     assert main(["verify", str(copy), str(begun.directory)]) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-2:] == ["restore or remove everything named above, then start again", "2 checked, 2 damaged"]
+    assert printed[-2:] == ["restore what is named above, or move it away, then start again", "2 checked, 2 damaged"]
     assert any("missing or changed since manifest.json: samples.png" in line for line in printed)
     assert any("previous.pt is damaged: its part 'archive/data.pkl' does not" in line for line in printed)
 
@@ -378,9 +378,9 @@ def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "scores.json", "config.json"])
 def test_a_record_that_is_missing_is_not_an_empty_one(copy, name):
     (copy / name).unlink()
-    with pytest.raises(ValueError, match=rf"{name} is damaged \(it is missing\); restore it, or remove"):
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(it is missing\); restore it, or move"):
         answers(copy)
-    with pytest.raises(ValueError, match=rf"changed since manifest.json: {name}; restore them, or remove .* and run"):
+    with pytest.raises(ValueError, match=rf"changed since manifest.json: {name}; restore them, or move .* away"):
         open_run(copy).verify() if name != "config.json" else manifest.verify(copy)
 
 

@@ -52,7 +52,7 @@ class RunConfig:
     stop_at: float = option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
     learning_rate: float = option(1.0e-3, above=0.0)  # Adam; section 5
     decay_every: int = option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
-    decay_until: int = option(0, low=0)  # epoch of the last halving; 0: no last one
+    decay_until: int = option(0, low=0)  # epoch of the last halving; 0: halve until the end
     seed: int = option(0, low=0, high=2**63 - 1)
     precision: str = option("float32", choices=PRECISIONS)
     keep_epochs: tuple = ()  # also keep the weights after these epochs; 0: before training

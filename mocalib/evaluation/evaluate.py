@@ -49,8 +49,8 @@ def evaluate(
     `scoring.n` samples are drawn with `seed` and compared with the whole test split, by features of Inception or of the
     dataset's own classifier. The sampler "prior" also scores reconstructions and latents, and makes grids of images.
     The sampler "gmm10" draws from ten Gaussians fitted to all training latents, and scores samples alone. Rows are
-    added to scores.json; grids and singular values go to the run's directory. Of `compute` only the device counts; the
-    number of threads is the run's. Raises FileNotFoundError if the run's or the extractor's weights are missing,
+    added to scores.json; grids and singular values go to the run's directory. Only the device of `compute` is used;
+    threads are those of the run's record. Raises FileNotFoundError if the run's or the extractor's weights are missing,
     RunMismatch if the data changed, ValueError for what cannot be scored.
     """
     device = check_device(compute.device)

@@ -22,7 +22,7 @@ class Group(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One loss and the groups that it updates, every so many steps, from `start` to `stop` (parts of training)."""
+    """One loss and the groups that it updates, every so many steps, from `start` to `stop` (fractions of training)."""
 
     name: str
     updates: tuple[str, ...]

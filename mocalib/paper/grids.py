@@ -133,7 +133,7 @@ _FULL_SIZE = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
 
 LAPTOP = Scale(
     seeds=3,
-    most_seeds={"rivals_celeba": 2},  # keeps the whole scale within two and a half hours
+    most_seeds={"rivals_celeba": 2},  # to save time
     n_generated=10_000,
     features="",
     jobs=0,

@@ -76,7 +76,7 @@ class Suite:
         return self._configs[name]
 
     def found(self) -> dict[str, list[Run]]:
-        """The runs of every experiment that are finished and scored, as far as they can be shown."""
+        """The finished and scored runs of every experiment, for the seeds of which none is missing."""
         return {name: report.shown(name, self.scale, self.folder, c) for name, c in self._configs.items()}
 
     def run(self, *names: str, sampler: str = PRIOR) -> list[Run]:

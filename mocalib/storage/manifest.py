@@ -70,7 +70,7 @@ def verify(directory: Path) -> None:
         raise ValueError(f"{directory} has no manifest: the run is not finished")
     wrong = [name for name in recorded["files"] if not _is_whole(directory / name, recorded)]
     if wrong:
-        way_out = f"restore them, or remove {directory} and run it again"
+        way_out = f"restore them, or move {directory} away and run it again"
         raise ValueError(f"{directory}: files missing or changed since manifest.json: {', '.join(wrong)}; {way_out}")
     load(directory)
 
@@ -89,7 +89,7 @@ def _is_missing(path: Path, recorded: dict) -> bool:
 
 def damaged(path: Path, reason: object) -> ValueError:
     """The error for a damaged record."""
-    return ValueError(f"{path} is damaged ({reason}); restore it, or remove {path.parent} and run it again")
+    return ValueError(f"{path} is damaged ({reason}); restore it, or move {path.parent} away and run it again")
 
 
 def _digests(recorded: dict, name: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from mocalib.storage.progress import bar
 from mocalib.storage.run import Run
 from mocalib.sweep import ray_pool
 from mocalib.sweep.pool import LOG, Event, Work, in_processes, in_this_process, last_lines
-from mocalib.training.device import check_device, threads
+from mocalib.training.device import check_device, check_threads, threads
 from mocalib.training.train import train
 
 
@@ -86,6 +86,8 @@ def check(configs: list[RunConfig], compute: Compute, pool: Pool) -> bool:
     roots = [config.root for config in configs if config.root and not Path(config.root).is_absolute()]
     if pool.engine == "ray" and roots:
         raise ValueError(f"root = {roots[0]!r}: cluster nodes start in other folders; pass an absolute path")
+    if pool.engine == "local":
+        check_threads(compute.threads)
     device = compute.device
     kind = torch.device(device) if pool.engine == "ray" else check_device(device)
     if kind.index is not None and (pool.engine == "ray" or pool.jobs not in (None, 1)):
@@ -162,7 +164,7 @@ def run_one(
 ) -> Run:
     """Train one run; score its kept epochs and last weights, the last also with `scoring.sampler`.
 
-    `share`: threads for a wide net, if it may not use all; `directory`: the run's, if not named after the config.
+    `share`: threads for a wide net, if runs share the cores; `directory`: the run's, if not named after the config.
     """
     if not Run(directory or runs / config.name, config).finished:
         check_scoring(datasets.load(config), scoring)  # before hours of training
@@ -175,6 +177,6 @@ def run_one(
 
 
 def _evaluations(run: Run, scoring: Scoring) -> list[tuple[int, Scoring]]:
-    """Epochs to score, each with its sampler. The prior comes first and always: all other scores come with it."""
+    """Epochs to score, each with its sampler. The prior comes first and always; much is scored with it."""
     prior = [(epoch, replace(scoring, sampler=PRIOR)) for epoch in run.epochs]
     return prior if scoring.sampler == PRIOR else [*prior, (run.epochs[-1], scoring)]

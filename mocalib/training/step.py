@@ -41,7 +41,7 @@ class Step:
 
 
 class Replayed(Step):
-    """The same, recorded as a CUDA graph at the first call and replayed from then on, with a single launch.
+    """A Step that is recorded as a CUDA graph at its first call, and replayed from then on with a single launch.
 
     A graph reads and writes fixed addresses. So images and noise are copied into its own tensors, learning rate and
     progress are tensors, and the next call overwrites the terms that it returns.
