@@ -51,40 +51,34 @@ strip: $(STAMP)  ## remove outputs and what running leaves in notebooks, as they
 
 # One at a time: of two kernels that start at once one may take the other's port, and never answer.
 # Runs and figures go to a folder of their own: in the checkout a finished run would be skipped, and nothing tested.
-notebooks: $(STAMP)  ## run every notebook at its default scale with nbval
+notebooks: $(STAMP)  ## run every notebook at smoke scale with nbval
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" OMP_NUM_THREADS=1 \
+	MOCALIB_SCALE=smoke MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" OMP_NUM_THREADS=1 \
 	PYTHONPATH="$(CURDIR)/tests/offline:$$PYTHONPATH" \
 	$(PY) -m pytest -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
-# The studies of the paper, in the order in which the report may follow; finished runs are skipped, so it resumes.
-STUDIES ?= 02_main_results 03_celeba_hq 04_latent_dimension 05_input_size 06_momentum 07_temperature 08_queue_size \
-  09_latent_uniformity 12_convergence 11_report
-
-define DRAW
-	@mkdir -p figures/executed/$(1)
-	@for name in $(STUDIES); do echo "$$name" && $(PY) -m papermill notebooks/$$name.ipynb figures/executed/$(1)/$$name.ipynb \
-	  -k python3 -p scale $(1) --no-progress-bar --log-level ERROR || exit 1; done
-	@echo "executed notebooks: figures/executed/$(1)/"
-	@$(PY) -c 'from mocalib.config import paths; print(f"figures: {paths.FIGURES}/$(1)   records: {paths.RUNS}/$(1)")'
+# All runs of a scale, whichever of them fail; finished ones are skipped. Those of Table 1 are also sampled from Gaussians.
+MIXED := table1 baselines_cifar10 baselines_celeba table1_wae
+define SWEEP_ALL
+	@status=0; $(PY) -m mocalib sweep $(MIXED) --sampler gmm10 $(1) || status=1; \
+	$(PY) -m mocalib sweep all $(1) || status=1; exit $$status
 endef
 
-laptop: $(STAMP)  ## the whole paper in small: every notebook at laptop scale, two runs at a time on two cores (STUDIES="06_momentum": a part)
-	$(call DRAW,laptop)
+laptop: $(STAMP)  ## the whole paper in small: every run of the laptop scale, two at a time on two cores, then make figures
+	$(call SWEEP_ALL,--scale laptop --jobs 0)
+	$(MAKE) --no-print-directory figures SCALE=laptop
 
-# All runs first, as many at a time as there is room for, whichever of them fail; the notebooks then only read.
-SCALE ?= paper
+paper: SCALE ?= paper
 ENGINE ?= local
 DEVICE ?= cuda
 SWEEP ?= --jobs 0
-GRID = --scale $(SCALE) --engine $(ENGINE) --device $(DEVICE) $(SWEEP)
-paper: $(STAMP)  ## every run as published, then its notebooks; ENGINE=ray: on a cluster (also SCALE=smoke, DEVICE=cpu, SWEEP="--jobs 4 --threads 1")
-	@status=0; $(PY) -m mocalib sweep table1 rivals_cifar10 rivals_celeba table1_wae --sampler gmm10 $(GRID) || status=1; \
-	$(PY) -m mocalib sweep all $(GRID) || status=1; exit $$status
-	$(call DRAW,$(SCALE))
+paper: $(STAMP)  ## every run as published, then make figures; ENGINE=ray: on a cluster (also SCALE=smoke, DEVICE=cpu, SWEEP="--jobs 4 --threads 1")
+	$(call SWEEP_ALL,--scale $(SCALE) --engine $(ENGINE) --device $(DEVICE) $(SWEEP))
+	$(MAKE) --no-print-directory figures SCALE=$(SCALE)
 
-figures: $(STAMP)  ## draw figures/<scale>/ from committed records; nothing is trained
-	$(PY) -m mocalib figures
+figures: SCALE ?= laptop
+figures: $(STAMP)  ## run the notebooks over finished runs: figures/<scale>/ and executed copies; nothing is trained (SCALE=paper)
+	OMP_NUM_THREADS=1 $(PY) -m mocalib.paper.execute $(SCALE)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -51,9 +51,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from mocalib.paper import results
     from mocalib.sweep import plan
 
     configs, folder, compute = _configs(options), _folder(options), _compute(options)
+    if options.commit:
+        print(results.commit(options.scale))
+        return 0
     states = [plan.state(config, folder) for config in configs]
     print(*(f"{state:<8}  {config.name}" for state, config in zip(states, configs)), sep="\n")
     print(f"{len(states)} runs, {states.count('finished')} of them finished")
@@ -79,18 +83,6 @@ def _benchmark(options: argparse.Namespace) -> int:
     from mocalib.benchmark import measure
 
     print(measure.run(options.scale, options.device, options.runs, options.threads))
-    return 0
-
-
-def _figures(options: argparse.Namespace) -> int:
-    from mocalib.benchmark import draw
-    from mocalib.paper import report
-
-    scales, records = report.committed(), draw.committed()
-    if not scales and not records:
-        raise ValueError(f"{paths.RECORDS} has no finished runs: restore them with git, or run make laptop")
-    written = [path for scale in scales for path in report.draw(scale)]
-    print(*written, *(path for record in records for path in draw.draw(record)), sep="\n")
     return 0
 
 
@@ -158,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     about = "list the runs of the named experiments and their states; run nothing"
     plan = command("plan", _plan, about, grid, compute)
     plan.add_argument("--measure", action="store_true", help="take a few steps of each net; print hours and bytes")
+    about = "write the scale's grid to its grid.json: claims count these runs, and later additions go to custom"
+    plan.add_argument("--commit", action="store_true", help=about)
     about = "check the given runs, or all runs, caches and weights, and name damaged files"
     verify = command("verify", _verify, about)
     verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
@@ -166,7 +160,6 @@ def _parser() -> argparse.ArgumentParser:
     clock.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     clock.add_argument("--runs", type=Path, metavar="FOLDER", help="folder for the record (default: data/throughput)")
     clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
-    command("figures", _figures, "draw every table and figure from committed records; train nothing")
     return parser
 
 

@@ -5,10 +5,12 @@ round starts with another. A ratio is the median of the rounds' ratios, so other
 has a process of its own, as an allocator depends on what ran before.
 """
 
+import os
 import statistics
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mocalib.benchmark.steps import ALGORITHM_1, OURS, OURS_FLOAT32, OurStep, PrintedStep, contender
 from mocalib.benchmark.timer import WARM_UP, Watch, apart, ratio, rounds
 from mocalib.config import paths
+from mocalib.config.checks import option, validate
 from mocalib.config.run import RunConfig
 from mocalib.data.builtin import image_shape
 from mocalib.paper.grids import SCALES, vary
@@ -31,6 +34,20 @@ from mocalib.training.device import check_device, check_threads
 REPEATS, REPEATS_OF_GROWTH = 9, 3
 QUEUE_SIZES = (100, 5_000, 120_000)  # for the growth of cost; all else as in the first case
 CUSTOM = paths.RUNS / "custom" / "throughput"
+PARTS = ("encoder", "key encoder", "decoder", "losses", "backward", "Adam", "EMA", "queue", "data", "log")
+
+
+@dataclass
+class Options:
+    """The parameters of the notebook on speed."""
+
+    scale: str = option("", choices=("", *SCALES))  # "": MOCALIB_SCALE, else laptop
+    device: str = "cpu"
+    measure: bool = False
+
+    def __post_init__(self) -> None:
+        self.scale = self.scale or os.environ.get("MOCALIB_SCALE") or "laptop"
+        validate(self)
 
 
 def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threads: int = 0) -> Path:

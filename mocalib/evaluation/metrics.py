@@ -75,6 +75,15 @@ def singular_values(z: Tensor) -> Tensor:
     return torch.linalg.svdvals(z.double())
 
 
+def effective_rank(singular_values: Tensor) -> float:
+    """How many directions latents use: exp of the entropy of the squared singular values' shares; from 1 to d.
+
+    It is d if all are equal (Roy & Vetterli, 2007, who take the shares of the singular values themselves).
+    """
+    shares = singular_values.double().square()
+    return torch.special.entr(shares / shares.sum()).sum().exp().item()
+
+
 def uniformity(z: Tensor, t: float = 2.0) -> float:
     """Wang & Isola's uniformity of latents n d: `log mean_{i != j} exp(-t |z_i - z_j|^2)`; lower is more uniform.
 

@@ -1,13 +1,14 @@
-"""Figures, drawn from records alone, without models or datasets: one pure function for each figure, and `save`."""
+"""Figures that two notebooks or more draw, from records alone, and `save`. Needs no models and no datasets."""
 
-from mocalib.figures.base import caption, save, show, tiles
-from mocalib.figures.curves import directions, scores_by_size, scores_by_weight, singular_values, training_curves
-from mocalib.figures.pictures import (
-    figure1,
-    figure2,
-    interpolations,
-    many_samples,
-    quickstart,
-    reconstructions,
-    samples,
+from mocalib.figures.base import caption, markdown, save, save_csv, show, text, tiles
+from mocalib.figures.curves import (
+    DISTANCE,
+    OPEN,
+    STAR,
+    log_axis,
+    ordered,
+    scores_along,
+    singular_values,
+    training_curves,
 )
+from mocalib.figures.pictures import interpolations, many_samples, reconstructions, samples, side_by_side

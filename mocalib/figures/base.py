@@ -5,6 +5,7 @@ R rows, n images, C H W image.
 
 import io
 import json
+import numbers
 import textwrap
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from mocalib.storage import files
 from mocalib.storage.run import Run
 
 LETTERS = 17  # of a caption on one inch
-DPI, GRID_DPI = 200, 150  # of curves; of image grids
 
+pd.set_option("display.max_colwidth", 100)  # of tables in notebooks: a grid's values fit
 plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # for every figure, and for users' own
 
 
@@ -71,7 +72,7 @@ def save(
     source: list[Run] | dict,
     caption: str,
     table: pd.DataFrame | None = None,
-    kinds: tuple[str, ...] = ("png", "pdf"),
+    dpi: int = 200,
 ) -> list[Path]:
     """Write figures/<scale>/<name>.png and .pdf, and `table`, the numbers behind it, as .csv; return the paths.
 
@@ -88,20 +89,41 @@ def save(
         "png": {"Title": name, "Description": note, "Software": None},
         "pdf": {"Title": name, "Subject": note, "CreationDate": None, "Producer": None, "Creator": None},
     }
-    written, dpi = [], DPI if "pdf" in kinds else GRID_DPI
-    for kind in kinds:
+    written = []
+    for kind, about in metadata.items():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata=metadata[kind], dpi=dpi)
+        figure.savefig(buffer, format=kind, metadata=about, dpi=dpi)
         files.write(folder / f"{name}.{kind}", buffer.getvalue())
         written.append(folder / f"{name}.{kind}")
     return written + ([] if table is None else [save_csv(table, name, scale)])
 
 
 def save_csv(table: pd.DataFrame, name: str, scale: str) -> Path:
-    """Write figures/<scale>/<name>.csv."""
+    """Write figures/<scale>/<name>.csv, without the last digits, which differ between kinds of processor."""
     path = paths.FIGURES / scale / f"{name}.csv"
-    files.write(path, table.to_csv(index=False, lineterminator="\n").encode())
+    files.write(path, table.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode())
     return path
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, as `text` shows it."""
+    right = ["---:" if pd.api.types.is_numeric_dtype(table[column]) else "---" for column in table.columns]
+    shown = text(table)
+    rows = [shown.columns, right, *shown.itertuples(index=False)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def text(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table for reading: three significant digits, nothing where there is no number."""
+    return table.map(_cell).rename(columns=lambda name: str(name).replace("_", " "))
+
+
+def _cell(value: object) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, float) and abs(value) < 1_000:
+        return f"{value:.4g}" if value == round(value, 2) else f"{value:.3g}"
+    return f"{value:,.0f}" if isinstance(value, numbers.Real) else str(value)
 
 
 def provenance(runs: list[Run]) -> dict:

@@ -1,5 +1,6 @@
-"""Curves: training logs, spectra, and scores along an axis, as in Figures 3, 4, 5 and 15."""
+"""Curves that several notebooks draw: training logs, singular values, and scores along an axis."""
 
+import math
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -14,18 +15,20 @@ from mocalib.evaluation import metrics
 from mocalib.storage.run import Run
 
 LOGGED = {  # logged term -> axis label
-    "reconstruction": "reconstruction loss\n(sum of squares an image)",
+    "reconstruction": "reconstruction loss",
     "contrastive": "contrastive loss (nats)",
-    "negative": "Eq. 4 (nats)",
-    "positive_probability": "probability of\nthe positive",
+    "negative": "Eq. 4 with the\nqueue's keys (nats)",
+    "positive_probability": "probability of the\npositive",
 }
 PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns other than terms
 MARKERS = "osD^vPX"
-DISTANCE = {"inception": "FID", "classifier": "Fréchet distance\n(classifier features)", "": "no score"}
+DISTANCE = {"inception": "FID", "classifier": "fd (classifier features)", "": "no score"}
+STAR = "error bars: standard deviation over seeds; red star: best mean of a line"
+OPEN = "open mark: a run did not reach the loss at which training stops"
 
 
 def training_curves(runs: dict[str, Run]) -> Figure:
-    """Four logged terms against training images, one line for each labelled run.
+    """Four logged terms against the number of images seen, one line for each labelled run.
 
     They are MoCA's four, if logged, then others. A dashed line shows Eq. 4 on the uniform sphere.
     """
@@ -39,10 +42,10 @@ def training_curves(runs: dict[str, Run]) -> Figure:
         sns.lineplot(
             lines.dropna(subset=term), x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax
         )
-        ax.set(ylabel=LOGGED.get(term, term.replace("_", " ")), xlabel="training images")
+        ax.set(ylabel=LOGGED.get(term, term.replace("_", " ")), xlabel="images seen")
     for ax in axes.flat[len(terms) :]:
         ax.axis("off")
-    _logarithmic(axes[0, 0])
+    log_axis(axes[0, 0])
     axes[0, 0].legend(title=None)
     if "negative" in lines:
         _mark_uniform(axes[1, 0], runs)
@@ -58,7 +61,7 @@ def _mark_uniform(ax: Axes, runs: dict[str, Run]) -> None:
     ax.legend(handles[:1], labels[:1])
 
 
-def _logarithmic(ax: Axes) -> None:
+def log_axis(ax: Axes) -> None:
     """A logarithmic y axis with plain numbers at 1, 2 and 5, as its range is often about a decade."""
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -74,16 +77,17 @@ def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
     figure, ax = plt.subplots(figsize=(4.6, 3.0))
     grouped = {label: found if isinstance(found, list) else [found] for label, found in runs.items()}
     colors = ordered(len(grouped))
-    for (label, found), color, marker in zip(grouped.items(), colors, cycle(MARKERS)):
+    for i, ((label, found), color, marker) in enumerate(zip(grouped.items(), colors, cycle(MARKERS))):
         values = np.array([recorded_singular_values(run)["singular_values"] for run in found])
         index = np.arange(1, values.shape[1] + 1)
         every = max(1, len(index) // 12)
-        ax.plot(index, values.mean(0), marker=marker, markevery=every, markersize=3.5, label=label, color=color)
+        places = (i * every // len(grouped), every)  # so that no mark hides another
+        ax.plot(index, values.mean(0), marker=marker, markevery=places, markersize=3.5, label=label, color=color)
         if len(found) > 1:
             ax.fill_between(index, values.min(0), values.max(0), color=color, alpha=0.25, linewidth=0)
     first = next(iter(grouped.values()))[0]
     uniform = recorded_singular_values(first)["uniform"]
-    name = "uniform on the sphere" if first.config.objective.spherical else "codes of the prior"
+    name = "uniform on the sphere" if first.config.objective.spherical else "latents of the prior"
     ax.plot(np.arange(1, len(uniform) + 1), uniform, "k--", linewidth=1, label=name)
     ax.set(xlabel="singular value index", ylabel="singular value", ylim=(0, None))
     ax.legend()
@@ -96,93 +100,45 @@ def recorded_singular_values(run: Run) -> dict[str, np.ndarray]:
         return dict(found)
 
 
-def directions(run: Run) -> int:
-    """How many directions training latents use: singular values of at least a tenth of the greatest."""
-    values = recorded_singular_values(run)["singular_values"]
-    return int((values >= 0.1 * values[0]).sum())
-
-
 def ordered(n: int) -> list:
     """n colours for an ordered axis, from dark to light; they differ in grey and for the colour-blind."""
     return sns.color_palette("viridis", n_colors=n + 1)[:n] if n > 1 else sns.color_palette(n_colors=1)
 
 
-MEASURES = {"fd": None, "reconstruction": "test reconstruction error", "uniformity": "uniformity of codes"}
+def scores_along(ax: Axes, frame: pd.DataFrame, axis: str = "weight", by: str = "", symbol: str = "") -> None:
+    """Draw `fd` along an axis, one line for each value of the column `by`, which `symbol` names in the legend.
 
-
-def convergence(frame: pd.DataFrame) -> Figure:
-    """Score, reconstruction and uniformity against training images and seconds, from rows of `tables.convergence`.
-
-    Lines are means over seeds, bands go from the least to the greatest; seconds are means over seeds.
+    Marks are means over seeds, bars their standard deviation. With the axis `weight`, a red star is around the best
+    mean of each line, and a mark is open if one of its runs did not reach `stop_at`. Lines are shifted a little
+    sideways, so that no mark hides another. The axis is logarithmic, or even steps if it has values that are not
+    positive.
     """
-    frame = frame.assign(seconds=frame.groupby(["method", "epoch"])["seconds"].transform("mean"))
-    figure, axes = plt.subplots(2, len(MEASURES), figsize=(8.4, 4.6), sharey="col")
-    for across, x in zip(axes, ("images", "seconds")):
-        for ax, (measure, label) in zip(across, MEASURES.items()):
-            shown = {"hue": "method", "style": "method", "markers": True, "dashes": False, "legend": ax is axes[0, 1]}
-            if frame[measure].notna().any():
-                sns.lineplot(frame, x=x, y=measure, errorbar=("pi", 100), **shown, ax=ax)
-            ax.set(xscale="log", xlabel=f"training {x}", ylabel=label or DISTANCE[frame["features"].iloc[0]])
-            ax.xaxis.set_minor_formatter(NullFormatter())  # within two decades they would overlap
-    for ax, measure in zip(axes[0], MEASURES):
-        if measure != "uniformity" and frame[measure].notna().any():
-            _logarithmic(ax)
-    least = metrics.uniform_uniformity(int(frame["latent_dim"].iloc[0]))
-    lines = [ax.axhline(least, color="black", linestyle="--", linewidth=1) for ax in axes[:, 2]]
-    axes[0, 2].legend(lines[:1], ["uniform directions"])
-    handles, labels = axes[0, 1].get_legend_handles_labels()
-    axes[0, 1].get_legend().remove()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    return figure
-
-
-def scores_by_weight(frame: pd.DataFrame, axis: str, symbol: str) -> Figure:
-    """Distance against lambda, one line for each value of an axis: Figures 3 and 4.
-
-    Points are means over seeds, bars their standard deviation, and a red star is the best mean of a line. An open mark
-    is a mean with a run that did not reach `stop_at`.
-    """
-    figure, ax = plt.subplots(figsize=(4.6, 3.2))
-    values = sorted(frame[axis].unique())
-    for value, color, marker in zip(values, ordered(len(values)), cycle(MARKERS)):
-        _line(ax, frame[frame[axis] == value], color, marker, f"{symbol} = {value:g}")
-    _finish(ax, frame)
-    ax.legend()
-    return figure
-
-
-def scores_by_size(frame: pd.DataFrame, shown: dict[int, str]) -> Figure:
-    """Distance against lambda, one panel for each input size, with red stars at the best (Figure 15)."""
-    sizes = sorted(frame["size"].unique())
-    figure, axes = plt.subplots(1, len(sizes), figsize=(2.4 * len(sizes) + 0.4, 2.8), squeeze=False)
-    for ax, size, color, marker in zip(axes[0], sizes, ordered(len(sizes)), cycle(MARKERS)):
-        part = frame[frame["size"] == size]
-        _line(ax, part, color, marker, None)
-        _finish(ax, part)
-        ax.set_title(shown.get(size, f"{size}x{size}"))
-    for ax in axes[0, 1:]:
-        ax.set_ylabel("")
-    return figure
-
-
-def _line(ax: Axes, part: pd.DataFrame, color: tuple, marker: str, label: str | None) -> None:
-    short = part.assign(short=(part["stop_at"] > 0) & (part["epoch"] == part["epochs"]))
-    found = short.groupby("weight").agg(fd=("fd", "mean"), sd=("fd", "std"), short=("short", "any")).reset_index()
-    ax.errorbar(found["weight"], found["fd"], found["sd"].fillna(0), color=color, capsize=2, linewidth=1.4, label=label,
-                marker=marker, markersize=5)  # fmt: skip
-    opened = found[found["short"]]
-    ax.plot(opened["weight"], opened["fd"], marker, markersize=5, markerfacecolor="white", color=color, zorder=3)
-    if found["fd"].notna().all():
-        best = found.loc[found["fd"].idxmin()]
-        ax.plot(best["weight"], best["fd"], "*", color="red", markeredgecolor="white", markersize=13, zorder=4)
-
-
-def _finish(ax: Axes, frame: pd.DataFrame) -> None:
-    tried = sorted(frame["weight"].unique())
-    ax.set(xscale="log", xlabel="weight $\\lambda$", ylabel=DISTANCE[frame["features"].iloc[0]])
-    ax.set_xticks(tried, [f"{weight:g}" for weight in tried])
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    if frame["fd"].isna().all():
-        ax.text(0.5, 0.5, "no distances without labels", transform=ax.transAxes, ha="center")
+    tried = sorted(frame[axis].unique())
+    even = not tried or tried[0] <= 0
+    place = {value: float(i) if even else math.log10(value) for i, value in enumerate(tried)}
+    lines = [(f"{symbol} = {value:g}", part) for value, part in frame.groupby(by)] if by else [(None, frame)]
+    step = 0.03 * (max(place.values(), default=0) - min(place.values(), default=0))
+    for i, ((label, part), color, marker) in enumerate(zip(lines, ordered(len(lines)), cycle(MARKERS))):
+        found = _means(part, axis)
+        x = found[axis].map(place) + (i - (len(lines) - 1) / 2) * step
+        style = {"color": color, "marker": marker, "markersize": 5}
+        ax.errorbar(x, found["fd"], found["sd"].fillna(0), capsize=2, linewidth=1.4, label=label, **style)
+        ax.plot(
+            x[found["short"]], found["fd"][found["short"]], linestyle="", markerfacecolor="white", zorder=3, **style
+        )
+        if axis == "weight" and found["fd"].notna().any():
+            best = found["fd"].idxmin()
+            ax.plot(x[best], found["fd"][best], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
+    ax.set_xticks([*place.values()], [f"{value / 1000:g}k" if value >= 5_000 else f"{value:g}" for value in tried])
+    ax.set_ylabel(DISTANCE[frame["features"].iloc[0]] if len(frame) else DISTANCE[""])
     if frame["fd"].max() > 5 * frame["fd"].min():
-        _logarithmic(ax)
+        log_axis(ax)
+    if frame["fd"].isna().all():
+        ax.text(0.5, 0.5, "no distances: no labels, or no runs", transform=ax.transAxes, ha="center")
+
+
+def _means(part: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Mean and standard deviation of fd at each value of an axis, and whether a run there did not reach `stop_at`."""
+    short = (part["stop_at"] > 0) & (part["epoch"] == part["epochs"]) if "stop_at" in part else False
+    found = part.assign(short=short).groupby(axis, as_index=False)
+    return found.agg(fd=("fd", "mean"), sd=("fd", "std"), short=("short", "any"))

@@ -1,19 +1,25 @@
 """Records of finished runs as one table, and the paper's own numbers. Needs no model, dataset or device."""
 
+import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
 
 from mocalib.config import paths
-from mocalib.config.run import FEATURES, MIXTURE, PRIOR, flat
-from mocalib.evaluation.metrics import distance_name
+from mocalib.config.methods import OBJECTIVES
+from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig, flat
+from mocalib.evaluation.metrics import distance_name, effective_rank
+from mocalib.paper import experiments
+from mocalib.storage import files
 from mocalib.storage.run import Run, open_run
 
 SCORES = {  # column -> metric, what was scored, split
     "reconstruction": ("reconstruction", "reconstruction", "test"),
     "reconstruction_train": ("reconstruction", "reconstruction", "train"),
     "pca": ("reconstruction", "pca", "train"),
-    "singular_value_ratio": ("singular_value_ratio", "train_codes", "train"),
     "uniformity": ("uniformity", "train_codes", "train"),
     "nearest_cosine": ("nearest_cosine", "train_codes", "train"),
     "nearest_cosine_uniform": ("nearest_cosine", "uniform", "train"),
@@ -22,7 +28,7 @@ DISTANCES = {  # column -> metric, what was scored, for scores that depend on an
     "fd": ("fd", PRIOR),
     "fd_gmm": ("fd", MIXTURE),
     "fd_reconstruction": ("fd", "reconstruction"),
-    "fd_train_codes": ("fd", "train_codes"),
+    "fd_latents": ("fd", "train_codes"),  # of decoded training latents
     "fd_floor": ("fd", "real"),
     "kd": ("kd", "prior"),
     "precision": ("precision", "prior"),
@@ -32,6 +38,9 @@ DISTANCES = {  # column -> metric, what was scored, for scores that depend on an
 METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are both "fd"
     distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
 }
+NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", *SCORES, *DISTANCES), float)
+SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
+COLUMNS = ["run", "features", *SETTINGS, "digest", *NUMBERS]
 
 
 def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = None) -> pd.DataFrame:
@@ -45,13 +54,31 @@ def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = Non
         dataset: common_features([run for run in runs if run.config.dataset == dataset], epoch)
         for dataset in {run.config.dataset for run in runs}
     }
-    table = pd.DataFrame([_row(run, of[run.config.dataset] if extractor is None else extractor, epoch) for run in runs])
+    rows = [_row(run, of[run.config.dataset] if extractor is None else extractor, epoch) for run in runs]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS).astype(NUMBERS)
     for dataset, digests in table.groupby("dataset")["digest"].unique().items():
         if len(digests) > 1:
             raise ValueError(
                 f"runs on {dataset} were scored with different weights: {', '.join(digests)}; score them again"
             )
     return table
+
+
+def history(runs: list[Run]) -> pd.DataFrame:
+    """One row for each run and scored epoch: as in `frame`, with training images and seconds so far."""
+    extractor, parts = common_features(runs, along=True), []
+    for run in runs:
+        steps, batch = run.environment["data"]["train"] // run.config.batch_size, run.config.batch_size
+        timing = pd.DataFrame(run.timing)
+        for epoch in run.epochs:
+            seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
+            parts.append(frame([run], epoch, extractor).assign(seen=epoch * steps * batch, seconds=seconds))
+    return pd.concat(parts, ignore_index=True) if parts else frame([]).assign(seen=0, seconds=0.0)
+
+
+def scored(run: Run) -> bool:
+    """Whether a run is finished, and its last weights and all that it kept on the way are scored."""
+    return run.finished and set(run.epochs) <= {row["epoch"] for row in run.scores if row["sampler"] != MIXTURE}
 
 
 def common_features(runs: list[Run], epoch: int | None = None, along: bool = False) -> str:
@@ -80,12 +107,41 @@ def _row(run: Run, extractor: str, epoch: int | None) -> dict:
     of = [row for row in rows if extractor and row["features"] == extractor]
     distances = {(METRICS.get(row["metric"], row["metric"]), row["sampler"]): row["value"] for row in of}
     about["digest"] = of[-1]["digest"][:8] if of else ""
+    about["effective_rank"] = _effective_rank(run) if about["epoch"] == run.manifest["epoch"] else float("nan")
     return about | scores | {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
 
 
-def data_name(row: pd.Series) -> str:
-    """The images of a row of `frame`: "digits 16x16", or only the dataset if they have its own size."""
-    return f"{row['dataset']} {row['size']}x{row['size']}" if row["size"] else row["dataset"]
+def _effective_rank(run: Run) -> float:
+    """That of the last training latents; NaN for a run without them."""
+    path = run.directory / "latents.npz"
+    if not path.exists():
+        return float("nan")
+    with np.load(path) as found:
+        return effective_rank(torch.from_numpy(found["singular_values"]))
+
+
+def data_name(config: RunConfig) -> str:
+    """The images of a run: "digits 16x16", or only the dataset if they have its own size."""
+    return f"{config.dataset} {config.size}x{config.size}" if config.size else config.dataset
+
+
+def values(configs: list[RunConfig]) -> dict[str, str]:
+    """Each field's values among some runs. If lambda depends on another field, it has a row for each of its values."""
+    table = pd.DataFrame([flat(config.to_dict()) for config in configs]).drop(columns="seed").astype(object)
+    table = table.rename(columns=lambda field: field.replace("objective.name", "method").removeprefix("objective."))
+    rows = {field: _joined(table[field]) for field in table}
+    axes = [field for field in table if field != "weight" and table[field].astype(str).nunique() > 1]
+    if len(axes) == 1 and "weight" in table:
+        found = table.groupby(axes[0], sort=False)["weight"]
+        if found.nunique().max() > 1 and pd.api.types.is_number(table[axes[0]].iloc[0]):
+            del rows["weight"]
+            rows |= {f"weight at {axes[0]} {value:g}": _joined(part) for value, part in found}
+    return rows
+
+
+def _joined(values: pd.Series) -> str:
+    shown = (f"{value:g}" if isinstance(value, float) else str(value) for value in values.dropna())
+    return ", ".join(dict.fromkeys(shown))
 
 
 def paper(name: str) -> pd.DataFrame:
@@ -93,9 +149,28 @@ def paper(name: str) -> pd.DataFrame:
     return pd.read_csv(paths.ROOT / "data" / "paper" / f"{name}.csv")
 
 
+def committed(scale: str) -> dict[str, list[str]]:
+    """The runs of the committed evidence: for each experiment their names with seed 0; {} if the scale has none.
+
+    Runs that were added to a grid later are not in it, so no claim counts them.
+    """
+    path = _grid_file(scale)
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def commit(scale: str) -> Path:
+    """Write the names of the scale's present grid to its grid.json, which `committed` reads."""
+    names = {name: [config.name for config in experiments.configs(name, scale)] for name in experiments.NAMES}
+    files.write_json(_grid_file(scale), names)
+    return _grid_file(scale)
+
+
+def _grid_file(scale: str) -> Path:
+    return paths.RECORDS / scale / "grid.json"
+
+
 HEADLINES = {  # metric -> what was scored, split
     "reconstruction": ("reconstruction", "test"),
-    "singular_value_ratio": ("train_codes", "train"),
     "uniformity": ("train_codes", "train"),
     **{distance_name("fd", extractor): ("prior", "test") for extractor in reversed(FEATURES)},
     "precision": ("prior", "test"),
@@ -123,4 +198,5 @@ def _headlines(run: Run) -> dict[str, float]:
     bare = ("precision", "recall")
     found = {f"{r['metric']}_{r['features']}" if r["metric"] in bare else r["metric"]: r["value"] for r in rows}
     mixed = [row for row in last if row["sampler"] == MIXTURE and METRICS.get(row["metric"]) == "fd"]
-    return found | {f"{row['metric']}_{MIXTURE}": row["value"] for row in mixed}
+    rank = {"effective_rank": _effective_rank(run)} if found else {}
+    return found | rank | {f"{row['metric']}_{MIXTURE}": row["value"] for row in mixed}

@@ -1,119 +1,254 @@
-"""What a notebook uses: the experiments of one scale, on its own data or on yours."""
+"""What a notebook works with: grids, runs, results, figures and verdicts of one scale, on its own data or yours."""
 
+import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Image, Markdown
+from matplotlib.figure import Figure
 
+from mocalib import figures
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
-from mocalib.config.compute import Compute, Pool, Scoring
-from mocalib.config.run import DATASETS, PRIOR, RunConfig, flat
+from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
+from mocalib.config.run import DATASETS, MIXTURE, PRIOR, RunConfig
 from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
-from mocalib.paper import draw as drawing
-from mocalib.paper import experiments, report
-from mocalib.paper.grids import SCALES
+from mocalib.paper import baselines, experiments, results
+from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES
+from mocalib.paper.verdict import Claim, judge, told
+from mocalib.storage import files
 from mocalib.storage.run import Run
 from mocalib.sweep.run import sweep
 from mocalib.training.device import check_device
 
+BAD = "bad"  # what bad looks like: the scale's one-step run
+BAD_EPOCHS = {0: "untrained net", 1: "one training step"}
+
 
 @dataclass(repr=False, eq=False)
 class Suite:
-    """The tables and figures of one scale; its fields are the parameters of their notebooks.
+    """The experiments of one scale; its fields are the parameters of their notebooks.
 
-    Runs go to data/runs/<output>, figures to figures/<output>. `output` is the scale's name, or "custom" if dataset,
-    root, crop or seeds are not the scale's own. Raises ValueError with field, value and what is allowed, and for data
-    that its runs cannot use.
+    Runs go to data/runs/<output>, tables and figures to figures/<output>. `output` is the scale's name. It is "custom"
+    if dataset, root, crop or the number of seeds are not the scale's own, or if a grid has more values than the
+    committed one. Raises ValueError with field, value and what is allowed, and for data that its runs cannot use.
     """
 
-    scale: str = option("smoke", choices=tuple(SCALES))
+    scale: str = option("", choices=("", *SCALES))  # "": the environment's MOCALIB_SCALE, or laptop
     dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
     root: str = ""  # folder or zip of images; "": data/raw/<dataset>
     crop: int = option(0, low=0)  # side of the central square that is cut out first; 0: the dataset's own
     seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: the scale's own number
     device: str = "cpu"
+    engine: str = option("local", choices=ENGINES)  # processes here, or a Ray cluster
+    jobs: int = option(0, low=0)  # runs at a time; 0: the scale's own number, on Ray as many as fit
+    train: bool = True  # False: only show finished runs of the committed grid
 
     def __post_init__(self) -> None:
+        self.scale = self.scale or os.environ.get("MOCALIB_SCALE") or "laptop"
         validate(self)
         self.settings = SCALES[self.scale]
         self.seeds = self.seeds or self.settings.seeds
         if self.root and not self.dataset:
             raise ValueError(f"root = {self.root!r} needs a dataset; pass dataset too, such as 'folder'")
-        own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
-        self.output = "custom" if own or self.seeds != self.settings.seeds else self.scale
-        self.folder = paths.RUNS / self.output
-        found = experiments.listed(self.scale, self.seeds)
-        self._configs = {name: [replace(config, **own) for config in configs] for name, configs in found.items()}
         check_device(self.device)
-        if own:
-            self._fit_to_data()
+        self._own = own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
+        self.output = "custom" if own or self.seeds != self.settings.seeds else self.scale
+        self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
+        self._configs, self._known, self._evidence = {}, {}, set()
+        n = len(datasets.load(replace(self._first(), limit=0, **own)).train.images) if own else 0
+        fixed = results.committed(self.scale)
+        for name, configs in experiments.listed(self.scale, self.seeds).items():
+            mine = [self._fitted(replace(config, **own), n) for config in configs]
+            known = [name not in fixed or replace(config, seed=0).name in fixed[name] for config in configs]
+            self._configs[name] = mine
+            self._known[name] = {config for config, is_known in zip(mine, known) if is_known}
+            self._evidence |= set() if own else {c for c in self._known[name] if c.seed < self.settings.seeds}
 
-    def _fit_to_data(self) -> None:
-        """Open the user's data, so that errors in them are raised now; if images are few, use all."""
-        first = self._configs["table1"][0]
-        n = len(datasets.load(replace(first, limit=0)).train.images)
-        for name, configs in self._configs.items():
-            self._configs[name] = [replace(c, limit=0) if c.limit > n else c for c in configs]
+    def _first(self) -> RunConfig:
+        return self.settings.table1[CIFAR, A2]
+
+    def _fitted(self, config: RunConfig, n: int) -> RunConfig:
+        """The run on all images if the user has fewer than its limit."""
+        return replace(config, limit=0) if n and config.limit > n else config
 
     def __repr__(self) -> str:
         seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
         datasets = sorted({config.dataset for configs in self._configs.values() for config in configs})
-        return f"{self.scale} scale ({', '.join(datasets)}), {seeds}; runs in {self.folder}"
+        return f"{self.scale} scale ({', '.join(datasets)}), {seeds}; results go to figures/{self.output}"
 
     def has(self, name: str) -> bool:
-        """Whether this scale runs a table or figure."""
+        """Whether this scale runs an experiment."""
         return bool(self._configs[name])
 
     def configs(self, name: str) -> list[RunConfig]:
-        """Every run of a table or figure; ValueError if this scale does not run it."""
+        """The runs of an experiment, without training only the committed ones; ValueError if this scale has none."""
         if not self.has(name):
             runs_it = [scale for scale in SCALES if experiments.configs(name, scale)]
             raise ValueError(f"{name} is not run at {self.scale} scale; it is at: {', '.join(runs_it)}")
-        return self._configs[name]
+        return [config for config in self._configs[name] if self.train or config in self._known[name]]
 
-    def found(self) -> dict[str, list[Run]]:
-        """The finished and scored runs of every experiment, for the seeds of which none is missing."""
-        return {name: report.shown(name, self.scale, self.folder, c) for name, c in self._configs.items()}
+    # ------------------------------------------------------------------------------------------------- grids and runs
 
-    def run(self, *names: str, sampler: str = PRIOR) -> list[Run]:
-        """Train and score what is not finished; return the runs of the named tables and figures, in their order."""
-        settings = self.settings
-        return sweep(
-            [config for name in names for config in self.configs(name)],
-            self.folder,
-            Compute(device=self.device),
-            Scoring(settings.features, settings.n_generated, sampler=sampler),
-            Pool(jobs=settings.jobs),
+    def grid(self, name: str) -> pd.DataFrame:
+        """What an experiment varies, then what it keeps: one row a field, for this scale and the paper's."""
+        mine = [config for config in self._configs[name] if config.seed == 0]
+        columns = {f"here ({self.scale})": mine, "paper": experiments.configs(name, "paper")}
+        table = pd.DataFrame({column: results.values(configs) for column, configs in columns.items() if configs})
+        table = table.fillna("")[~table.isin(["", "0", "False", "[]"]).all(axis=1)]
+        added = len(set(self._configs[name]) - self._known[name])
+        table.loc["runs"] = str(len(experiments.listed("paper", SCALES["paper"].seeds)[name]))
+        table.iloc[-1, 0] = f"{len(self._configs[name])}" + (
+            f", {added} of them added: they go to custom" if added else ""
         )
+        varied = [row for row in table.index if " at " in row or table.loc[row].str.contains(", ").any()]
+        return table.loc[list(dict.fromkeys(["runs", *varied, *table.index]))]
 
-    def draw(self, name: str, runs: list[Run]) -> list[Path]:
-        """Draw and save a table or figure of the paper from its runs."""
-        return drawing.draw(name, runs, self.scale, self.output)
+    def run(self, *names: str) -> list[Run]:
+        """Train and score what is not finished; return the runs of the named experiments, in their order.
 
-    def verdicts(self, name: str, runs: list[Run], beside: dict[str, list[Run]] | None = None) -> pd.DataFrame:
-        """The claims that an experiment decides; some also need runs of another one, `beside`."""
-        return report.summary(report.findings({name: runs} | (beside or {}), self.scale, name), self.scale)
+        With `train` off nothing is trained. A run that is not there raises FileNotFoundError, or at a scale that may be
+        run in part is listed and left out.
+        """
+        configs = list(dict.fromkeys(config for name in names for config in self.configs(name)))
+        self._judged |= {config for name in names for config in self._known[name]}
+        if any(config not in self._evidence or config not in self._judged for config in configs):
+            self.output = "custom"
+        if not self.train:
+            return self._finished(configs, names)
+        for folder in dict.fromkeys(self._folder(config) for config in configs):
+            here = [config for config in configs if self._folder(config) == folder]
+            for sampler in (PRIOR, MIXTURE) if set(names) <= set(experiments.MIXED) else (PRIOR,):
+                scoring = Scoring(self.settings.features, self.settings.n_generated, sampler=sampler)
+                sweep(here, folder, Compute(device=self.device), scoring, self._pool())
+        return [self._run(config) for config in configs]
 
-    def differing(self, *names: str) -> pd.DataFrame:
-        """The named experiments as a table: a row for each run of seed 0, a column for each field that differs."""
-        configs = [config for name in names for config in self.configs(name) if config.seed == 0]
-        table = pd.DataFrame([flat(config.to_dict()) for config in dict.fromkeys(configs)])
-        kept = table.loc[:, table.astype(str).nunique() > 1]
-        kept = kept.rename(columns=lambda name: name.removeprefix("objective."))
-        kept = kept.astype(object).where(kept.notna(), "")  # fields that a method does not have
-        return kept if len(kept.columns) else table[["dataset", "model", "latent_dim", "epochs"]]
+    def _pool(self) -> Pool:
+        return Pool(self.engine, self.jobs or (self.settings.jobs if self.engine == "local" else None))
+
+    def _folder(self, config: RunConfig) -> Path:
+        """The scale's own runs stay with it; all others go to custom."""
+        return paths.RUNS / (self.scale if config in self._evidence else "custom")
+
+    def _run(self, config: RunConfig) -> Run:
+        return Run(self._folder(config) / config.name, config)
+
+    def _finished(self, configs: list[RunConfig], names: tuple[str, ...]) -> list[Run]:
+        runs = [self._run(config) for config in configs]
+        missing = [run.directory for run in runs if not results.scored(run)]
+        for run in runs:
+            if run.directory not in missing:
+                run.verify()
+        if missing:
+            listed = ", ".join(directory.name for directory in missing)
+            count = f"{len(missing)} of {len(runs)} runs are missing in {missing[0].parent}"
+            if not self.settings.partial:
+                command = f"python -m mocalib sweep {names[0]} --scale {self.scale}"
+                message = f"{', '.join(names)}: {count}: {listed}; restore them with git, or train them: {command}"
+                raise FileNotFoundError(message)
+            print(f"{', '.join(names)}: {count}: {listed}")
+        return [run for run in runs if run.directory not in missing]
+
+    def results(self, runs: list[Run], history: bool = False) -> pd.DataFrame:
+        """One row for each run, or with `history` for each scored epoch: its config and its scores (see `results`).
+
+        Further columns: `method`, its name in Table 1; `of`, the paper's dataset that its images stand for; `data`,
+        what tables call them; `added`, whether it is not in the committed grid.
+        """
+        table = results.history(runs) if history else results.frame(runs)
+        configs = {run.directory.name: run.config for run in runs}
+        labels = [self._label(configs[row.run], row.epoch) for row in table.itertuples()]
+        table["of"], table["method"] = [of for of, _ in labels], [method for _, method in labels]
+        table["data"] = [self.images(of, configs[run]) for of, run in zip(table["of"], table["run"])]
+        return table.assign(added=[configs[name] not in self._judged for name in table["run"]])
+
+    def _label(self, config: RunConfig, epoch: int) -> tuple[str, str]:
+        """The paper's dataset that a run's images stand for, and the run's name in Table 1."""
+        scale = self.settings
+        known = {(of, name): run for of, found in scale.baselines.items() for name, run in found.items()}
+        known |= scale.table1 | {(CIFAR, name): run for name, run in scale.convergence.items()}
+        known |= {(CIFAR, BAD): scale.one_step} if scale.one_step else {}
+        role = "CelebA-HQ" if config.model == "hq" else CELEBA  # of section 5 and Appendix C
+        of, method = experiments.named(config, known) or (role, baselines.MOCA)
+        return of, BAD_EPOCHS[epoch] if method == BAD else method
+
+    def images(self, of: str, config: RunConfig | None = None) -> str:
+        """What tables call the images that stand for a dataset of the paper: "digits 16x16 (for CIFAR-10)"."""
+        config = config or replace(self.settings.table1[of, A2], **self._own)
+        return of if self.scale == "paper" and not self._own else f"{results.data_name(config)} (for {of})"
+
+    def file_name(self, stem: str, of: str) -> str:
+        """A file's name with the images in it that stand for a dataset of the paper: "baselines_digits16"."""
+        config = replace(self.settings.table1[of, A2], **self._own)
+        return f"{stem}_{config.dataset}{config.size or ''}"
 
     def ratios(self, name: str, runs: list[Run], of: Callable[[RunConfig], bool] = lambda config: True) -> pd.DataFrame:
         """The paper's dimensionless ratios and ours, for an experiment's last run of seed 0 that `of` accepts."""
         paper = [config for config in experiments.configs(name, "paper") if of(config)][-1]
-        here = [run for run in runs if run.config.seed == 0 and of(run.config)][-1]
-        about = here.environment["data"]
-        columns = {
-            "paper": experiments.ratios(paper, TRAINING_IMAGES[paper.dataset], image_shape(paper)),
-            f"here ({self.output})": experiments.ratios(here.config, about["train"], tuple(about["image_shape"])),
-        }
+        columns = {"paper": experiments.ratios(paper, TRAINING_IMAGES[paper.dataset], image_shape(paper))}
+        for run in [run for run in runs if run.config.seed == 0 and of(run.config)][-1:]:
+            about = run.environment["data"]
+            here = experiments.ratios(run.config, about["train"], tuple(about["image_shape"]))
+            columns[f"here ({self.output})"] = here
         return pd.DataFrame(columns).map(lambda value: f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}")
+
+    # ------------------------------------------------------------------------------------ tables, figures and verdicts
+
+    def save(
+        self, figure: Figure, name: str, runs: list[Run], caption: str, table: pd.DataFrame | None = None
+    ) -> Image:
+        """Write a figure to figures/<output> as png and pdf, with the numbers behind it as csv, and show it."""
+        about = f"{self.about(runs)}; {caption}" if runs else caption
+        figures.save(figure, name, self.output, runs, about, table)
+        shown = io.BytesIO()
+        figure.savefig(shown, format="png", metadata={"Software": None}, dpi=plt.rcParams["figure.dpi"])
+        plt.close(figure)
+        return Image(shown.getvalue())
+
+    def save_table(self, name: str, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
+        """Write a table to figures/<output> as csv and Markdown; return it rounded for reading."""
+        figures.save_csv(table, name, self.output)
+        below = f"\n{note} [{self.output} scale]\n"
+        files.write(paths.FIGURES / self.output / f"{name}.md", f"{figures.markdown(table)}{below}".encode())
+        return figures.text(table)
+
+    def about(self, runs: list[Run]) -> str:
+        """What a figure's runs are: images, features and seeds."""
+        shapes = {(run.config.dataset, *run.environment["data"]["image_shape"][1:]) for run in runs}
+        images = ", ".join(f"{name} {height}x{width}" for name, height, width in sorted(shapes)) or "no runs"
+        of = {"inception": "fd is FID", "classifier": "fd of classifier features, not FID", "": "no distances"}
+        seeds = len({run.config.seed for run in runs})
+        return f"{images}; {of[results.common_features(runs)]}; {seeds} seed{'' if seeds == 1 else 's'}"
+
+    def verdict(
+        self,
+        claim: Claim,
+        effects: pd.Series | pd.DataFrame,
+        here: pd.Series | str,
+        paper: pd.Series | str,
+        room: pd.Series | None = None,
+    ) -> Markdown:
+        """Decide a claim, write figures/<output>/claims/<key>.json, and show it. See `verdict.judge` for the arguments.
+
+        `here` and `paper` are the numbers behind it. Runs that were added to the grid must not be among the effects.
+        """
+        found = judge(claim, effects, self.seeds, room) | {"here": _said(here), "paper": _said(paper)}
+        found |= {"scale": self.scale, "output": self.output}
+        files.write_json(paths.FIGURES / self.output / "claims" / f"{claim.key}.json", found)
+        return Markdown(told(found))
+
+
+def _said(numbers: pd.Series | str) -> str:
+    """Numbers as a sentence's part, each named by the index: "m0 0: 39.3, m0 0.9: 16.3"."""
+    if isinstance(numbers, str):
+        return numbers
+    name = f"{numbers.index.name} " if numbers.index.name else ""
+    places = [place if isinstance(place, str) else f"{name}{place:g}" for place in numbers.index]
+    values = [f"{value:.4g}" if value < 1_000 else f"{value:,.0f}" for value in numbers]
+    return ", ".join(f"{place}: {value}" for place, value in zip(places, values) if value != "nan") or "no runs"

@@ -147,7 +147,25 @@ def judge(claim: Claim, effects: pd.Series | pd.DataFrame, seeds: int, room: pd.
     about = {"key": claim.key, "claim": claim.statement, "place": claim.place, "rule": claim.rule, "unit": claim.unit}
     about |= {"threshold": _short(claim.threshold), "flat": claim.flat, "level": claim.level, "verdict": verdict}
     about |= {"seeds": [int(seed) for seed in table.index], "seeds_asked": claim.seeds or seeds}
+    about["room"] = None if room is None or not len(room) else _short(room.mean())
     return about | {"seeds_to_decide": needed, "against": closest, "comparisons": columns}
+
+
+def told(found: dict) -> str:
+    """A finding in sentences, as Markdown."""
+    lines = [f"**{found['claim']}** ({found['place']}) Verdict at {found['scale']} scale: **{found['verdict']}**."]
+    lines.append(f"Rule: {found['rule']}. Unit: {found['unit']}; threshold {found['threshold']:.3g}.")
+    for name, c in found["comparisons"].items():
+        bounds = "" if c["low"] is None else f", {found['level']:.0%} interval {c['low']:.3g} to {c['high']:.3g}"
+        effects = ", ".join(f"{effect:.3g}" for effect in c["effects"])
+        lines.append(f"{f'Against {name}: m' if name else 'M'}ean effect {c['mean']:.3g}{bounds} (seeds: {effects}).")
+    if found["verdict"] == NOT_RUN:
+        lines.append(f"The rule needs {found['seeds_asked']} seeds of every run; {len(found['seeds'])} are there.")
+    if found["verdict"] == COARSE:
+        lines.append(f"Lambda 0 and the best lambda differ by {found['room']:.3g}, less than the threshold.")
+    if found["seeds_to_decide"]:
+        lines.append(f"A guess: {found['seeds_to_decide']} seeds would decide.")
+    return "\n\n".join([*lines, f"Here: {found['here']}. The paper: {found['paper']}."])
 
 
 def _verdict(claim: Claim, table: pd.DataFrame, seeds: int, room: pd.Series | None) -> str:

@@ -1,0 +1,77 @@
+"""Run the notebooks over finished runs and leave the executed copies in figures/<scale>/notebooks; `make figures`.
+
+Nothing is trained. The same records and versions give the same bytes, so the copies can be committed and read in a
+browser.
+"""
+
+import argparse
+import multiprocessing
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import nbformat
+import papermill
+from traitlets.config import Config
+
+from mocalib.config import paths
+from mocalib.paper.grids import SCALES
+from mocalib.storage import files
+
+REPORT = "11_report"  # reads what the others decided
+TRAINING = ("01_quickstart", "train")  # these train
+AT_A_TIME = 2
+
+
+def execute(name: str, scale: str) -> Path:
+    """Run one notebook without training; write and return its executed copy."""
+    source = paths.ROOT / "notebooks" / f"{name}.ipynb"
+    known = papermill.inspect_notebook(str(source))
+    parameters = {key: value for key, value in {"scale": scale, "train": False}.items() if key in known}
+    with tempfile.TemporaryDirectory() as folder:
+        # Sockets in a folder: of two kernels that start at once, one may take the other's port.
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        settings = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "config": config}
+        notebook = papermill.execute_notebook(str(source), f"{folder}/out.ipynb", parameters, **settings)
+    target = paths.FIGURES / scale / "notebooks" / f"{name}.ipynb"
+    files.write(target, nbformat.writes(without_traces(notebook)).encode())
+    return target
+
+
+def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An executed notebook without times, versions and random ids."""
+    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
+        if "injected-parameters" in tags:
+            cell.id = "injected-parameters"
+    return notebook
+
+
+def all_notebooks(scale: str) -> list[Path]:
+    """Run every notebook that does not train, two at a time, the report last; return the copies."""
+    shutil.rmtree(paths.FIGURES / scale / "claims", ignore_errors=True)
+    names = sorted(path.stem for path in (paths.ROOT / "notebooks").glob("*.ipynb"))
+    others = [name for name in names if name not in (*TRAINING, REPORT)]
+    with ProcessPoolExecutor(AT_A_TIME, multiprocessing.get_context("spawn")) as pool:
+        return [*pool.map(partial(execute, scale=scale), others), execute(REPORT, scale)]
+
+
+def main() -> int:
+    """Run the notebooks of a scale; return the exit code."""
+    parser = argparse.ArgumentParser("python -m mocalib.paper.execute", description=__doc__.splitlines()[0])
+    parser.add_argument("scale", choices=SCALES)
+    try:
+        print(*all_notebooks(parser.parse_args().scale), sep="\n")
+    except papermill.PapermillExecutionError as error:
+        print(f"cell {error.cell_index}: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
