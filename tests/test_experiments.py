@@ -55,7 +55,7 @@ PAPER_GRID = {
     "quickstart": set(),
 }
 # No grid of the paper's, but its datasets, nets and lengths; test_baselines has the methods' settings
-RIVALS = {
+BASELINES = {
     name: {
         replace(config, objective=method, keep_epochs=kept)
         if name != "2-Stage VAE"
@@ -64,12 +64,12 @@ RIVALS = {
         for kept in [(1, 2, 5, 10, 20, 50) if config is CIFAR_A2 and name in COMPARED else ()]
     }
     for name, config, found, rate in (  # the second stage's undoes one halving, three halvings
-        ("rivals_cifar10", CIFAR_A2, baselines.CIFAR10, 2.0),
-        ("rivals_celeba", CELEBA_A2, baselines.FACES, 8.0),
+        ("baselines_cifar10", CIFAR_A2, baselines.CIFAR10, 2.0),
+        ("baselines_celeba", CELEBA_A2, baselines.FACES, 8.0),
     )
 }
-PAPER_GRID |= RIVALS
-PAPER_GRID["convergence"] = {config for config in RIVALS["rivals_cifar10"] if config.keep_epochs}
+PAPER_GRID |= BASELINES
+PAPER_GRID["convergence"] = {config for config in BASELINES["baselines_cifar10"] if config.keep_epochs}
 PAPER_GRID["convergence"] |= {replace(CIFAR_A2, keep_epochs=(1, 2, 5, 10, 20, 50))}
 [SPHERE] = {config for config in PAPER_GRID["convergence"] if getattr(config.objective, "prior", "") == "sphere"}
 PAPER_GRID["table1_wae"] = {CIFAR_A2, SPHERE}
@@ -79,16 +79,30 @@ PAPER_GRID |= {key: {CIFAR_A2} for key in ("figure9", "figure11", "figure13")}
 PAPER_GRID |= {key: {CELEBA_A2} for key in ("figure10", "figure12", "figure14")}
 
 
+AXES = ("table2", "table3", "table4", "figure3", "figure4", "figure5", "figure15")
+
+
 @pytest.mark.parametrize("name", experiments.NAMES)
 def test_the_grid_is_the_papers(name):
+    """Values may be added to it; claims need all of the paper's."""
     found = configs(name, "paper")
-    assert len(found) == len(set(found)) == len(PAPER_GRID[name])
-    assert set(found) == PAPER_GRID[name]
+    assert len(found) == len(set(found))
+    assert PAPER_GRID[name] <= set(found)
+    if name not in AXES:
+        assert set(found) == PAPER_GRID[name]
 
 
 def test_every_table_and_figure_of_the_paper_is_an_experiment_and_no_other():
     wanted = {f"table{n}" for n in range(1, 5)} | {f"figure{n}" for n in range(1, 16)}
-    ours = {"rivals_cifar10", "rivals_celeba", "convergence", "table1_wae", "table1_forms", "appendix_a", "quickstart"}
+    ours = {
+        "baselines_cifar10",
+        "baselines_celeba",
+        "convergence",
+        "table1_wae",
+        "table1_forms",
+        "appendix_a",
+        "quickstart",
+    }
     assert wanted | ours == set(experiments.NAMES) == set(PAPER_GRID)
     with pytest.raises(ValueError, match=r"experiment = 'table5' is not one of 'quickstart', 'table1', "):
         configs("table5", "paper")
@@ -101,16 +115,16 @@ def test_a_scale_lists_every_run_once_and_seeds_from_0_beside_each_other():
     assert set(everything) == {config for found in alone.values() for config in found}
     # 4 of Table 1, 10 baselines on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
     # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
-    assert len(everything) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
+    papers = set().union(*PAPER_GRID.values())
+    assert len(papers) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
+    assert papers <= set(everything)
     found = configs("table3", "laptop", seeds=2)
     assert [config.seed for config in found] == [0, 1] * len(LAPTOP.momenta)
     assert [config.objective.momentum for config in found[::2]] == list(LAPTOP.momenta)
 
 
-def test_laptop_has_at_most_180_runs_with_three_seeds():
-    everything = experiments.everything("laptop", 3)
-    assert len(everything) <= 180
-    assert {config.dataset for config in everything} == {"digits", "photos"}
+def test_laptop_needs_no_download():
+    assert {config.dataset for config in experiments.everything("laptop", 3)} == {"digits", "photos"}
 
 
 @pytest.mark.parametrize("scale", SCALES)

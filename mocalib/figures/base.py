@@ -48,13 +48,6 @@ def show(ax: Axes, images: Tensor, title: str = "", gap: int = 1) -> None:
     ax.axis("off")
 
 
-def row(*counts: tuple[int, int], inch: float = 0.36) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, side by side, for grids of (rows, columns) images."""
-    widths = [columns for _, columns in counts]
-    height = inch * max(rows for rows, _ in counts) + 0.8
-    return plt.subplots(1, len(counts), figsize=(inch * sum(widths) + 0.3, height), width_ratios=widths, squeeze=False)
-
-
 def caption(run: Run) -> str:
     """One line that describes a picture of one run."""
     c, (_, height, width) = run.config, run.environment["data"]["image_shape"]

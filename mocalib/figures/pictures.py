@@ -2,44 +2,43 @@
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from mocalib.figures.base import row, show, tiles
+from mocalib.figures.base import show, tiles
 from mocalib.storage.run import Run, samples_file
 
-INCH = 0.42  # side of an image in the paper's figures
+NEAREST = "nearest training image of each"
+BETWEEN = "original | decoded points between the two latents | original"
 
 
 def samples(run: Run) -> Figure:
     """New images, and the nearest training image of each, by pixels."""
     near = tiles(run, "neighbours.png")
-    images = tiles(run, "samples.png")[: len(near)]
-    figure, axes = row(images.shape[:2], near.shape[:2])
-    show(axes[0, 0], images, "samples")
-    show(axes[0, 1], near, "nearest training image of each")
-    return figure
+    return _panels({"samples": tiles(run, "samples.png")[: len(near)], NEAREST: near})
 
 
 def reconstructions(run: Run) -> Figure:
     """Test images (odd columns) and their reconstructions (even columns), as in rows 1-2 of Figure 2."""
-    images = tiles(run, "reconstructions.png")
-    figure, axes = row(images.shape[:2], inch=0.5)
-    show(axes[0, 0], images, "test image | reconstruction")
-    return figure
+    return _panels({"test image | reconstruction": tiles(run, "reconstructions.png")})
 
 
 def interpolations(run: Run) -> Figure:
     """Interpolations between two test images (outer columns), as in rows 3-4 of Figure 2."""
-    images = tiles(run, "interpolations.png")
-    figure, axes = row(images.shape[:2], inch=0.5)
-    show(axes[0, 0], images, "original | decoded points between the two latents | original")
-    return figure
+    return _panels({BETWEEN: tiles(run, "interpolations.png")})
 
 
 def many_samples(run: Run, epoch: int | None = None) -> Figure:
     """A page of random samples, of the last weights or of those kept at an epoch (Figures 6, 9 and 10)."""
-    images = tiles(run, "samples.png" if epoch is None else samples_file(epoch))
-    figure, axes = row(images.shape[:2], inch=INCH)
-    show(axes[0, 0], images)
+    return _panels({"": tiles(run, "samples.png" if epoch is None else samples_file(epoch))})
+
+
+def _panels(grids: dict[str, Tensor], inch: float = 0.42) -> Figure:
+    """Grids of images side by side, under their titles; an image has a side of `inch`."""
+    rows, columns = max(len(grid) for grid in grids.values()), [grid.shape[1] for grid in grids.values()]
+    size = (inch * sum(columns) + 0.3, inch * rows + 0.8)
+    figure, axes = plt.subplots(1, len(grids), figsize=size, width_ratios=columns, squeeze=False)
+    for ax, (title, images) in zip(axes[0], grids.items()):
+        show(ax, images, title)
     return figure
 
 

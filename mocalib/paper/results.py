@@ -198,5 +198,5 @@ def _headlines(run: Run) -> dict[str, float]:
     bare = ("precision", "recall")
     found = {f"{r['metric']}_{r['features']}" if r["metric"] in bare else r["metric"]: r["value"] for r in rows}
     mixed = [row for row in last if row["sampler"] == MIXTURE and METRICS.get(row["metric"]) == "fd"]
-    rank = {"effective_rank": _effective_rank(run)} if found else {}
+    rank = {"effective_rank": _effective_rank(run)} if "uniformity" in found else {}
     return found | rank | {f"{row['metric']}_{MIXTURE}": row["value"] for row in mixed}
