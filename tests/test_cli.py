@@ -88,7 +88,7 @@ def test_mistakes_are_answered_in_one_line_and_nothing_is_made(arguments, messag
         (["swep", "table3"], "invalid choice: 'swep'"),
         (["sweep", "table33"], "invalid choice: 'table33'"),
         (["sweep", "table3", "--scale", "desktop"], "invalid choice: 'desktop'"),
-        (["figures", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
+        (["benchmark", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["plan", "table3", "--n", "2"], "unrecognized arguments: --n 2"),  # no short form of --no-compile
         (["benchmark", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["run", "some/run", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
@@ -101,7 +101,7 @@ def test_what_a_command_does_not_take_is_refused_by_name(arguments, told, capsys
     assert told in refused(arguments, capsys)
 
 
-COMMANDS = ("run", "sweep", "plan", "verify", "benchmark", "figures")
+COMMANDS = ("run", "sweep", "plan", "verify", "benchmark")
 
 
 def test_help_names_every_command_and_needs_no_torch():
@@ -154,6 +154,6 @@ def test_a_part_without_a_run_says_so(capsys):
 
 
 def test_experiments_are_of_the_seeds_that_notebooks_show(capsys):
-    own, more = planned(capsys, "rivals_celeba"), planned(capsys, "rivals_celeba", "--seeds", "3")
-    assert own.keys() == {config.name for config in experiments.listed("laptop", 3)["rivals_celeba"]}
+    own, more = planned(capsys, "baselines_celeba"), planned(capsys, "baselines_celeba", "--seeds", "3")
+    assert own.keys() == {config.name for config in experiments.listed("laptop", 3)["baselines_celeba"]}
     assert more.keys() > own.keys()

@@ -10,12 +10,14 @@ from conftest import says
 from test_methods import METHODS
 
 from mocalib import MoCA, RunConfig
+from mocalib.config import paths
 from mocalib.config.methods import VAE
 from mocalib.config.parameters import notebook_parameters, run_config
+from mocalib.config.run import flat
 
 FULL = RunConfig(
     dataset="folder", root="/somewhere/pictures", size=32, crop=100, epochs=9, keep_epochs=(7, 3),
-    objective=MoCA(form="eq6", weight=3),
+    objective=MoCA(form="decoupled", weight=3),
 )  # fmt: skip
 
 
@@ -26,6 +28,25 @@ def test_a_config_survives_json():
         "name": "moca", "temperature": 0.05, "momentum": 0.99, "queue_size": 30000, "weight": 3.0, "form": "eq6",
     }  # fmt: skip
     assert FULL.keep_epochs == (3, 7)
+
+
+def test_files_and_names_keep_the_older_word_for_the_decoupled_loss():
+    """So committed runs keep their names; the literal Eq. 6 has a word of its own everywhere."""
+    older = {"name": "moca", "temperature": 0.05, "momentum": 0.9, "queue_size": 2048, "weight": 1.0, "form": "eq6"}
+    read = RunConfig.from_dict({"objective": older})
+    assert read.objective.form == "decoupled"
+    assert read.to_dict()["objective"] == older
+    assert flat(read)["objective.form"] == "decoupled"
+    changed = {"name": "moca", "momentum": 0.9, "queue_size": 2048, "weight": 1.0, "form": "eq6"}
+    digest = hashlib.sha256(json.dumps({"objective": changed}, sort_keys=True).encode()).hexdigest()[:8]
+    assert read.name.endswith(digest)
+    literal = RunConfig(objective=MoCA(form="eq6_literal"))
+    assert literal.to_dict()["objective"]["form"] == "eq6_literal"
+    assert RunConfig.from_dict(literal.to_dict()) == literal
+    for path in (paths.RECORDS / "laptop").glob("*/config.json"):
+        stored = json.loads(path.read_text())
+        assert RunConfig.from_dict(stored).name == path.parent.name
+        assert RunConfig.from_dict(stored).to_dict() == stored
 
 
 def test_configs_are_frozen_and_equal_ones_hash_alike():
@@ -56,7 +77,7 @@ def test_the_name_depends_on_the_last_part_of_root_only():
 
 
 def test_differences_name_fields_of_the_objective_too():
-    other = dataclasses.replace(FULL, seed=5, objective=MoCA(form="eq6", weight=4))
+    other = dataclasses.replace(FULL, seed=5, objective=MoCA(form="decoupled", weight=4))
     assert FULL.differences(other) == ["seed: 0 | 5", "objective.weight: 3.0 | 4.0"]
 
 
@@ -71,7 +92,8 @@ VALUES = [  # field, wrong value, and what is said to be allowed
 ]  # fmt: skip
 OBJECTIVE_VALUES = [
     ("temperature", 0.0, ["greater than 0.0"]), ("momentum", 1.1, ["at most 1.0"]), ("queue_size", 0, ["at least 1"]),
-    ("weight", -1.0, ["at least 0.0"]), ("form", "infonce", ["'info_nce', 'eq6', 'negative'"]),
+    ("weight", -1.0, ["at least 0.0"]), ("form", "infonce", ["'info_nce', 'eq6_literal', 'decoupled', 'negative'"]),
+    ("form", "eq6", ["'eq6_literal', 'decoupled'"]),
 ]  # fmt: skip
 COMBINATIONS = [  # what is wrong together, and the words that say so
     ({"dataset": "folder"}, ["root", "folder"]),

@@ -39,11 +39,23 @@ def test_eq_4_negative_against_a_double_loop(shape, tau):
 
 @pytest.mark.parametrize("tau", TAUS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_eq_6_against_a_double_loop(shape, tau):
+def test_the_decoupled_loss_against_a_double_loop(shape, tau):
     q, k, queue = batch(*shape)
     values = mean_exp(q.numpy(), queue.numpy(), tau)
     by_hand = np.mean([math.log(v) - float(a @ b) / tau for v, a, b in zip(values, q.numpy(), k.numpy())])
-    assert losses.eq6(q, k, queue, tau).item() == pytest.approx(by_hand, rel=1e-12, abs=1e-12)
+    assert losses.decoupled(q, k, queue, tau).item() == pytest.approx(by_hand, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_eq_6_is_the_cross_entropy_among_the_newest_keys_minus_log_k(shape, tau):
+    """The current keys are among the K: torch's cross-entropy finds each positive in its place."""
+    q, k, queue = batch(*shape)
+    if len(k) > len(queue):
+        k, q = k[: len(queue)], q[: len(queue)]
+    newest = torch.cat([k, queue[: len(queue) - len(k)]])
+    entropy = torch.nn.functional.cross_entropy(q @ newest.T / tau, torch.arange(len(q)))
+    assert losses.eq6(q, k, newest, tau).item() == pytest.approx(entropy.item() - math.log(len(newest)), abs=1e-12)
 
 
 @pytest.mark.parametrize("tau", TAUS)
@@ -61,15 +73,15 @@ def test_algorithm_1_info_nce_against_cross_entropy_and_a_double_loop(shape, tau
 
 
 @pytest.mark.parametrize("tau", TAUS)
-def test_cross_entropy_is_softplus_of_eq_6_plus_log_k(tau):
+def test_cross_entropy_is_softplus_of_the_decoupled_loss_plus_log_k(tau):
     q, k, queue = batch(1, 50, 8)  # one sample: the identity holds for each, not for their means
     logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / tau
     entropy = torch.nn.functional.cross_entropy(logits, torch.zeros(1, dtype=torch.long)).item()
-    eq6 = math.log(mean_exp(q.numpy(), queue.numpy(), tau)[0]) - float(q[0] @ k[0]) / tau
-    assert entropy == pytest.approx(math.log1p(math.exp(eq6 + math.log(50))), rel=1e-10)
+    decoupled = math.log(mean_exp(q.numpy(), queue.numpy(), tau)[0]) - float(q[0] @ k[0]) / tau
+    assert entropy == pytest.approx(math.log1p(math.exp(decoupled + math.log(50))), rel=1e-10)
 
 
-@pytest.mark.parametrize("form", [losses.info_nce, losses.eq6])
+@pytest.mark.parametrize("form", [losses.info_nce, losses.eq6, losses.decoupled])
 def test_gradients_of_the_contrastive_forms_against_finite_differences(form):
     q, k, queue = batch(4, 20, 5)
     assert torch.autograd.gradcheck(lambda x: form(x, k, queue, 0.5), q.clone().requires_grad_())

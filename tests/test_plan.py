@@ -19,7 +19,7 @@ ONE = Compute(threads=1)
 
 def test_every_method_is_measured_and_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    for config in experiments.configs("rivals_cifar10", "smoke"):
+    for config in experiments.configs("baselines_cifar10", "smoke"):
         assert 0 < plan.measure(config, ONE).seconds < math.inf
     assert not list(tmp_path.iterdir())
 

@@ -26,7 +26,10 @@ def test_the_ring_equals_a_deque_and_no_slot_is_written_twice_in_a_push(monkeypa
     expected = deque(queue.keys.clone(), maxlen=size)
     for push in range(25):
         keys = torch.randn(batch, 2, generator=torch.Generator().manual_seed(push))
+        foreseen, before = queue.with_newest(keys), queue.keys.clone()
+        assert torch.equal(queue.keys, before)
         queue.push(keys)
+        assert torch.equal(queue.keys, foreseen)
         expected.extend(keys)
         assert torch.equal(torch.roll(queue.keys, -int(queue.head), dims=0), torch.stack(list(expected)))
     assert len(written) == 25

@@ -19,6 +19,15 @@ class Method:
         validate(self)
 
 
+FORMS = (
+    "info_nce",  # Algorithm 1: a cross-entropy; the current keys are pushed after the step
+    "eq6_literal",  # Eq. 6: the current keys are pushed first; the same cross-entropy, minus log K
+    "decoupled",  # without the positive in the denominator; not in the paper (Yeh et al., 2021)
+    "negative",  # Eq. 6 without its second term, on frozen keys; unlike Eq. 4, only one side is trained
+)
+WRITTEN = {"form": {"decoupled": "eq6"}}  # field -> value -> what names and files say: an older, wrong word
+
+
 @dataclass(frozen=True)
 class MoCA(Method):
     """Momentum contrastive autoencoder, Algorithm 1. Defaults: Table 1's for CIFAR-10 with A2 (Appendix A)."""
@@ -27,7 +36,7 @@ class MoCA(Method):
     momentum: float = option(0.99, low=0.0, high=1.0)  # m0, the start of the cosine schedule
     queue_size: int = option(30_000, low=1, high=10**8)  # K
     weight: float = option(100.0, low=0.0)  # lambda; 0: a plain autoencoder on the sphere
-    form: str = option("info_nce", choices=("info_nce", "eq6", "negative"))  # Algorithm 1 | Eq. 6 | Eq. 4 alone
+    form: str = option("info_nce", choices=FORMS)
 
     spherical: ClassVar[bool] = True
 

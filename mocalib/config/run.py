@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mocalib.config.checks import changed, check, nearest, option, validate
-from mocalib.config.methods import OBJECTIVES, Method, MoCA, objective_name
+from mocalib.config.methods import OBJECTIVES, WRITTEN, Method, MoCA, objective_name
 
 MODELS = ("a1", "a2", "hq")
 IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets of image files
@@ -96,14 +96,15 @@ class RunConfig:
         if "root" in differing:  # the last part only, so that the name is the same on every machine
             differing["root"] = PurePath(self.root).name
         if "objective" in differing:
-            differing["objective"] = {"name": objective_name(self.objective), **changed(self.objective)}
+            differing["objective"] = {"name": objective_name(self.objective), **_written(changed(self.objective))}
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.dataset}-{self.model}-{objective_name(self.objective)}-{digest}"
 
     def to_dict(self) -> dict:
         """The fields as plain JSON types. The objective's fields include its name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["objective"] = {"name": objective_name(self.objective), **dataclasses.asdict(self.objective)}
+        fields = _written(dataclasses.asdict(self.objective))
+        values["objective"] = {"name": objective_name(self.objective), **fields}
         return values | {"keep_epochs": list(self.keep_epochs)}
 
     @classmethod
@@ -119,7 +120,7 @@ class RunConfig:
 
     def differences(self, other: "RunConfig") -> list[str]:
         """One line per field in which two runs differ: name, this run's value, the other's."""
-        mine, theirs = flat(self.to_dict()), flat(other.to_dict())
+        mine, theirs = flat(self), flat(other)
         differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
         return [f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}" for name in differing]
 
@@ -142,15 +143,26 @@ def _objective(values: dict) -> Any:
     name = values.get("name")
     if not isinstance(name, str) or name not in OBJECTIVES:
         raise ValueError(f"objective name = {name!r} is not one of {', '.join(map(repr, OBJECTIVES))}")
-    fields = {key: value for key, value in values.items() if key != "name"}
+    fields = {key: _read(key, value) for key, value in values.items() if key != "name"}
     _known(fields, OBJECTIVES[name], f"objective {name!r}")
     return OBJECTIVES[name](**fields)
 
 
-def flat(values: dict) -> dict:
-    """A config's `to_dict` without nesting: the objective's fields become `objective.<field>`."""
-    inner = {f"objective.{key}": value for key, value in values["objective"].items()}
-    return {key: value for key, value in values.items() if key != "objective"} | inner
+def _written(fields: dict) -> dict:
+    """A method's fields as files have them."""
+    return {key: WRITTEN.get(key, {}).get(value, value) for key, value in fields.items()}
+
+
+def _read(key: str, value: Any) -> Any:
+    """A method's value from what a file has."""
+    return next((ours for ours, theirs in WRITTEN.get(key, {}).items() if theirs == value), value)
+
+
+def flat(config: RunConfig) -> dict:
+    """A run's fields without nesting: the objective's become `objective.<field>`, and `objective.name`."""
+    outer = {key: value for key, value in config.to_dict().items() if key != "objective"}
+    inner = {"name": objective_name(config.objective), **dataclasses.asdict(config.objective)}
+    return outer | {f"objective.{key}": value for key, value in inner.items()}
 
 
 def _known(values: dict, kind: type, what: str) -> None:

@@ -36,33 +36,46 @@ def contrast(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Contrast:
 def negative(q: Tensor, keys: Tensor, tau: float) -> Tensor:
     """Entropy estimate, Eq. 4: `1/B sum_i log 1/K sum_j exp(q_i . key_j / tau)`; q: B d, keys: K d.
 
+    It is Eq. 4 if `keys` are latents of the same encoder. With keys from a queue it is the first term of Eq. 6.
     Its value on the uniform sphere is `evaluation.metrics.uniform_negative(d, tau)`.
     """
     return contrast(q, q, keys, tau).negative.mean()
 
 
-def eq6(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
-    """Momentum contrast, Eq. 6: Eq. 4 minus `1/B sum_i q_i . k_i / tau`; q, k: B d, queue: K d."""
-    return eq6_of(contrast(q, k, queue, tau)).mean()
+def eq6(q: Tensor, k: Tensor, keys: Tensor, tau: float) -> Tensor:
+    """Eq. 6: `1/B sum_i [log 1/K sum_j exp(q_i . key_j / tau) - q_i . k_i / tau]`; q, k: B d, keys: K d.
+
+    `keys` are those of the K most recent images, so the current k are among them. This is a cross-entropy of the
+    positive among the K keys, minus log K.
+    """
+    return decoupled(q, k, keys, tau)
+
+
+def decoupled(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
+    """The same formula on a queue without the current keys, so the positive is in no denominator; shapes as above.
+
+    This is the decoupled contrastive loss (Yeh et al., arXiv 2110.06848). The paper does not have it.
+    """
+    return decoupled_of(contrast(q, k, queue, tau)).mean()
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
-    """Cross-entropy of Algorithm 1: the positive against itself and the K keys, in nats; shapes as for `eq6`."""
+    """Cross-entropy of Algorithm 1: the positive against itself and the K keys, in nats; shapes as above."""
     return info_nce_of(contrast(q, k, queue, tau)).mean()
 
 
-def eq6_of(parts: Contrast) -> Tensor:
-    """Eq. 6 of each sample, B."""
+def decoupled_of(parts: Contrast) -> Tensor:
+    """The decoupled loss of each sample, B."""
     return parts.negative - parts.positive
 
 
 def info_nce_of(parts: Contrast) -> Tensor:
     """The cross-entropy of each sample, B.
 
-    `-log e^p / (e^p + sum_j e^n_j) = log(1 + e^(lse - p)) = softplus(E + log K)`, where E is Eq. 6. This form needs no
-    B x (1 + K) copy of the logits.
+    `-log e^p / (e^p + sum_j e^n_j) = log(1 + e^(lse - p)) = softplus(E + log K)`, where E is the decoupled loss. This
+    form needs no B x (1 + K) copy of the logits.
     """
-    return F.softplus(eq6_of(parts) + parts.log_size)
+    return F.softplus(decoupled_of(parts) + parts.log_size)
 
 
 # ------------------------------------------------------------------------------------------- variational autoencoders

@@ -11,7 +11,7 @@ from mocalib.methods.queue import KeyQueue, ema_update_, momentum_schedule
 
 
 class MoCA(Objective):
-    """Eq. 5 with one of three contrastive losses; at lambda 0 it is only logged.
+    """Eq. 5 with one of four contrastive losses (`config.methods.FORMS`); at lambda 0 it is only logged.
 
     The key encoder starts as a copy of the encoder and averages its parameters. As in MoCo, it keeps its own BatchNorm
     statistics.
@@ -22,7 +22,7 @@ class MoCA(Objective):
         self.queue = KeyQueue(self.config.queue_size, self.latent_dim)
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
-        """Eq. 5 on images B C H W; all three contrastive losses are logged."""
+        """Eq. 5 on images B C H W. The parts of the loss against the queue are logged, whichever form is trained."""
         with self.nets():
             q = self.encoder(x)  # B d
             x_hat = self.decoder(q)  # B C H W
@@ -31,8 +31,10 @@ class MoCA(Objective):
         reconstruction = losses.reconstruction(x_hat, x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.weight > 0):
             parts = losses.contrast(q, k, self.queue.keys, self.config.temperature)
-            info_nce, eq6 = losses.info_nce_of(parts), losses.eq6_of(parts).mean()
-            forms = {"info_nce": info_nce.mean(), "eq6": eq6, "negative": parts.negative.mean()}
+            info_nce, decoupled = losses.info_nce_of(parts), losses.decoupled_of(parts).mean()
+            forms = {"info_nce": info_nce.mean(), "decoupled": decoupled, "negative": parts.negative.mean()}
+            if self.config.form == "eq6_literal":
+                forms["eq6_literal"] = losses.eq6(q, k, self.queue.with_newest(k), self.config.temperature)
         contrastive = forms[self.config.form]
         total = reconstruction + self.config.weight * contrastive
         terms = {
@@ -40,7 +42,7 @@ class MoCA(Objective):
             "reconstruction": reconstruction,
             "contrastive": contrastive,
             "negative": forms["negative"],
-            "eq6": eq6,
+            "eq6": decoupled,  # the name in committed records
             "positive_probability": torch.exp(-info_nce).mean(),  # softmax probability of the positive
             "alignment": (parts.positive * self.config.temperature).mean(),  # q . k
         }

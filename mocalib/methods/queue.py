@@ -22,11 +22,21 @@ class KeyQueue(nn.Module):
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
         """Write keys (B d) over the oldest; of more than K, only the last K stay. B need not divide K."""
+        slots, kept = self._places(keys)
+        self.keys.index_copy_(0, slots, kept)
+        self.head.add_(keys.shape[0]).remainder_(self.keys.shape[0])
+
+    @torch.no_grad()
+    def with_newest(self, keys: Tensor) -> Tensor:
+        """What `self.keys` (K d) will be after `push(keys)`."""
+        return self.keys.index_copy(0, *self._places(keys))
+
+    def _places(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The slots that are written next, and the keys that go there."""
         size, batch = self.keys.shape[0], keys.shape[0]
         skip = max(batch - size, 0)  # else two keys would be written to one slot
         slots = (self.head + skip + torch.arange(batch - skip, device=keys.device)) % size
-        self.keys.index_copy_(0, slots, keys[skip:].to(self.keys.dtype))
-        self.head.add_(batch).remainder_(size)
+        return slots, keys[skip:].to(self.keys.dtype)
 
 
 def momentum_schedule(m0: float, step: float | Tensor, total: float | Tensor) -> float | Tensor:

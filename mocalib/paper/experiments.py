@@ -9,7 +9,7 @@ from mocalib.config.run import RunConfig
 from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
 Name = TypeVar("Name")
-FORMS = ("info_nce", "eq6", "negative")  # Algorithm 1, Eq. 6, and Eq. 4 alone (no positive)
+FORMS = ("info_nce", "decoupled", "negative")  # with the positive in the denominator, beside it, and without it
 
 
 def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
@@ -19,7 +19,7 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
 
     - "baselines_cifar10", "baselines_celeba": the baselines of Table 1, re-run on what stands for these datasets;
     - "table1_wae": MoCA-A2 and WAE-MMD on the sphere;
-    - "table1_forms": Algorithm 1, Eq. 6 and the negative term alone, at temperature .05;
+    - "table1_forms": three forms of the contrastive loss, at temperature .05;
     - "convergence": MoCA and some baselines during training;
     - "appendix_a": A1 on CelebA with d 64 and 128;
     - "quickstart": Table 1's A2, and the same autoencoder with lambda 0; smoke and laptop only.

@@ -96,7 +96,7 @@ def common_features(runs: list[Run], epoch: int | None = None, along: bool = Fal
 
 
 def _row(run: Run, extractor: str, epoch: int | None) -> dict:
-    about = {"run": run.directory.name, "features": extractor} | flat(run.config.to_dict())
+    about = {"run": run.directory.name, "features": extractor} | flat(run.config)
     about["objective"] = about.pop("objective.name")
     about = {name.removeprefix("objective."): value for name, value in about.items()}
     about["epoch"] = run.manifest["epoch"] if epoch is None else epoch
@@ -127,7 +127,7 @@ def data_name(config: RunConfig) -> str:
 
 def values(configs: list[RunConfig]) -> dict[str, str]:
     """Each field's values among some runs. If lambda depends on another field, it has a row for each of its values."""
-    table = pd.DataFrame([flat(config.to_dict()) for config in configs]).drop(columns="seed").astype(object)
+    table = pd.DataFrame([flat(config) for config in configs]).drop(columns="seed").astype(object)
     table = table.rename(columns=lambda field: field.replace("objective.name", "method").removeprefix("objective."))
     rows = {field: _joined(table[field]) for field in table}
     axes = [field for field in table if field != "weight" and table[field].astype(str).nunique() > 1]
@@ -186,7 +186,7 @@ def compare(folder: Path) -> pd.DataFrame:
     """
     found = [open_run(path.parent) for path in sorted(Path(folder).glob("*/manifest.json"))]
     names = [run.directory.name for run in found]
-    configs = pd.DataFrame([flat(run.config.to_dict()) for run in found], index=names)
+    configs = pd.DataFrame([flat(run.config) for run in found], index=names)
     scores = pd.DataFrame([_headlines(run) for run in found], index=names)
     return configs.loc[:, configs.astype(str).nunique() > 1].join(scores.round(4))
 

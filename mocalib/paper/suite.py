@@ -57,7 +57,8 @@ class Suite:
         self.seeds = self.seeds or self.settings.seeds
         if self.root and not self.dataset:
             raise ValueError(f"root = {self.root!r} needs a dataset; pass dataset too, such as 'folder'")
-        check_device(self.device)
+        if self.engine == "local":  # a cluster has devices of its own
+            check_device(self.device)
         self._own = own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
         self.output = "custom" if own or self.seeds != self.settings.seeds else self.scale
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
@@ -238,17 +239,17 @@ class Suite:
 
         `here` and `paper` are the numbers behind it. Runs that were added to the grid must not be among the effects.
         """
-        found = judge(claim, effects, self.seeds, room) | {"here": _said(here), "paper": _said(paper)}
+        found = judge(claim, effects, self.seeds, room) | {"here": _said(here, 3), "paper": _said(paper, 4)}
         found |= {"scale": self.scale, "output": self.output}
         files.write_json(paths.FIGURES / self.output / "claims" / f"{claim.key}.json", found)
         return Markdown(told(found))
 
 
-def _said(numbers: pd.Series | str) -> str:
+def _said(numbers: pd.Series | str, digits: int) -> str:
     """Numbers as a sentence's part, each named by the index: "m0 0: 39.3, m0 0.9: 16.3"."""
     if isinstance(numbers, str):
         return numbers
     name = f"{numbers.index.name} " if numbers.index.name else ""
     places = [place if isinstance(place, str) else f"{name}{place:g}" for place in numbers.index]
-    values = [f"{value:.4g}" if value < 1_000 else f"{value:,.0f}" for value in numbers]
+    values = [f"{value:.{digits}g}" if value < 1_000 else f"{value:,.0f}" for value in numbers]
     return ", ".join(f"{place}: {value}" for place, value in zip(places, values) if value != "nan") or "no runs"

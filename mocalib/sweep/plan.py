@@ -89,7 +89,7 @@ def _printed(config: RunConfig, compute: Compute) -> Cost | None:
 
 def _kind(config: RunConfig) -> tuple:
     """All fields that a step's cost depends on."""
-    return tuple((name, str(value)) for name, value in flat(config.to_dict()).items() if name not in FREE)
+    return tuple((name, str(value)) for name, value in flat(config).items() if name not in FREE)
 
 
 def measure(config: RunConfig, compute: Compute) -> Cost:
