@@ -126,7 +126,7 @@ def test_what_the_library_readme_tells_to_find_is_found():
 
 def results_text() -> str:
     """What README says below the forest plot, up to its warning."""
-    return TEXTS["README.md"].split("interval and verdict\">")[1].split("Read these numbers")[0].strip()
+    return TEXTS["README.md"].split('interval and verdict">')[1].split("Read these numbers")[0].strip()
 
 
 def test_six_sentences_tell_the_results_and_the_first_counts_the_verdicts():

@@ -130,6 +130,7 @@ def test_the_literal_eq_6_sees_the_current_keys_and_trains_as_algorithm_1_does(t
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert open_run(tmp_path / config.name).config == config
 
+
 @pytest.mark.parametrize(("model", "size"), [("a1", 16), ("a2", 16), ("hq", 8), ("hq", 32)])
 def test_the_loss_falls_within_thirty_steps(tmp_path, model, size):
     net = {"model": model, "blocks": 1 if model == "a2" else 2, "size": size}
