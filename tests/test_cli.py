@@ -88,7 +88,6 @@ def test_mistakes_are_answered_in_one_line_and_nothing_is_made(arguments, messag
         (["swep", "table3"], "invalid choice: 'swep'"),
         (["sweep", "table33"], "invalid choice: 'table33'"),
         (["sweep", "table3", "--scale", "desktop"], "invalid choice: 'desktop'"),
-        (["benchmark", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["plan", "table3", "--n", "2"], "unrecognized arguments: --n 2"),  # no short form of --no-compile
         (["benchmark", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["run", "some/run", "--jobs", "2"], "unrecognized arguments: --jobs 2"),

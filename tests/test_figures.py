@@ -170,43 +170,6 @@ def test_what_running_leaves_in_a_notebook_is_removed():
     assert cleaned.cells[0].id == "injected-parameters"
 
 
-def test_runs_are_compared_by_what_differs_and_by_their_scores(quickstart, tmp_path):
-    for run in quickstart:
-        (tmp_path / run.directory.name).symlink_to(run.directory)
-    table = results.compare(tmp_path)
-    assert set(table.index) == {run.directory.name for run in quickstart}
-    assert list(table.columns) == [
-        "seed", "objective.weight", "reconstruction", "uniformity", "fd_classifier",
-        "precision_classifier", "recall_classifier", "effective_rank", "fd_classifier_gmm10",
-    ]  # fmt: skip
-    known = results.frame(quickstart).set_index("run")
-    assert table["fd_classifier"].to_dict() == known["fd"].round(4).to_dict()
-    assert table["effective_rank"].to_dict() == known["effective_rank"].round(4).to_dict()
-    for run in quickstart:
-        assert table.loc[run.directory.name, "seed"] == run.config.seed
-        [error] = [r["value"] for r in run.scores if (r["metric"], r["split"]) == ("reconstruction", "test")]
-        assert table.loc[run.directory.name, "reconstruction"] == round(error, 4)
-
-
-def test_a_comparison_mixes_neither_extractors_nor_epochs_and_leaves_gaps(tmp_path):
-    """Of a run that is not scored, and of one that is not finished."""
-    train(tiny(epochs=1), runs=tmp_path)
-    (tmp_path / "unfinished").mkdir()
-    table = results.compare(tmp_path)
-    assert list(table.index) == [tiny(epochs=1).name]
-    assert list(table.columns) == []
-    run = train(tiny(epochs=2, keep_epochs=(1,)), runs=tmp_path)
-    about = {"sampler": "prior", "split": "test", "n_generated": 9, "n_reference": 9, "digest": "", "seed": 0}
-    values = [
-        ("fd_classifier", "classifier", 2, 5.0), ("precision", "classifier", 2, 0.5), ("fid", "inception", 2, 7.0),
-        ("precision", "inception", 2, 0.7), ("fd_classifier", "classifier", 1, 99.0),
-    ]  # fmt: skip
-    rows = [about | dict(zip(("metric", "features", "epoch", "value"), value)) for value in values]
-    run.add_scores(rows, {})
-    found = results.compare(tmp_path).loc[run.config.name].drop(["epochs", "keep_epochs"]).to_dict()
-    assert found == {"fd_classifier": 5.0, "fid": 7.0, "precision_classifier": 0.5, "precision_inception": 0.7}
-
-
 def test_a_caption_says_what_a_run_is_and_the_epochs_that_were_trained(quickstart, tmp_path):
     assert figures.caption(quickstart[2]) == "digits 16x16, a2 of width 8, d 24, weight 1, 40 epochs, seed 2"
     run = train(tiny(objective=RAE(0.5, "spectral_norm"), epochs=9, stop_at=1e6), runs=tmp_path)

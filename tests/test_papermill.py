@@ -116,7 +116,7 @@ def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, 
     assert sorted(found) == sorted(map(float, values.split()))
     assert len(found) > 1
     shown = "".join(nbformat.read(last, as_version=4).cells[-1].outputs[0]["data"]["text/plain"])
-    assert "objective.weight" in shown
+    assert "weight" in shown
     for run in finished:
         run.verify()
         assert {row["metric"] for row in run.scores} >= {"fd_classifier", "reconstruction", "uniformity"}

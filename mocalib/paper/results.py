@@ -14,7 +14,7 @@ from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig, flat
 from mocalib.evaluation.metrics import distance_name, effective_rank
 from mocalib.paper import experiments
 from mocalib.storage import files
-from mocalib.storage.run import Run, open_run
+from mocalib.storage.run import Run
 
 SCORES = {  # column -> metric, what was scored, split
     "reconstruction": ("reconstruction", "reconstruction", "test"),
@@ -120,11 +120,6 @@ def _effective_rank(run: Run) -> float:
         return effective_rank(torch.from_numpy(found["singular_values"]))
 
 
-def data_name(config: RunConfig) -> str:
-    """The images of a run: "digits 16x16", or only the dataset if they have its own size."""
-    return f"{config.dataset} {config.size}x{config.size}" if config.size else config.dataset
-
-
 def values(configs: list[RunConfig]) -> dict[str, str]:
     """Each field's values among some runs. If lambda depends on another field, it has a row for each of its values."""
     table = pd.DataFrame([flat(config) for config in configs]).drop(columns="seed").astype(object)
@@ -154,49 +149,12 @@ def committed(scale: str) -> dict[str, list[str]]:
 
     Runs that were added to a grid later are not in it, so no claim counts them.
     """
-    path = _grid_file(scale)
+    path = paths.RECORDS / scale / "grid.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def commit(scale: str) -> Path:
     """Write the names of the scale's present grid to its grid.json, which `committed` reads."""
     names = {name: [config.name for config in experiments.configs(name, scale)] for name in experiments.NAMES}
-    files.write_json(_grid_file(scale), names)
-    return _grid_file(scale)
-
-
-def _grid_file(scale: str) -> Path:
-    return paths.RECORDS / scale / "grid.json"
-
-
-HEADLINES = {  # metric -> what was scored, split
-    "reconstruction": ("reconstruction", "test"),
-    "uniformity": ("train_codes", "train"),
-    **{distance_name("fd", extractor): ("prior", "test") for extractor in reversed(FEATURES)},
-    "precision": ("prior", "test"),
-    "recall": ("prior", "test"),
-}
-
-
-def compare(folder: Path) -> pd.DataFrame:
-    """One row for each finished run in a folder: the fields in which they differ, and scores at its last epoch.
-
-    Distances compare samples of the prior with the test split. Precision and recall carry the name of their features.
-    Of several evaluations (another n, another seed) the last one counts.
-    """
-    found = [open_run(path.parent) for path in sorted(Path(folder).glob("*/manifest.json"))]
-    names = [run.directory.name for run in found]
-    configs = pd.DataFrame([flat(run.config) for run in found], index=names)
-    scores = pd.DataFrame([_headlines(run) for run in found], index=names)
-    return configs.loc[:, configs.astype(str).nunique() > 1].join(scores.round(4))
-
-
-def _headlines(run: Run) -> dict[str, float]:
-    last = [row for row in run.scores if row["epoch"] == run.manifest["epoch"]]
-    rows = [row for row in last if HEADLINES.get(row["metric"]) == (row["sampler"], row["split"])]
-    rows.sort(key=lambda row: list(HEADLINES).index(row["metric"]))
-    bare = ("precision", "recall")
-    found = {f"{r['metric']}_{r['features']}" if r["metric"] in bare else r["metric"]: r["value"] for r in rows}
-    mixed = [row for row in last if row["sampler"] == MIXTURE and METRICS.get(row["metric"]) == "fd"]
-    rank = {"effective_rank": _effective_rank(run)} if "uniformity" in found else {}
-    return found | rank | {f"{row['metric']}_{MIXTURE}": row["value"] for row in mixed}
+    files.write_json(path := paths.RECORDS / scale / "grid.json", names)
+    return path

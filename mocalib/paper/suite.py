@@ -63,21 +63,16 @@ class Suite:
         self.output = "custom" if own or self.seeds != self.settings.seeds else self.scale
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
         self._configs, self._known, self._evidence = {}, {}, set()
-        n = len(datasets.load(replace(self._first(), limit=0, **own)).train.images) if own else 0
+        first = replace(self.settings.table1[CIFAR, A2], limit=0)
+        n = len(datasets.load(replace(first, **own)).train.images) if own else 0
         fixed = results.committed(self.scale)
         for name, configs in experiments.listed(self.scale, self.seeds).items():
-            mine = [self._fitted(replace(config, **own), n) for config in configs]
+            mine = [replace(config, **own) for config in configs]
+            mine = [replace(config, limit=0) if n and config.limit > n else config for config in mine]  # few images
             known = [name not in fixed or replace(config, seed=0).name in fixed[name] for config in configs]
             self._configs[name] = mine
             self._known[name] = {config for config, is_known in zip(mine, known) if is_known}
             self._evidence |= set() if own else {c for c in self._known[name] if c.seed < self.settings.seeds}
-
-    def _first(self) -> RunConfig:
-        return self.settings.table1[CIFAR, A2]
-
-    def _fitted(self, config: RunConfig, n: int) -> RunConfig:
-        """The run on all images if the user has fewer than its limit."""
-        return replace(config, limit=0) if n and config.limit > n else config
 
     def __repr__(self) -> str:
         seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
@@ -104,10 +99,8 @@ class Suite:
         table = pd.DataFrame({column: results.values(configs) for column, configs in columns.items() if configs})
         table = table.fillna("")[~table.isin(["", "0", "False", "[]"]).all(axis=1)]
         added = len(set(self._configs[name]) - self._known[name])
-        table.loc["runs"] = str(len(experiments.listed("paper", SCALES["paper"].seeds)[name]))
-        table.iloc[-1, 0] = f"{len(self._configs[name])}" + (
-            f", {added} of them added: they go to custom" if added else ""
-        )
+        runs = str(len(self._configs[name])) + (f", {added} of them added: they go to custom" if added else "")
+        table.loc["runs"] = [runs, str(len(experiments.listed("paper", SCALES["paper"].seeds)[name]))][: table.shape[1]]
         varied = [row for row in table.index if " at " in row or table.loc[row].str.contains(", ").any()]
         return table.loc[list(dict.fromkeys(["runs", *varied, *table.index]))]
 
@@ -123,15 +116,13 @@ class Suite:
             self.output = "custom"
         if not self.train:
             return self._finished(configs, names)
+        pool = Pool(self.engine, self.jobs or (self.settings.jobs if self.engine == "local" else None))
         for folder in dict.fromkeys(self._folder(config) for config in configs):
             here = [config for config in configs if self._folder(config) == folder]
             for sampler in (PRIOR, MIXTURE) if set(names) <= set(experiments.MIXED) else (PRIOR,):
                 scoring = Scoring(self.settings.features, self.settings.n_generated, sampler=sampler)
-                sweep(here, folder, Compute(device=self.device), scoring, self._pool())
+                sweep(here, folder, Compute(device=self.device), scoring, pool)
         return [self._run(config) for config in configs]
-
-    def _pool(self) -> Pool:
-        return Pool(self.engine, self.jobs or (self.settings.jobs if self.engine == "local" else None))
 
     def _folder(self, config: RunConfig) -> Path:
         """The scale's own runs stay with it; all others go to custom."""
@@ -182,7 +173,8 @@ class Suite:
     def images(self, of: str, config: RunConfig | None = None) -> str:
         """What tables call the images that stand for a dataset of the paper: "digits 16x16 (for CIFAR-10)"."""
         config = config or replace(self.settings.table1[of, A2], **self._own)
-        return of if self.scale == "paper" and not self._own else f"{results.data_name(config)} (for {of})"
+        side = f" {config.size}x{config.size}" if config.size else ""
+        return of if self.scale == "paper" and not self._own else f"{config.dataset}{side} (for {of})"
 
     def file_name(self, stem: str, of: str) -> str:
         """A file's name with the images in it that stand for a dataset of the paper: "baselines_digits16"."""
