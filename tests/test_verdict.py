@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mocalib.paper import verdict
-from mocalib.paper.verdict import Claim, decide, decide_flat, interval, judge, seeds_to_decide
+from mocalib.paper.verdict import Claim, decide, interval, judge, seeds_to_decide
 
 DECIDED = {"holds", "does not hold"}
 
@@ -144,7 +144,7 @@ def test_a_claim_on_several_comparisons_holds_only_if_each_does():
     assert decide(effects, threshold=1.5) == "does not hold"
 
 
-def test_what_refutes_alone_may_not_refute_among_several():
+def test_what_refutes_alone_may_not_refute_among_several_but_all_may_hold():
     """Of nine each has an interval of 1 - 0.1 / 9, which is a quantile of 4.47 for five seeds instead of 2.13."""
     alone = pd.DataFrame({"a": exactly(-3.0, math.sqrt(5), 5)})
     others = {f"other {i}": exactly(9.0, 0.1, 5) for i in range(8)}
@@ -153,6 +153,7 @@ def test_what_refutes_alone_may_not_refute_among_several():
     strict = quantile(1 - 0.1 / 9, 4)
     for mean, expected in ((-strict * 0.999, "undecided"), (-strict * 1.001, "does not hold")):
         assert decide(pd.DataFrame({"a": exactly(mean, math.sqrt(5), 5), **others})) == expected
+    assert decide(pd.DataFrame({i: exactly(3.0, math.sqrt(5), 5) for i in range(9)})) == "holds"
 
 
 @pytest.mark.parametrize("side", [1, -1])
@@ -168,12 +169,17 @@ def test_what_refutes_alone_may_not_refute_among_several():
 )
 def test_a_flat_claim_needs_every_interval_within_both_sides(side, means, deviation, expected):
     effects = pd.DataFrame({str(mean): exactly(side * mean, deviation, 5) for mean in means})
-    assert decide_flat(effects, 0.2) == expected
+    assert decide(effects, 0.2, flat=True) == expected
+
+
+def test_more_comparisons_do_not_refute_a_flat_claim_more_often():
+    found = verdicts(0.2 + 0.05 * samples(1000, 5, 6), threshold=0.2, flat=True)
+    assert share(found, "does not hold") < 0.07
 
 
 @pytest.mark.parametrize("side", [1, -1])
 def test_an_effect_at_the_edge_of_flat_is_decided_in_a_tenth_of_cases_half_each_way(side):
-    found = verdicts(side * (0.2 + 0.01 * samples(3000, 5)), decide_flat, width=0.2)
+    found = verdicts(side * (0.2 + 0.01 * samples(3000, 5)), threshold=0.2, flat=True)
     assert [share(found, word) for word in ("holds", "does not hold")] == pytest.approx([0.05, 0.05], abs=0.01)
 
 
@@ -183,19 +189,35 @@ def test_an_effect_at_the_edge_of_flat_is_decided_in_a_tenth_of_cases_half_each_
 @pytest.mark.parametrize("level", [0.90, 0.94])
 @pytest.mark.parametrize("mean", [0.25, 0.4, 0.7, 1.3, 2.2, -0.5, -7.0])
 def test_as_many_seeds_as_are_said_to_decide_do_and_one_fewer_do_not(mean, level):
-    needed = seeds_to_decide(exactly(0.3 + mean, 1.0, 3), 0.3, level)
-    brute = [n for n in range(2, 51) if quantile(level, n - 1) / math.sqrt(n) < abs(mean)]
+    def sample(n):
+        return exactly(0.3 + mean, 1.0, n).to_frame()
+
+    needed = seeds_to_decide(sample(3), 0.3, level)
+    brute = [n for n in range(4, 51) if quantile(level, n - 1) / math.sqrt(n) < abs(mean)]
     assert needed == (brute[0] if brute else None)
     if needed:
-        assert decide(exactly(0.3 + mean, 1.0, needed).to_frame(), 0.3, level) in DECIDED
-        assert needed == 2 or decide(exactly(0.3 + mean, 1.0, needed - 1).to_frame(), 0.3, level) == "undecided"
+        assert decide(sample(needed), 0.3, level) in DECIDED
+        assert needed == 4 or decide(sample(needed - 1), 0.3, level) == "undecided"
 
 
 def test_an_effect_that_fifty_seeds_would_not_decide_has_no_number_of_seeds():
     """The quantile of 49 degrees is 1.677, over the root of 50: 0.237."""
-    assert seeds_to_decide(exactly(0.238, 1.0, 3)) == 50
-    assert seeds_to_decide(exactly(0.236, 1.0, 3)) is None
-    assert seeds_to_decide(pd.Series([0.0, 0.0, 0.0])) is None
+    assert seeds_to_decide(exactly(0.238, 1.0, 3).to_frame()) == 50
+    assert seeds_to_decide(exactly(0.236, 1.0, 3).to_frame()) is None
+    assert seeds_to_decide(pd.DataFrame([0.0, 0.0, 0.0])) is None
+
+
+def test_the_number_of_seeds_is_that_of_the_rule_with_all_its_comparisons():
+    """More than there are, alike on both sides of a flat claim, and at the strict level below the threshold."""
+    both = pd.DataFrame({"A": exactly(0.1, 0.001, 3), "B": exactly(0.5, 2.0, 3)})
+    needed = seeds_to_decide(both)
+    assert needed == min(n for n in range(4, 51) if quantile(0.9, n - 1) * 2 / math.sqrt(n) < 0.5)
+    inside = exactly(0.15, 0.1, 3).to_frame()
+    assert seeds_to_decide(inside, 0.2, flat=True) == seeds_to_decide(-inside, 0.2, flat=True) > 3
+    one = pd.DataFrame({"a": exactly(-3.0, math.sqrt(5), 5)} | {f"o{i}": exactly(9.0, 0.1, 5) for i in range(8)})
+    assert decide(one) == "undecided"
+    strict = [n for n in range(6, 51) if quantile(1 - 0.1 / 9, n - 1) * math.sqrt(5 / n) < 3]
+    assert seeds_to_decide(one) == strict[0] > 5
 
 
 # ---------------------------------------------------------------------------------------------------------- effects
@@ -253,9 +275,26 @@ def test_a_rank_correlation_is_spearmans():
 
 def test_ends_are_compared_at_the_lambdas_that_both_have():
     rows = [(8, 1.0), (8, 10.0), (16, 1.0), (16, 99.0), (32, 10.0), (32, 99.0), (32, 1.0)]
-    low, high = verdict.ends(runs("size weight", *rows), "size")
+    low, high = verdict.ends(runs("seed size weight", *((0, *row) for row in rows)), "size")
     assert [*zip(low["size"], low["weight"])] == [(8, 1.0), (8, 10.0)]
     assert [*zip(high["size"], high["weight"])] == [(32, 10.0), (32, 1.0)]
+
+
+def test_an_axis_with_one_value_has_no_two_ends():
+    low, high = verdict.ends(runs("seed size weight fd", *((seed, 8, 1.0, 5.0) for seed in range(3))), "size")
+    assert (len(low), len(high)) == (0, 0)
+
+
+def test_a_seed_that_lacks_a_lambda_at_one_end_is_compared_without_it():
+    cells = ((8, 1.0, 2.0), (8, 9.0, 4.0), (32, 1.0, 2.0), (32, 9.0, 8.0))
+    rows = [(seed, *cell) for seed in (0, 1) for cell in cells]
+    low, high = verdict.ends(runs("seed size weight fd", *rows[:-1]), "size")
+    assert (verdict.spread(high) - verdict.spread(low)).to_dict() == pytest.approx({0: math.log(2), 1: 0.0})
+
+
+def test_a_constant_score_has_no_rank_correlation():
+    rows = [(0, 1, 5.0), (0, 2, 5.0), (0, 3, 5.0)]
+    assert verdict.rank_correlation(runs("seed a fd", *rows), "a", "fd").empty
 
 
 def test_data_without_labels_have_no_effects():
@@ -312,7 +351,16 @@ def test_scores_without_room_decide_nothing(effects):
     assert judged(effects, WORSE, room=little)["verdict"] == "not decidable here"
     assert judged(effects, WORSE, room=enough)["verdict"] in DECIDED
     assert judged(effects, WORSE, room=pd.Series(dtype=float))["verdict"] == "not run"
+    assert judged(effects, WORSE, room=pd.Series([math.nan] * 3))["verdict"] == "not run"
     assert judged(effects[:2], WORSE, room=little)["verdict"] == "not run"
+
+
+def test_what_is_no_number_is_no_seed():
+    """Neither a missing effect nor an infinite one; names of comparisons may be numbers."""
+    assert interval(pd.Series([1.0, math.nan, 2.0])) == interval(pd.Series([1.0, 2.0]))
+    assert judged(pd.Series([-math.inf, 0.2, 0.3]))["seeds"] == [1, 2]
+    assert judged(pd.DataFrame(index=[0, 1, 2]))["verdict"] == "not run"
+    assert judged(pd.DataFrame({0.1: exactly(0.1, 1.0, 3), 1.0: exactly(0.2, 1.0, 3)}))["against"] == "0.1"
 
 
 def test_a_seed_that_lacks_a_comparison_is_left_out():
@@ -331,6 +379,11 @@ def test_a_finding_is_against_the_least_favourable_comparison():
     assert judged(-effects, FLAT)["against"] == "WAE"
 
 
+def test_a_flat_claim_is_judged_on_both_sides():
+    assert judged(exactly(-0.1, 0.01, 3), FLAT)["verdict"] == "holds"
+    assert judged(exactly(0.5, 0.01, 3), FLAT)["verdict"] == "does not hold"
+
+
 def test_only_an_undecided_finding_says_how_many_seeds_would_decide():
     found = judged(exactly(0.5, 1.0, 3))
     assert found["verdict"] == "undecided"
@@ -344,6 +397,7 @@ def test_the_level_is_the_claims():
     effects = exactly(2.3, math.sqrt(5), 5)
     second = Claim("k", "It is.", "Table 1", "log ratio", level=0.94)
     assert (judged(effects)["verdict"], judged(effects, second)["verdict"]) == ("holds", "undecided")
+    assert judged(effects, second)["seeds_to_decide"] == seeds_to_decide(effects.to_frame(), level=0.94) == 6
     assert judged(effects, second)["comparisons"][""]["low"] == pytest.approx(2.3 - quantile(0.94, 4), abs=1e-5)
 
 

@@ -23,7 +23,6 @@ from mocalib.storage import files
 
 REPORT = "11_report"  # reads what the others decided
 TRAINING = ("01_quickstart", "train")  # these train
-AT_A_TIME = 2
 
 
 def execute(name: str, scale: str) -> Path:
@@ -57,7 +56,7 @@ def all_notebooks(scale: str) -> list[Path]:
     shutil.rmtree(paths.FIGURES / scale / "claims", ignore_errors=True)
     names = sorted(path.stem for path in (paths.ROOT / "notebooks").glob("*.ipynb"))
     others = [name for name in names if name not in (*TRAINING, REPORT)]
-    with ProcessPoolExecutor(AT_A_TIME, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         return [*pool.map(partial(execute, scale=scale), others), execute(REPORT, scale)]
 
 

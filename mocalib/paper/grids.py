@@ -44,11 +44,6 @@ class Scale:
     one_step: RunConfig | None = None  # trained for a single step: what bad samples look like
     partial: bool = False  # whether Table 1 is shown before all its rows are finished
 
-    @property
-    def pair(self) -> dict[str, RunConfig]:
-        """MoCA-A2 and the baseline that differs only in its regulariser, on the data that stands for CIFAR-10."""
-        return {baselines.MOCA: self.table1[CIFAR, A2], baselines.SPHERE: self.baselines[CIFAR][baselines.SPHERE]}
-
 
 def vary(config: RunConfig, **objective: float | str) -> RunConfig:
     """The same run with other settings of its method."""

@@ -58,9 +58,8 @@ def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = Non
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS).astype(NUMBERS)
     for dataset, digests in table.groupby("dataset")["digest"].unique().items():
         if len(digests) > 1:
-            raise ValueError(
-                f"runs on {dataset} were scored with different weights: {', '.join(digests)}; score them again"
-            )
+            listed = ", ".join(digests)
+            raise ValueError(f"runs on {dataset} were scored with different weights: {listed}; score them again")
     return table
 
 

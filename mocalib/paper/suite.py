@@ -27,6 +27,7 @@ from mocalib.storage.run import Run
 from mocalib.sweep.run import sweep
 from mocalib.training.device import check_device
 
+Effects, Numbers = pd.Series | pd.DataFrame, pd.Series | str
 BAD = "bad"  # what bad looks like: the scale's one-step run
 BAD_EPOCHS = {0: "untrained net", 1: "one training step"}
 
@@ -176,11 +177,6 @@ class Suite:
         side = f" {config.size}x{config.size}" if config.size else ""
         return of if self.scale == "paper" and not self._own else f"{config.dataset}{side} (for {of})"
 
-    def file_name(self, stem: str, of: str) -> str:
-        """A file's name with the images in it that stand for a dataset of the paper: "baselines_digits16"."""
-        config = replace(self.settings.table1[of, A2], **self._own)
-        return f"{stem}_{config.dataset}{config.size or ''}"
-
     def ratios(self, name: str, runs: list[Run], of: Callable[[RunConfig], bool] = lambda config: True) -> pd.DataFrame:
         """The paper's dimensionless ratios and ours, for an experiment's last run of seed 0 that `of` accepts."""
         paper = [config for config in experiments.configs(name, "paper") if of(config)][-1]
@@ -207,8 +203,8 @@ class Suite:
     def save_table(self, name: str, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
         """Write a table to figures/<output> as csv and Markdown; return it rounded for reading."""
         figures.save_csv(table, name, self.output)
-        below = f"\n{note} [{self.output} scale]\n"
-        files.write(paths.FIGURES / self.output / f"{name}.md", f"{figures.markdown(table)}{below}".encode())
+        text = f"{figures.markdown(table)}\n{note} [{self.output} scale]\n"
+        files.write(paths.FIGURES / self.output / f"{name}.md", text.encode())
         return figures.text(table)
 
     def about(self, runs: list[Run]) -> str:
@@ -220,12 +216,7 @@ class Suite:
         return f"{images}; {of[results.common_features(runs)]}; {seeds} seed{'' if seeds == 1 else 's'}"
 
     def verdict(
-        self,
-        claim: Claim,
-        effects: pd.Series | pd.DataFrame,
-        here: pd.Series | str,
-        paper: pd.Series | str,
-        room: pd.Series | None = None,
+        self, claim: Claim, effects: Effects, here: Numbers, paper: Numbers, room: pd.Series | None = None
     ) -> Markdown:
         """Decide a claim, write figures/<output>/claims/<key>.json, and show it. See `verdict.judge` for the arguments.
 
@@ -237,7 +228,7 @@ class Suite:
         return Markdown(told(found))
 
 
-def _said(numbers: pd.Series | str, digits: int) -> str:
+def _said(numbers: Numbers, digits: int) -> str:
     """Numbers as a sentence's part, each named by the index: "m0 0: 39.3, m0 0.9: 16.3"."""
     if isinstance(numbers, str):
         return numbers
