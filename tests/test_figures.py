@@ -230,9 +230,7 @@ def test_points_are_means_over_seeds_and_an_open_mark_had_not_come_down():
 
 def test_more_lines_than_markers_are_all_drawn_and_without_labels_or_runs_axes_say_so():
     frame = grid({(size, 1.0): size for size in range(1, 11)})
-    ax = drawn(frame, by="size", symbol="s")
-    ax.legend()
-    assert len(ax.get_legend().get_texts()) == 10
+    assert len(drawn(frame, by="size", symbol="s").get_legend().get_texts()) == 10
     for nothing in (frame.assign(fd=np.nan, features=""), results.frame([])):
         ax = drawn(nothing, by="size", symbol="s")
         assert "no distances: no labels, or no runs" in [text.get_text() for text in ax.texts]

@@ -220,8 +220,15 @@ def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
     """Give a run other scores, with checksums as if it had ended with them."""
     files.write_json(run.directory / "scores.json", rows)
     files.write(run.directory / "metrics.jsonl", json.dumps({"step": step, "epoch": epoch}).encode())
+    files.write_json(run.directory / "manifest.json", {"step": step, "epoch": epoch})
+    seal(run)
+
+
+def seal(run: Run) -> None:
+    """Take the checksums of a run's files as they are."""
+    about = json.loads((run.directory / "manifest.json").read_text())
     digests = {name: files.sha256(run.directory / name) for name in (*manifest.RECORDED, "scores.json")}
-    files.write_json(run.directory / "manifest.json", {"step": step, "epoch": epoch, "files": digests})
+    files.write_json(run.directory / "manifest.json", about | {"files": digests})
 
 
 def test_every_column_of_scores_is_what_it_is_called(tmp_path):

@@ -129,6 +129,8 @@ def scores_along(ax: Axes, frame: pd.DataFrame, axis: str = "weight", by: str = 
         if axis == "weight" and found["fd"].notna().any():
             best = found["fd"].idxmin()
             ax.plot(x[best], found["fd"][best], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
+    if by and len(frame):
+        ax.legend()
     ax.set_xticks([*place.values()], [f"{value / 1000:g}k" if value >= 5_000 else f"{value:g}" for value in tried])
     ax.set_ylabel(DISTANCE[frame["features"].iloc[0]] if len(frame) else DISTANCE[""])
     if frame["fd"].max() > 5 * frame["fd"].min():

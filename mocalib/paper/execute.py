@@ -26,7 +26,7 @@ TRAINING = ("01_quickstart", "train")  # these train
 
 
 def execute(name: str, scale: str) -> Path:
-    """Run one notebook without training; write and return its executed copy."""
+    """Run one notebook without training; write and return its executed copy. RuntimeError names a cell that fails."""
     source = paths.ROOT / "notebooks" / f"{name}.ipynb"
     known = papermill.inspect_notebook(str(source))
     parameters = {key: value for key, value in {"scale": scale, "train": False}.items() if key in known}
@@ -34,7 +34,10 @@ def execute(name: str, scale: str) -> Path:
         # Sockets in a folder: of two kernels that start at once, one may take the other's port.
         config = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         settings = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "config": config}
-        notebook = papermill.execute_notebook(str(source), f"{folder}/out.ipynb", parameters, **settings)
+        try:
+            notebook = papermill.execute_notebook(str(source), f"{folder}/out.ipynb", parameters, **settings)
+        except papermill.PapermillExecutionError as error:
+            raise RuntimeError(f"{name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
     target = paths.FIGURES / scale / "notebooks" / f"{name}.ipynb"
     files.write(target, nbformat.writes(without_traces(notebook)).encode())
     return target
@@ -66,8 +69,8 @@ def main() -> int:
     parser.add_argument("scale", choices=SCALES)
     try:
         print(*all_notebooks(parser.parse_args().scale), sep="\n")
-    except papermill.PapermillExecutionError as error:
-        print(f"cell {error.cell_index}: {error.ename}: {error.evalue}", file=sys.stderr)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
         return 1
     return 0
 

@@ -40,7 +40,9 @@ METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are
 }
 NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", *SCORES, *DISTANCES), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
-COLUMNS = ["run", "features", *SETTINGS, "digest", *NUMBERS]
+COLUMNS = [
+    *dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS])
+]  # the score named precision hides the setting
 
 
 def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = None) -> pd.DataFrame:

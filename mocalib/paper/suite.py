@@ -159,7 +159,8 @@ class Suite:
         labels = [self._label(configs[row.run], row.epoch) for row in table.itertuples()]
         table["of"], table["method"] = [of for of, _ in labels], [method for _, method in labels]
         table["data"] = [self.images(of, configs[run]) for of, run in zip(table["of"], table["run"])]
-        return table.assign(added=[configs[name] not in self._judged for name in table["run"]])
+        table["added"] = pd.Series([configs[run] not in self._judged for run in table["run"]], dtype=bool)
+        return table
 
     def _label(self, config: RunConfig, epoch: int) -> tuple[str, str]:
         """The paper's dataset that a run's images stand for, and the run's name in Table 1."""
