@@ -33,6 +33,7 @@ def execute(name: str, scale: str) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         # Sockets in a folder: of two kernels that start at once, one may take the other's port.
         config = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        config.NotebookClient.extra_arguments = ["--IPKernelApp.log_level=50"]  # a kernel logs its own end as an error
         settings = {"kernel_name": "python3", "progress_bar": False, "coalesce_streams": True, "config": config}
         try:
             notebook = papermill.execute_notebook(str(source), f"{folder}/out.ipynb", parameters, **settings)
