@@ -22,7 +22,7 @@ OWN_SIZES = {  # default sizes, for `size` = 0
     "photos": 64,
     "cifar10": 32,
     "cifar10-jpeg": 32,
-    "celeba": 64,  # section 5
+    "celeba": 64,  # Appendix A
     "faces10k": 64,
     "celebahq": 256,  # Appendix A
 }
@@ -48,7 +48,7 @@ class RunConfig:
     latent_dim: int = option(128, low=2, high=2**16)  # d
     objective: Method = field(default_factory=MoCA)
     batch_size: int = option(64, low=2, high=2**20)  # B; section 5
-    epochs: int = option(100, low=1, high=10**6)  # section 5: 100 on CIFAR-10
+    epochs: int = option(100, low=1, high=10**6)  # Appendix A: 100 on CIFAR-10
     stop_at: float = option(0.0, low=0.0)  # stop once an epoch's mean reconstruction loss is this low; 0: never
     learning_rate: float = option(1.0e-3, above=0.0)  # Adam; section 5
     decay_every: int = option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5

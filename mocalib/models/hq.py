@@ -3,7 +3,7 @@
 The encoder has "6 residual blocks", each of "2 conv layers + an additional conv layer that downsamples" by two. They
 take 256 pixels to 4x4, which is flattened and projected. The decoder mirrors this with deconvolutions. Appendix C drops
 a block for every halving of the side, so every size ends at 4x4. The paper gives no widths and no stem. Ours is a 3x3
-stem of `width` channels, and blocks that double them, up to 8 * width.
+stem of `width` channels. The first block keeps them, and the next ones double them, up to 8 * width.
 """
 
 from functools import partial

@@ -79,7 +79,7 @@ _FIGURE_4 = (100.0, 500.0, 1_000.0, 3_000.0, 6_000.0, 10_000.0)  # its axis goes
 
 PAPER = Scale(
     seeds=3,  # ours: the paper reports single numbers
-    n_generated=10_000,  # section 4
+    n_generated=10_000,  # Appendix A
     features="inception",
     jobs=1,
     table1={(CIFAR, A1): _CIFAR_A1, (CIFAR, A2): _CIFAR_A2, (CELEBA, A1): _CELEBA_A1, (CELEBA, A2): _CELEBA_A2},
