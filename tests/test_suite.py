@@ -289,6 +289,9 @@ def test_every_run_has_its_name_in_table_1_and_says_what_its_images_stand_for(tm
     assert list(suite.results(runs["baselines_cifar10"])["method"]) == list(LAPTOP.baselines[CIFAR])
     assert set(suite.results(runs["table3"])["data"]) == {"digits 16x16 (for CelebA)"}
     assert set(suite.results(runs["table2"])["of"]) == {"CelebA-HQ"}
+    for name in ("quickstart", "table1_forms", "convergence"):
+        runs[name] = [fake_run(tmp_path, config, 5.0) for config in suite.configs(name)[::3]]
+        assert set(suite.results(runs[name])["of"]) == {CIFAR}
     assert Suite("paper").images(CIFAR) == CIFAR
 
 

@@ -119,4 +119,5 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
+OF_CIFAR = ("quickstart", "baselines_cifar10", "convergence", "table1_wae", "table1_forms")  # all on what stands for it
 MIXED = ("table1", "baselines_cifar10", "baselines_celeba", "table1_wae")  # also sampled from ten Gaussians

@@ -142,8 +142,8 @@ class Suite:
             listed = ", ".join(directory.name for directory in missing)
             count = f"{len(missing)} of {len(runs)} runs are missing in {missing[0].parent}"
             if not self.settings.partial:
-                command = f"python -m mocalib sweep {names[0]} --scale {self.scale}"
-                message = f"{', '.join(names)}: {count}: {listed}; restore them with git, or train them: {command}"
+                remedy = f"train = True, or python -m mocalib sweep {names[0]} --scale {self.scale}"
+                message = f"{', '.join(names)}: {count}: {listed}; restore them with git, or train them: {remedy}"
                 raise FileNotFoundError(message)
             print(f"{', '.join(names)}: {count}: {listed}")
         return [run for run in runs if run.directory not in missing]
@@ -168,7 +168,8 @@ class Suite:
         known = {(of, name): run for of, found in scale.baselines.items() for name, run in found.items()}
         known |= scale.table1 | {(CIFAR, name): run for name, run in scale.convergence.items()}
         known |= {(CIFAR, BAD): scale.one_step} if scale.one_step else {}
-        role = "CelebA-HQ" if config.model == "hq" else CELEBA  # of section 5 and Appendix C
+        role = "CelebA-HQ" if config.model == "hq" else CELEBA  # of Appendix C and section 5
+        role = CIFAR if any(config in self._configs[name] for name in experiments.OF_CIFAR) else role
         of, method = experiments.named(config, known) or (role, baselines.MOCA)
         return of, BAD_EPOCHS[epoch] if method == BAD else method
 
