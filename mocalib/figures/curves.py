@@ -123,9 +123,8 @@ def scores_along(ax: Axes, frame: pd.DataFrame, axis: str = "weight", by: str = 
         x = found[axis].map(place) + (i - (len(lines) - 1) / 2) * step
         style = {"color": color, "marker": marker, "markersize": 5}
         ax.errorbar(x, found["fd"], found["sd"].fillna(0), capsize=2, linewidth=1.4, label=label, **style)
-        ax.plot(
-            x[found["short"]], found["fd"][found["short"]], linestyle="", markerfacecolor="white", zorder=3, **style
-        )
+        short = found["short"]
+        ax.plot(x[short], found["fd"][short], linestyle="", markerfacecolor="white", zorder=3, **style)
         if axis == "weight" and found["fd"].notna().any():
             best = found["fd"].idxmin()
             ax.plot(x[best], found["fd"][best], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
