@@ -8,6 +8,7 @@ has a process of its own, as an allocator depends on what ran before.
 import os
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mocalib.benchmark.steps import ALGORITHM_1, OURS, OURS_FLOAT32, OurStep, PrintedStep, contender
-from mocalib.benchmark.timer import WARM_UP, Watch, apart, ratio, rounds
+from mocalib.benchmark.timer import WARM_UP, apart, ratio, rounds, timed
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.run import RunConfig
@@ -158,8 +160,8 @@ def parts(work: OurStep, device: torch.device) -> dict[str, float]:
     Each part waits for the GPU, so the time of launches counts, unlike in a replayed graph.
     """
     [step] = work.trainer.turns.values()
-    objective, watch = work.objective, Watch(device)
-    timed = (
+    objective, spent, steps = work.objective, Counter(), []
+    named = (
         (objective.encoder, "forward", "encoder"),
         (objective.key_encoder, "forward", "key encoder"),
         (objective.decoder, "forward", "decoder"),
@@ -172,16 +174,17 @@ def parts(work: OurStep, device: torch.device) -> dict[str, float]:
         (work.meter, "add", "log"),
     )
     with ExitStack() as stack:
-        for owner, name, label in timed:
-            stack.enter_context(patch.object(owner, name, watch.around(label, getattr(owner, name))))
-        whole = watch.around("step", work)
+        for owner, name, label in named:
+            stack.enter_context(patch.object(owner, name, timed(getattr(owner, name), label, spent, device)))
+        whole = timed(work, "step", spent, device)
         for _ in range(WARM_UP + REPEATS):
-            watch.next_step()
+            spent.clear()
             whole()
-    for found in watch.steps:  # these two include others
-        found["losses"] -= found["encoder"] + found["key encoder"] + found["decoder"]
-        found["EMA"] -= found["queue"]
-    return watch.medians(WARM_UP)
+            steps.append(dict(spent))
+    found = pd.DataFrame(steps[WARM_UP:])
+    found["losses"] -= found["encoder"] + found["key encoder"] + found["decoder"]  # these two include others
+    found["EMA"] -= found["queue"]
+    return found.median().to_dict()
 
 
 def peak_memory(name: str, config: RunConfig, device: torch.device) -> int:
