@@ -8,8 +8,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import mmap
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -159,16 +157,7 @@ def fingerprint(folder: Path) -> str:
 
 def _open(path: Path) -> Tensor:
     """Memory-map an array as a tensor, copy-on-write since torch has no read-only tensors."""
-    array = np.load(path, mmap_mode="c")
-    # Every epoch reads a large array from the disk in random order, so reading ahead is useless.
-    if hasattr(mmap, "MADV_RANDOM") and array.nbytes > _memory() / 2:
-        array.base.madvise(mmap.MADV_RANDOM)
-    return torch.from_numpy(array)
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
 def _labels(path: Path) -> Tensor | None:
