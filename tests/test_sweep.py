@@ -234,8 +234,8 @@ def test_a_script_that_its_workers_cannot_import_is_told_so(tmp_path):
 
 
 def test_a_sweep_shows_itself_before_the_first_run_has_ended_and_while_nothing_happens(capsys, monkeypatch):
-    now = iter(range(0, 1000, 40))
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    now = iter(range(0, 1000, 15))
+    monkeypatch.setattr("tqdm.std.time", lambda: next(now))
     config = tiny()
     events = [Event(config), *[Event()] * 4, Event(config, True, None, 1.0)]
     _followed(iter(events), [config])

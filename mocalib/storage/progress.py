@@ -24,6 +24,6 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqd
         mininterval=0.2 if terminal else 30.0,
         ascii=not terminal,
         dynamic_ncols=terminal,
-        miniters=1,
+        miniters=0,  # update(0) also shows the time
         position=None if terminal else 0,  # a nested bar moves the cursor; files and notebooks store these characters
     )

@@ -1,10 +1,7 @@
 """Train and score many runs: in this process, in several processes, or on a Ray cluster."""
 
 import contextlib
-import math
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -127,7 +124,6 @@ def _todo(configs: list[RunConfig], runs: Path, scoring: Scoring) -> tuple[list[
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
     """Show a progress bar with running and failed runs and device-hours. Returns the failed runs and their errors."""
     failed, running, seconds = {}, set(), 0.0
-    every, last = (1.0 if sys.stdout.isatty() else 60.0), -math.inf  # seconds between refreshes
     with bar("runs", len(todo), unit="run") as shown:
         for config, ended, error, taken in events:
             if ended:
@@ -137,12 +133,9 @@ def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig,
                     failed[config] = error
             elif config is not None:
                 running.add(config)
-            cost = f", {seconds / 3600:.2g} device-hours"
-            shown.set_postfix_str(f"{len(running)} running, {len(failed)} failed{cost}", refresh=False)
+            now = f"{len(running)} running, {len(failed)} failed, {seconds / 3600:.2g} device-hours"
+            shown.set_postfix_str(now, refresh=False)
             shown.update(int(ended))
-            if time.monotonic() - last >= every:
-                shown.refresh()
-                last = time.monotonic()
     return failed
 
 
