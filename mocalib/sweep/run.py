@@ -47,10 +47,9 @@ def sweep(
     runs, on_cuda = Path(runs).resolve(), check(configs, compute, pool)
     if scoring.weights:
         scoring = replace(scoring, weights=Path(scoring.weights).resolve())
-    todo, refused = _todo(configs, runs, scoring)
+    todo = [config for config in dict.fromkeys(configs) if not _done(config, runs, scoring)]
     here = pool.engine == "local" and pool.jobs in (None, 1) and not on_cuda
     work = partial(run_one, runs=runs, compute=compute, scoring=scoring)
-    failed = {}
 
     def log(config: RunConfig) -> Path:
         return runs / config.name / LOG
@@ -59,9 +58,9 @@ def sweep(
         events = in_this_process(work, todo) if here else _apart(work, todo, log, compute, pool)
         with contextlib.closing(events):  # ends its processes, also after an error here
             failed = _followed(events, todo)
-    if refused or failed:
-        logs = {} if here else {config: log(config) for config in failed}
-        raise SweepError(_report(refused | failed, len(dict.fromkeys(configs)), logs))
+        if failed:
+            logs = {} if here else {config: log(config) for config in failed}
+            raise SweepError(_report(failed, len(dict.fromkeys(configs)), logs))
     return [Run(runs / config.name, config) for config in configs]
 
 
@@ -108,17 +107,12 @@ def _shared(jobs: int, gpus: float) -> list[str]:
     return [names[place // int(1 / gpus) % count] for place in range(jobs)]
 
 
-def _todo(configs: list[RunConfig], runs: Path, scoring: Scoring) -> tuple[list[RunConfig], dict[RunConfig, str]]:
-    """Configs to train or score, each once; and refused configs with the reason, such as a damaged directory."""
-    todo, refused = [], {}
-    for config in dict.fromkeys(configs):
-        try:
-            run = Run(runs / config.name, config)
-            if not run.finished or not all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring)):
-                todo.append(config)
-        except Exception as error:  # the other runs continue
-            refused[config] = f"{type(error).__name__}: {error}"
-    return todo, refused
+def _done(config: RunConfig, runs: Path, scoring: Scoring) -> bool:
+    """Whether a run is trained and scored. What is wrong with a damaged directory is raised again when it is run."""
+    with contextlib.suppress(Exception):
+        run = Run(runs / config.name, config)
+        return run.finished and all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
+    return False
 
 
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
