@@ -162,9 +162,7 @@ def _parallel(description: str, work: Callable, items: Iterable) -> list[Any]:
 
 
 def _common_size(headers: dict[str, Header]) -> int:
-    sizes = {}
-    for name, header in headers.items():
-        sizes.setdefault(header.size, name)
+    sizes = {header.size: name for name, header in headers.items()}
     if len(sizes) > 1:
         (a, first), (b, second) = list(sizes.items())[:2]
         raise ValueError(

@@ -95,7 +95,8 @@ class Run:
                 print(f"another process uses {self.directory}; waiting for it to end", flush=True)
                 lock.acquire()
         try:
-            files.remove_partial(self.directory)
+            for partial in self.directory.glob("*.tmp"):  # of killed processes
+                partial.unlink(missing_ok=True)
             yield
         finally:
             lock.release()

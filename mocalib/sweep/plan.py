@@ -61,8 +61,15 @@ def measured(todo: list[RunConfig], compute: Compute) -> int:
     check_device(compute.device)
     kinds, costs = {config: _kind(config) for config in todo}, {}
     for config, kind in kinds.items():
-        if kind not in costs:
-            costs[kind] = _printed(config, compute)
+        if kind in costs:
+            continue
+        try:
+            cost = costs[kind] = measure(config, compute)
+            random = " (random pixels: its images are missing)" if cost.random else ""
+            print(f"{config.name}: {cost.seconds:.3g} s a step{random}", flush=True)
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+            costs[kind] = None
+            print(f"{config.name}: {error}", flush=True)
     found = [(config, cost) for config, kind in kinds.items() if (cost := costs[kind])]
     hours, kept = sum(cost.hours(config) for config, cost in found), sum(cost.kept(config) for config, cost in found)
     working = max((3 * cost.checkpoint for _, cost in found), default=0)  # two on the disk and one being written
@@ -71,18 +78,6 @@ def measured(todo: list[RunConfig], compute: Compute) -> int:
     if failed := [config.name for config, kind in kinds.items() if not costs[kind]]:
         print(f"{len(failed)} runs would fail: {', '.join(failed)}")
     return 1 if failed else 0
-
-
-def _printed(config: RunConfig, compute: Compute) -> Cost | None:
-    """Measure a run and print its cost. If it fails, print the reason and return None."""
-    try:
-        cost = measure(config, compute)
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
-        print(f"{config.name}: {error}", flush=True)
-        return None
-    random = " (random pixels: its images are missing)" if cost.random else ""
-    print(f"{config.name}: {cost.seconds:.3g} s a step{random}", flush=True)
-    return cost
 
 
 def _kind(config: RunConfig) -> tuple:
