@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -117,16 +118,15 @@ def _done(config: RunConfig, runs: Path, scoring: Scoring) -> bool:
 
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
     """Show a progress bar with running and failed runs and device-hours. Returns the failed runs and their errors."""
-    failed, running, seconds = {}, set(), 0.0
+    failed, running, seconds = {}, {}, 0.0  # running: when each run began
     with bar("runs", len(todo), unit="run") as shown:
-        for config, ended, error, taken in events:
+        for config, ended, error in events:
             if ended:
-                running.discard(config)
-                seconds += taken
+                seconds += time.monotonic() - running.pop(config)
                 if error is not None:
                     failed[config] = error
             elif config is not None:
-                running.add(config)
+                running.setdefault(config, time.monotonic())  # a run that is tried again began before
             now = f"{len(running)} running, {len(failed)} failed, {seconds / 3600:.2g} device-hours"
             shown.set_postfix_str(now, refresh=False)
             shown.update(int(ended))
