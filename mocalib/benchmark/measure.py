@@ -9,12 +9,10 @@ import os
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
@@ -75,18 +73,11 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
     device, settings = check_device(device), SCALES[scale]
     asked = f" --threads {threads}" if threads else ""
     threads = threads or torch.get_num_threads()
-    grows = scale != "smoke"
-    with bar("throughput", len(settings.throughput) + grows + 2, unit="part") as shown:
-
-        def measured(function: Callable, *arguments: Any) -> Any:
-            found = apart(function, *arguments, device=device, threads=threads)
-            shown.update()
-            return found
-
-        before = measured(ceilings)
-        cases = [measured(case, config) for config in settings.throughput]
-        grown = measured(growth, settings.throughput[0]) if grows else []
-        after = measured(ceilings)
+    cases = [partial(case, config) for config in settings.throughput]
+    growths = [partial(growth, settings.throughput[0])] if scale != "smoke" else []
+    works = [ceilings, *cases, *growths, ceilings]
+    shown = bar("throughput", len(works), unit="part", items=works)
+    before, *found, after = (apart(work, device=device, threads=threads) for work in shown)
     return {
         "scale": scale,
         "command": f"python -m mocalib benchmark --scale {scale} --device {device}{asked}",
@@ -94,8 +85,8 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
         "repeats": REPEATS,
         "cudnn": {"float32_convolutions_in": torch.backends.cudnn.conv.fp32_precision, "benchmark": True},
         "ceiling": {name: max(before[name], after[name]) for name in before},
-        "cases": cases,
-        "growth": grown,
+        "cases": found[: len(cases)],
+        "growth": [row for rows in found[len(cases) :] for row in rows],
     }
 
 

@@ -4,6 +4,7 @@ N images, B batch, C H W image, D features.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -87,13 +88,12 @@ def _fit(net: Classifier, train: Split) -> None:
     rate, steps = TRAINING["learning_rate"], TRAINING["steps"]
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    with bar("training the classifier for features", steps, unit="step") as shown:
-        for _, (x, labels) in zip(range(steps), _shifted(net, train)):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), labels).backward()
-            optimizer.step()
-            schedule.step()
-            shown.update()
+    batches = islice(_shifted(net, train), steps)
+    for x, labels in bar("training the classifier for features", steps, unit="step", items=batches):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), labels).backward()
+        optimizer.step()
+        schedule.step()
     net.eval()
 
 
