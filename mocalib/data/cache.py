@@ -68,7 +68,7 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
     about = _about(folder)
     if sum(expected["bytes"] for expected in about["arrays"].values()) <= READ_WHOLE:
         _verify_once(folder, tuple((folder / name).stat().st_mtime_ns for name in about["arrays"]))
-    splits = [Split(_open(folder / f"{s}.npy"), _labels(folder / f"{s}-labels.npy")) for s in ("train", "test")]
+    splits = [Split(_open(folder / f"{s}.npy"), _open(folder / f"{s}-labels.npy")) for s in ("train", "test")]
     return Dataset(*splits, about["fingerprint"], about["left_out"])
 
 
@@ -155,10 +155,6 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> Tensor:
-    """Memory-map an array as a tensor, copy-on-write since torch has no read-only tensors."""
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
-
-
-def _labels(path: Path) -> Tensor | None:
-    return torch.from_numpy(np.load(path)) if path.exists() else None
+def _open(path: Path) -> Tensor | None:
+    """Memory-map an array as a tensor, copy-on-write since torch has no read-only tensors; None without a file."""
+    return torch.from_numpy(np.load(path, mmap_mode="c")) if path.exists() else None

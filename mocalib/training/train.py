@@ -64,22 +64,19 @@ def train(
 
 def _how(run: Run, device: torch.device, compute: Compute) -> dict:
     """How to compute: as asked, or as the run's checkpoint was computed, since results depend on it."""
-    asked = compute.compile
+    recorded = run.environment if run.begun else {}
     how = {
         "threads": threads(run.config, compute.threads),
         "nets": environment.net_precision(run.config.precision, device),
-        "compiled": compiled(asked, device),
+        "compiled": compiled(compute.compile, device),
     }
-    if not run.begun:
-        return how
-    recorded = run.environment
     how |= {name: recorded[name] for name in ("threads", "nets") if name in recorded}
     on_gpu = device.type == "cuda"
     if "compiled" in recorded and (recorded["device"] != "cpu") == on_gpu:  # another kind of device may not support it
-        if asked not in (None, recorded["compiled"]):
+        if compute.compile not in (None, recorded["compiled"]):
             raise RunMismatch(
-                f"{run.directory} was begun with compile={recorded['compiled']}, and {asked} is asked; leave compile "
-                "out to resume it, or train in another directory"
+                f"{run.directory} was begun with compile={recorded['compiled']}, and {compute.compile} is asked; "
+                "leave compile out to resume it, or train in another directory"
             )
         how["compiled"] = recorded["compiled"]
     return how
