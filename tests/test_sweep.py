@@ -156,12 +156,12 @@ def test_on_a_gpu_every_run_has_a_process_of_its_own(tmp_path, monkeypatch):
     )
     sweep([tiny(seed=seed) for seed in range(2)], tmp_path, Compute("cuda"), pool=Pool(jobs=0, gpus=0.5))
     sweep([tiny()], tmp_path, Compute("cuda"))
-    assert given == [(4, 2, ["0", "0", "1", "1"]), (1, 2, ["0"])]
+    assert given == [(2, ["0", "0", "1", "1"]), (2, ["0"])]
 
 
 def test_each_worker_sees_its_own_gpu(tmp_path):
     configs = [tiny(seed=seed) for seed in range(2)]
-    events = in_processes(victims.say_gpu, configs, lambda config: tmp_path / f"{config.seed}.txt", 2, 0, ["3", "5"])
+    events = in_processes(victims.say_gpu, configs, lambda config: tmp_path / f"{config.seed}.txt", 0, ["3", "5"])
     assert [event.error for event in events if event.ended] == [None] * 2
     assert [path.read_text().splitlines()[-1] for path in sorted(tmp_path.iterdir())] == ["GPU 3", "GPU 5"]
 

@@ -46,21 +46,16 @@ def in_this_process(work: Work, configs: list[RunConfig]) -> Iterator[Event]:
 
 
 def in_processes(
-    work: Work,
-    configs: list[RunConfig],
-    log: Callable[[RunConfig], Path],
-    jobs: int,
-    retries: int,
-    gpus: list[str] | None = None,
+    work: Work, configs: list[RunConfig], log: Callable[[RunConfig], Path], retries: int, gpus: list[str | None]
 ) -> Iterator[Event]:
-    """Do `jobs` runs at a time, each in a worker that prints to the run's log.
+    """Do a run at a time in each of some workers, which print to the run's log.
 
     A run is retried up to `retries` times if its worker dies. `gpus`: the GPU that each worker sees; None: all. Raises
     RuntimeError if workers die before they can take a run.
     """
     waiting, tries, unborn = deque(configs), Counter(), 0
     theirs, leash = SPAWN.Pipe(duplex=False)
-    workers = [_Worker(gpu, theirs) for gpu in gpus or [None] * jobs]
+    workers = [_Worker(gpu, theirs) for gpu in gpus]
     free, busy = deque(workers), {}
     try:
         while waiting or busy:
@@ -78,7 +73,11 @@ def in_processes(
                 error = "its process died" if died else answer.result()
                 tries[config] += 1
                 unborn = unborn + 1 if worker.born.exception() else 0
-                _check_born(unborn, retries)
+                if unborn > retries:
+                    raise RuntimeError(
+                        f"a worker died before it could take a run, {unborn} times in a row; its output says why. A "
+                        'script must call sweep below `if __name__ == "__main__":`, since its workers import the script'
+                    )
                 if error is not None or not waiting:  # after an error on a GPU the next run may fail too
                     worker.end()
                 if died and tries[config] <= retries:
@@ -89,14 +88,6 @@ def in_processes(
         leash.close()
         for worker in workers:
             worker.end(wait=True)
-
-
-def _check_born(unborn: int, retries: int) -> None:
-    if unborn > retries:
-        raise RuntimeError(
-            f"a worker died before it could take a run, {unborn} times in a row; its output says why. A script must "
-            'call sweep below `if __name__ == "__main__":`, since its workers import the script'
-        )
 
 
 class _Worker:

@@ -75,7 +75,7 @@ def _apart(
         return ray_pool.in_cluster(partial(work, share=cpus), todo, log, pool, cpus, gpus)
     jobs = _places(pool.jobs, gpus)
     work = partial(work, share=max(1, environment.cores() // jobs))
-    return in_processes(work, todo, log, jobs, pool.retries, _shared(jobs, gpus) if gpus else None)
+    return in_processes(work, todo, log, pool.retries, _shared(jobs, gpus) if gpus else [None] * jobs)
 
 
 def check(configs: list[RunConfig], compute: Compute, pool: Pool) -> bool:
