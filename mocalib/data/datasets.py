@@ -38,9 +38,8 @@ def load(config: RunConfig) -> Dataset:
         return dataset
     if config.limit > len(dataset.train.images):
         raise ValueError(f"limit = {config.limit} is larger than the dataset, {len(dataset.train.images)} images")
-    images, labels = dataset.train
-    labels = None if labels is None else labels[: config.limit]
-    return dataset._replace(train=Split(images[: config.limit], labels))
+    images, labels = (part if part is None else part[: config.limit] for part in dataset.train)
+    return dataset._replace(train=Split(images, labels))
 
 
 def source(config: RunConfig) -> Source:
@@ -217,9 +216,7 @@ def _photos(config: RunConfig) -> Source:
 SOURCES = {
     "digits": _digits,
     "photos": _photos,
-    "folder": _folder,
-    "cifar10-jpeg": _folder,
-    "faces10k": _folder,
+    **dict.fromkeys(("folder", "cifar10-jpeg", "faces10k"), _folder),
     "cifar10": _cifar10,
     "celeba": _celeba,
     "celebahq": _celebahq,

@@ -179,7 +179,5 @@ def shuffled(names: Sequence) -> list:
 def _classes(names: list[str], depth: int) -> list[str] | None:
     """The class folders, if every file is in one and there are at least two; else None."""
     parts = [name.split("/")[depth:] for name in names]
-    if any(len(part) != 2 for part in parts):
-        return None
     classes = sorted({part[0] for part in parts})
-    return classes if len(classes) > 1 else None
+    return classes if len(classes) > 1 and all(len(part) == 2 for part in parts) else None

@@ -115,10 +115,10 @@ def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.devi
         z = mixture_latents(autoencoder, dataset.train.images, scoring.n, seed)
         rows, records = score_images(extractor, {scoring.sampler: generate.decode_uint8(autoencoder, z)}, dataset), {}
     rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
-    known = [_identity(row) for row in run.scores]
+    known = [row | {"value": None} for row in run.scores]
     if records and not final:  # of a kept epoch only samples are kept, as in Figure 6
         records = {samples_file(epoch): records["samples.png"]}
-    run.add_scores([row for row in rows if _identity(row) not in known], records)
+    run.add_scores([row for row in rows if row | {"value": None} not in known], records)
 
 
 def score(
@@ -163,10 +163,6 @@ def mixture_latents(autoencoder: Autoencoder, images: Tensor, n: int, seed: int)
     """n latents, n d, of a mixture fitted to those of images (uint8 m C H W); on the sphere if those are."""
     z = generate.mixture(autoencoder.encode(images), n, seed)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
-
-
-def _identity(row: dict) -> dict:
-    return {key: value for key, value in row.items() if key != "value"}
 
 
 def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, n_reference: int = 0) -> dict:
