@@ -61,9 +61,8 @@ def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threa
     if folder.resolve() == paths.THROUGHPUT.resolve() and path.exists():
         raise FileExistsError(f"{path} is a committed record; write elsewhere with --runs FOLDER, or remove it first")
     check_threads(threads)
-    with files.writing(probe := path.with_suffix(".tmp")):  # fail now if the record cannot be written
-        probe.touch()
-        probe.unlink()
+    files.write(probe := path.with_suffix(".tmp"), b"")  # fail now if the record cannot be written
+    probe.unlink()
     files.write_json(path, measure(scale, device, threads))
     return path
 

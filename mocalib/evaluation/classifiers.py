@@ -74,8 +74,10 @@ def train(dataset: Dataset, path: Path) -> None:
         torch.manual_seed(TRAINING["seed"])
         net = Classifier(**settings)
         _fit(net, dataset.train)
+    with torch.no_grad():
+        guesses = torch.cat([net(images.float() / 255).argmax(1) for images in dataset.test.images.split(BATCH)])
     record = {
-        "test_accuracy": accuracy(net, dataset.test),
+        "test_accuracy": (guesses == dataset.test.labels).double().mean().item(),
         "n_train": len(dataset.train.images),
         "n_test": len(dataset.test.images),
         "fingerprint": dataset.fingerprint,
@@ -105,10 +107,3 @@ def _shifted(net: Classifier, train: Split) -> Iterator[tuple[Tensor, Tensor]]:
         x = net.resized(train.images[index].float() / 255)
         top, left = torch.randint(2 * shift + 1, (2,)).tolist()
         yield F.pad(x, [shift] * 4)[..., top : top + net.size, left : left + net.size], train.labels[index]
-
-
-@torch.no_grad()
-def accuracy(net: Classifier, split: Split) -> float:
-    """The part of a split's images that a net in evaluation mode classifies correctly, in float32."""
-    guesses = torch.cat([net(images.float() / 255).argmax(1) for images in split.images.split(BATCH)])
-    return (guesses == split.labels).double().mean().item()

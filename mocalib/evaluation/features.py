@@ -48,8 +48,7 @@ def build(
     """Return an extractor on a device: "inception", or the dataset's own "classifier".
 
     `weights` is a file of Inception's weights; by default the one in torch's hub folder, else torch-fidelity's
-    download. The classifier of digits is committed; others are trained once on the training labels. Raises what `check`
-    raises.
+    download. The classifier of digits is committed; others are trained once on the training labels. Raises as `check`.
     """
     check(name, dataset, weights)
     if name == "inception":
