@@ -45,7 +45,7 @@ def _sweep(options: argparse.Namespace) -> int:
     scale = SCALES[options.scale]
     pool = Pool(options.engine, options.jobs, options.gpus, options.retries, options.address)
     scoring = _scoring(options, scale.features, scale.n_generated)
-    for run in sweep(configs, _folder(options), _compute(options), scoring, pool):
+    for run in sweep(configs, options.runs or paths.RUNS / options.scale, _compute(options), scoring, pool):
         _print(run.directory, run.scores)
     return 0
 
@@ -54,7 +54,7 @@ def _plan(options: argparse.Namespace) -> int:
     from mocalib.paper import results
     from mocalib.sweep import plan
 
-    configs, folder, compute = _configs(options), _folder(options), _compute(options)
+    configs, folder, compute = _configs(options), options.runs or paths.RUNS / options.scale, _compute(options)
     if options.commit:
         print(results.commit(options.scale))
         return 0
@@ -103,10 +103,6 @@ def _configs(options: argparse.Namespace) -> list[RunConfig]:
     return list(dict.fromkeys(found))[i - 1 :: n]  # every n-th run: neighbours in the list cost about the same
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    return options.runs or paths.RUNS / options.scale
-
-
 def _compute(options: argparse.Namespace) -> Compute:
     return Compute(options.device, options.threads, options.compile, options.checkpoint_seconds)
 
@@ -137,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=function)
         return added
 
-    grid, compute, scoring = _grid(), _compute_options(), _scoring_options()
+    grid, compute, scoring = _shared_options()
     one = command("run", _run, "train and score the run in each directory; finished ones are skipped", compute, scoring)
     one.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="run directories")
     about = "train and score every run of the named experiments; interrupted runs resume"
@@ -163,37 +159,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _grid() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
+def _shared_options() -> tuple[argparse.ArgumentParser, ...]:
+    """Options that several commands take: which runs, how to compute them, and how to score them."""
+    grid, compute, scoring = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     names = (*experiments.NAMES, "all")
-    parser.add_argument("names", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
-    parser.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the grid (laptop)")
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the scale's own)")
-    parser.add_argument("--part", type=_part, default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
-    return parser
-
-
-def _compute_options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="folder that holds the run directories")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    grid.add_argument("names", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
+    grid.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the grid (laptop)")
+    grid.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the scale's own)")
+    grid.add_argument("--part", type=_part, default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
+    compute.add_argument("--runs", type=Path, metavar="FOLDER", help="folder that holds the run directories")
+    compute.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     threads = "CPU threads; fixed at a run's first start (default: 1 up to net width 16, else torch's number)"
-    parser.add_argument("--threads", type=int, default=0, help=threads)
+    compute.add_argument("--threads", type=int, default=0, help=threads)
     compiled = "compile the step, on a GPU into a CUDA graph; fixed at a run's first start (default: on a GPU)"
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compiled)
-    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
-    return parser
-
-
-def _scoring_options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
+    compute.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compiled)
+    compute.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
     features = "features for the distances (default: classifier if the dataset has labels)"
-    parser.add_argument("--features", choices=(*FEATURES, "none"), help=features)
-    parser.add_argument("--weights", type=Path, help="file of Inception's weights")
+    scoring.add_argument("--features", choices=(*FEATURES, "none"), help=features)
+    scoring.add_argument("--weights", type=Path, help="file of Inception's weights")
     sampler = "gmm10: also score samples from ten Gaussians fitted to the training latents (needs features)"
-    parser.add_argument("--sampler", default=PRIOR, choices=SAMPLERS, help=sampler)
-    parser.add_argument("--n", type=int, help="samples to score (default: 10000, or the scale's number)")
-    return parser
+    scoring.add_argument("--sampler", default=PRIOR, choices=SAMPLERS, help=sampler)
+    scoring.add_argument("--n", type=int, help="samples to score (default: 10000, or the scale's number)")
+    return grid, compute, scoring
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -1,10 +1,10 @@
 """The benchmark: what it counts is counted right, its clock is fair, and evidence is not overwritten."""
 
 import contextlib
-import copy
 import functools
 import itertools
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mocalib import __main__, models
-from mocalib.benchmark import draw, measure, steps, timer
+from mocalib.benchmark import measure, steps, timer
 from mocalib.benchmark.steps import ALGORITHM_1, OURS
 from mocalib.config import paths
 from mocalib.data.builtin import image_shape
@@ -80,7 +80,7 @@ def test_the_parts_of_a_step_hold_nearly_all_of_its_operations():
     with counted_operations():
         parts = measure.parts(steps.OurStep(SMALL, CPU, compile=False), CPU)
     whole = parts.pop("step")
-    assert set(parts) == set(draw.PARTS)  # so that all are drawn
+    assert set(parts) == set(measure.PARTS)  # so that all are drawn
     assert min(parts.values()) > 0
     assert 0.9 < sum(parts.values()) / whole < 1
 
@@ -112,8 +112,8 @@ def test_the_engine_does_fewer_operations_where_it_folds_upsampling(monkeypatch)
 
 def test_contenders_take_turns_each_first_in_its_own_and_the_first_rounds_do_not_count(monkeypatch):
     """What is timed takes as long as its turn, counted from 0."""
-    turns, order = itertools.count(), []
-    monkeypatch.setattr(timer, "seconds", lambda work, device, steps: work() or next(turns))
+    ticks, order = (tick for turn in itertools.count() for tick in (0, turn)), []
+    monkeypatch.setattr(timer, "clock", lambda device: next(ticks))
     found = timer.rounds({name: functools.partial(order.append, name) for name in "ab"}, CPU, repeats=3)
     assert found == {"a": [3, 4, 7], "b": [2, 5, 6]}
     assert "".join(order) == "ab" + "ba" + "ab" + "ba"
@@ -135,16 +135,12 @@ def test_a_held_feed_costs_no_loading():
     assert next(feed) == 1
 
 
-def test_a_watch_adds_up_calls_within_a_step(monkeypatch):
-    ticks = itertools.count()
+def test_calls_of_a_part_add_up(monkeypatch):
+    ticks, spent = itertools.count(), Counter()
     monkeypatch.setattr(timer, "clock", lambda device: float(next(ticks)))
-    watch = timer.Watch(CPU)
-    inner = watch.around("inner", lambda: None)
-    outer = watch.around("outer", lambda: (inner(), inner()))
-    for _ in range(3):
-        watch.next_step()
-        outer()
-    assert watch.medians(skip=1) == {"inner": 2.0, "outer": 5.0}
+    inner = timer.timed(lambda: None, "inner", spent, CPU)
+    timer.timed(lambda: (inner(), inner()), "outer", spent, CPU)()
+    assert spent == {"inner": 2.0, "outer": 5.0}
 
 
 def peaks(configs, device):
@@ -162,8 +158,6 @@ def test_float32_on_a_cpu_has_no_reference_beside_it(monkeypatch):
     monkeypatch.setattr(measure, "apart", lambda function, *asked, device, threads: 1)
     found = measure.case(replace(SMALL, precision="float32"), CPU)
     assert list(found["contenders"]) == [ALGORITHM_1, OURS]
-    drawn = draw.figure({"cases": [found], "growth": []})
-    assert [text.get_text() for text in drawn.axes[0].get_legend().get_texts()] == [ALGORITHM_1, OURS]
 
 
 def test_growth_changes_only_the_queue(monkeypatch):
@@ -209,23 +203,10 @@ def test_every_scale_times_nets_of_the_size_of_its_images(scale):
             models.build(config.model, shape, config.latent_dim, config.width, config.blocks)
 
 
-def test_tables_of_a_record_by_hand(record):
-    """A measured one, in which round numbers are put."""
-    record = copy.deepcopy(record)
-    [case] = record["cases"]
-    plain, ours = case["contenders"][ALGORITHM_1], case["contenders"][OURS]
-    plain["peak_memory"], ours["peak_memory"], ours["seconds"], case["operations"][OURS] = 100, 50, 0.5, 100
-    case["ratio"], record["ceiling"][case["nets"]] = {"median": 2.0, "low": 1.9, "high": 2.15}, 400
-    [row] = draw.table(record).to_dict("records")
-    assert (row["ratio"], row["engine, images/s"], row["nets in"]) == (2.0, ours["images_per_second"], case["nets"])
-    assert (row["quartiles"], row["memory, of Algorithm 1's"], row["of ceiling"]) == ("1.90 to 2.15", 0.5, 0.5)
-    record["environment"] = {"device": "cpu", "processor": "a CPU", "threads": 2, "versions": {"torch": "2.14.1"}}
-    assert draw.machine(record) == "a CPU, 2 threads, torch 2.14.1"
-
-
 def test_the_committed_record_keeps_what_the_project_promises():
     """On a processor with bfloat16 instructions: twice Algorithm 1 and more, and what should be free is."""
-    [record] = [r for r in draw.committed() if r["scale"] == "laptop" and r["environment"]["device"] == "cpu"]
+    records = [json.loads(path.read_text()) for path in paths.THROUGHPUT.glob("*.json")]
+    [record] = [r for r in records if r["scale"] == "laptop" and r["environment"]["device"] == "cpu"]
     assert record["environment"]["dirty"] is False
     cases = {(case["config"]["width"], case["image_shape"][1]): case for case in record["cases"]}
     for net, least in {(64, 32): 2.0, (32, 32): 1.7, (64, 64): 2.5}.items():

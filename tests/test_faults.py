@@ -153,7 +153,7 @@ def log_in(folder: Path):
 def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp_path):
     """One worker takes run after run; after a death or an error the next run has a new one."""
     configs, log = [tiny(seed=seed) for seed in range(5)], log_in(tmp_path)
-    found = list(in_processes(partial(victims.die_on, 1), configs, log, jobs=1, retries=1))
+    found = list(in_processes(partial(victims.die_on, 1), configs, log, retries=1, gpus=[None]))
     ended = [(event.config.seed, event.error) for event in found if event.ended]
     assert ended == [
         (0, None),
@@ -173,7 +173,7 @@ def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp
 def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path):
     configs, log = [tiny(seed=seed) for seed in range(2)], log_in(tmp_path)
     errors = []
-    for event in in_processes(partial(victims.die_on, -2), configs, log, jobs=1, retries=1):
+    for event in in_processes(partial(victims.die_on, -2), configs, log, retries=1, gpus=[None]):
         if event.ended:
             errors.append(event.error)
             victim = psutil.Process(int(victims.processes(log(event.config))[-1]))

@@ -14,7 +14,6 @@ from mocalib.data import batches, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.evaluation.metrics import pca_variances
 from mocalib.methods.algorithm1 import Settings, algorithm1
-from mocalib.sweep import plan
 from mocalib.sweep.run import sweep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -41,10 +40,6 @@ def test_float64_steps_of_a_gpu_equal_algorithm_1(tmp_path):
     for i, line in enumerate(run.metrics):
         part = steps[i * per_line : (i + 1) * per_line]
         assert line["loss"] == pytest.approx(sum(step["L"] for step in part) / len(part), rel=1e-9)
-
-
-def test_a_plan_counts_memory_on_the_gpu():
-    assert plan.measure(tiny(precision="bfloat16"), Compute("cuda")).memory > 0
 
 
 def test_principal_components_of_the_gpu_are_the_cpus(digits):

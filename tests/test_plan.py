@@ -26,7 +26,7 @@ def test_every_method_is_measured_and_nothing_is_kept(tmp_path, monkeypatch):
 
 def test_hours_are_those_of_all_steps():
     """CIFAR-10 of the paper: 100 epochs of 781 steps."""
-    cost = plan.Cost(50_000, 0.5, 0, 0, None, False)
+    cost = plan.Cost(50_000, 0.5, 0, 0, False)
     assert cost.hours(RunConfig(dataset="cifar10")) == pytest.approx(78_100 / 7_200)
     assert cost.hours(RunConfig(dataset="cifar10", limit=640, epochs=1)) == pytest.approx(10 / 7_200)
 
@@ -73,7 +73,7 @@ def test_bytes_are_those_of_the_files(tmp_path, keep, monkeypatch):
 
 
 def test_each_distinct_net_and_method_is_measured_once(monkeypatch, capsys):
-    cost = plan.Cost(256, 0.9, 10**9, 2 * 10**9, None, False)
+    cost = plan.Cost(256, 0.9, 10**9, 2 * 10**9, False)
     asked = []
     monkeypatch.setattr(plan, "measure", lambda config, compute: asked.append(config) or cost)
     configs = [tiny(seed=seed, objective=MoCA(0.1, 0.9, 100, weight)) for seed in (0, 1) for weight in (1.0, 9.0)]

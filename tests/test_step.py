@@ -287,18 +287,6 @@ def test_images_of_a_gpu_are_dealt_there_in_the_order_of_the_cpu(monkeypatch):
         assert (batch.device.type, tuple(batch.shape)) == ("cuda", (5, 1, 4, 4))
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="advice is read from Linux's /proc")
-def test_only_what_memory_cannot_hold_is_read_without_reading_ahead(tmp_path, monkeypatch):
-    np.save(tmp_path / "images.npy", np.zeros((100, 1, 64, 64), dtype=np.uint8))
-    for memory, random in ((10**9, False), (500_000, True)):
-        monkeypatch.setattr(cache, "_memory", lambda memory=memory: memory)
-        images = cache._open(tmp_path / "images.npy")
-        maps = Path("/proc/self/smaps").read_text().split(str(tmp_path / "images.npy"))[-1]
-        assert ("rr" in re.search(r"VmFlags: (.*)", maps)[1].split()) is random
-        assert images.shape == (100, 1, 64, 64)
-        del images
-
-
 def test_without_its_instructions_bfloat16_is_computed_in_float32_and_recorded_so(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "has_bfloat16", lambda device: False)
     exact, asked = (train(tiny(precision=p), runs=tmp_path) for p in ("float32", "bfloat16"))

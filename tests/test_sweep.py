@@ -1,5 +1,6 @@
 """Many runs: each once, in order, failures named, here and in processes of their own."""
 
+import itertools
 import os
 import re
 import signal
@@ -155,33 +156,34 @@ def test_on_a_gpu_every_run_has_a_process_of_its_own(tmp_path, monkeypatch):
     )
     sweep([tiny(seed=seed) for seed in range(2)], tmp_path, Compute("cuda"), pool=Pool(jobs=0, gpus=0.5))
     sweep([tiny()], tmp_path, Compute("cuda"))
-    assert given == [(4, 2, ["0", "0", "1", "1"]), (1, 2, ["0"])]
+    assert given == [(2, ["0", "0", "1", "1"]), (2, ["0"])]
 
 
 def test_each_worker_sees_its_own_gpu(tmp_path):
     configs = [tiny(seed=seed) for seed in range(2)]
-    events = in_processes(victims.say_gpu, configs, lambda config: tmp_path / f"{config.seed}.txt", 2, 0, ["3", "5"])
+    events = in_processes(victims.say_gpu, configs, lambda config: tmp_path / f"{config.seed}.txt", 0, ["3", "5"])
     assert [event.error for event in events if event.ended] == [None] * 2
     assert [path.read_text().splitlines()[-1] for path in sorted(tmp_path.iterdir())] == ["GPU 3", "GPU 5"]
 
 
 def test_a_sweep_shows_what_is_done_running_and_failed_and_what_it_cost(monkeypatch, capsys):
-    """Four runs of a minute each, two at a time; the second is started again before it fails."""
-    configs, seen = [tiny(seed=seed) for seed in range(4)], []
+    """Four runs, two at a time, by a clock of 30 s an event; the second is started again before it fails."""
+    configs, seen, now = [tiny(seed=seed) for seed in range(4)], [], itertools.count(0, 30)
     events = [
-        *(Event(config) for config in (configs[0], configs[1], configs[1])),
-        Event(configs[0], True, None, 60.0),
+        *(Event(config) for config in (configs[0], configs[1], configs[1])),  # 0, 30, 60
+        Event(configs[0], True),  # 90
         Event(configs[2]),
-        Event(configs[1], True, "ValueError: no", 60.0),
+        Event(configs[1], True, "ValueError: no"),  # 150
         Event(configs[3]),
-        *(Event(config, True, None, 60.0) for config in configs[2:]),
+        *(Event(config, True) for config in configs[2:]),  # 210, 240
     ]
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
     monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: seen.append(text))
     assert _followed(iter(events), configs) == {configs[1]: "ValueError: no"}
     assert seen[0] == "1 running, 0 failed, 0 device-hours"
     assert seen[1:3] == ["2 running, 0 failed, 0 device-hours"] * 2
-    assert seen[3] == "1 running, 0 failed, 0.017 device-hours"
-    assert seen[-1] == "0 running, 1 failed, 0.067 device-hours"
+    assert seen[3] == "1 running, 0 failed, 0.025 device-hours"  # 90 s
+    assert seen[-1] == "0 running, 1 failed, 0.1 device-hours"  # 90 + 120 + 90 + 60 s
     assert "4/4" in capsys.readouterr().out
 
 
@@ -234,10 +236,10 @@ def test_a_script_that_its_workers_cannot_import_is_told_so(tmp_path):
 
 
 def test_a_sweep_shows_itself_before_the_first_run_has_ended_and_while_nothing_happens(capsys, monkeypatch):
-    now = iter(range(0, 1000, 40))
-    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    now = iter(range(0, 1000, 15))
+    monkeypatch.setattr("tqdm.std.time", lambda: next(now))
     config = tiny()
-    events = [Event(config), *[Event()] * 4, Event(config, True, None, 1.0)]
+    events = [Event(config), *[Event()] * 4, Event(config, True)]
     _followed(iter(events), [config])
     shown = capsys.readouterr().out
     assert "0/1" in shown.split("1 running, 0 failed")[0]

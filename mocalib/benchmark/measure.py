@@ -8,20 +8,20 @@ has a process of its own, as an allocator depends on what ran before.
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mocalib.benchmark.steps import ALGORITHM_1, OURS, OURS_FLOAT32, OurStep, PrintedStep, contender
-from mocalib.benchmark.timer import WARM_UP, Watch, apart, ratio, rounds
+from mocalib.benchmark.timer import WARM_UP, apart, ratio, rounds, timed
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.run import RunConfig
@@ -61,9 +61,8 @@ def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threa
     if folder.resolve() == paths.THROUGHPUT.resolve() and path.exists():
         raise FileExistsError(f"{path} is a committed record; write elsewhere with --runs FOLDER, or remove it first")
     check_threads(threads)
-    with files.writing(probe := path.with_suffix(".tmp")):  # fail now if the record cannot be written
-        probe.touch()
-        probe.unlink()
+    files.write(probe := path.with_suffix(".tmp"), b"")  # fail now if the record cannot be written
+    probe.unlink()
     files.write_json(path, measure(scale, device, threads))
     return path
 
@@ -73,18 +72,11 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
     device, settings = check_device(device), SCALES[scale]
     asked = f" --threads {threads}" if threads else ""
     threads = threads or torch.get_num_threads()
-    grows = scale != "smoke"
-    with bar("throughput", len(settings.throughput) + grows + 2, unit="part") as shown:
-
-        def measured(function: Callable, *arguments: Any) -> Any:
-            found = apart(function, *arguments, device=device, threads=threads)
-            shown.update()
-            return found
-
-        before = measured(ceilings)
-        cases = [measured(case, config) for config in settings.throughput]
-        grown = measured(growth, settings.throughput[0]) if grows else []
-        after = measured(ceilings)
+    cases = [partial(case, config) for config in settings.throughput]
+    growths = [partial(growth, settings.throughput[0])] if scale != "smoke" else []
+    works = [ceilings, *cases, *growths, ceilings]
+    shown = bar("throughput", len(works), unit="part", items=works)
+    before, *found, after = (apart(work, device=device, threads=threads) for work in shown)
     return {
         "scale": scale,
         "command": f"python -m mocalib benchmark --scale {scale} --device {device}{asked}",
@@ -92,8 +84,8 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
         "repeats": REPEATS,
         "cudnn": {"float32_convolutions_in": torch.backends.cudnn.conv.fp32_precision, "benchmark": True},
         "ceiling": {name: max(before[name], after[name]) for name in before},
-        "cases": cases,
-        "growth": grown,
+        "cases": found[: len(cases)],
+        "growth": [row for rows in found[len(cases) :] for row in rows],
     }
 
 
@@ -158,8 +150,8 @@ def parts(work: OurStep, device: torch.device) -> dict[str, float]:
     Each part waits for the GPU, so the time of launches counts, unlike in a replayed graph.
     """
     [step] = work.trainer.turns.values()
-    objective, watch = work.objective, Watch(device)
-    timed = (
+    objective, spent, steps = work.objective, Counter(), []
+    named = (
         (objective.encoder, "forward", "encoder"),
         (objective.key_encoder, "forward", "key encoder"),
         (objective.decoder, "forward", "decoder"),
@@ -172,16 +164,17 @@ def parts(work: OurStep, device: torch.device) -> dict[str, float]:
         (work.meter, "add", "log"),
     )
     with ExitStack() as stack:
-        for owner, name, label in timed:
-            stack.enter_context(patch.object(owner, name, watch.around(label, getattr(owner, name))))
-        whole = watch.around("step", work)
+        for owner, name, label in named:
+            stack.enter_context(patch.object(owner, name, timed(getattr(owner, name), label, spent, device)))
+        whole = timed(work, "step", spent, device)
         for _ in range(WARM_UP + REPEATS):
-            watch.next_step()
+            spent.clear()
             whole()
-    for found in watch.steps:  # these two include others
-        found["losses"] -= found["encoder"] + found["key encoder"] + found["decoder"]
-        found["EMA"] -= found["queue"]
-    return watch.medians(WARM_UP)
+            steps.append(dict(spent))
+    found = pd.DataFrame(steps[WARM_UP:])
+    found["losses"] -= found["encoder"] + found["key encoder"] + found["decoder"]  # these two include others
+    found["EMA"] -= found["queue"]
+    return found.median().to_dict()
 
 
 def peak_memory(name: str, config: RunConfig, device: torch.device) -> int:

@@ -3,7 +3,7 @@
 import multiprocessing
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -23,22 +23,17 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def seconds(work: Callable[[], object], device: torch.device, steps: int = 1) -> float:
-    """Mean seconds of one call."""
-    start = clock(device)
-    for _ in range(steps):
-        work()
-    return (clock(device) - start) / steps
-
-
 def rounds(works: dict[Any, Callable[[], object]], device: torch.device, repeats: int) -> dict[Any, list[float]]:
-    """Seconds of a call of each, in each round. They take turns, and each round starts with another."""
-    names = list(works)
+    """Mean seconds of a call of each, in each round. They take turns, and each round starts with another."""
+    names, calls = list(works), BLOCK[device.type]
     found = {name: [] for name in names}
     for turn in range(WARM_UP + repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            taken = seconds(works[name], device, BLOCK[device.type])
+            start = clock(device)
+            for _ in range(calls):
+                works[name]()
+            taken = (clock(device) - start) / calls
             if turn >= WARM_UP:
                 found[name].append(taken)
     return found
@@ -50,29 +45,16 @@ def ratio(plain: list[float], ours: list[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high}
 
 
-class Watch:
-    """Adds up the seconds that functions take in each step."""
+def timed(function: Callable, label: str, spent: Counter, device: torch.device) -> Callable:
+    """The same function; its seconds are added to `spent` under a label."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.steps = device, []
+    def measured(*arguments: Any, **settings: Any) -> Any:
+        start = clock(device)
+        result = function(*arguments, **settings)
+        spent[label] += clock(device) - start
+        return result
 
-    def next_step(self) -> None:
-        self.steps.append(defaultdict(float))
-
-    def around(self, label: str, function: Callable) -> Callable:
-        """The same function, timed under a label."""
-
-        def timed(*arguments: Any, **settings: Any) -> Any:
-            start = clock(self.device)
-            result = function(*arguments, **settings)
-            self.steps[-1][label] += clock(self.device) - start
-            return result
-
-        return timed
-
-    def medians(self, skip: int) -> dict[str, float]:
-        """Median seconds a step of each label, without the first `skip` steps."""
-        return {label: statistics.median(step[label] for step in self.steps[skip:]) for label in self.steps[-1]}
+    return measured
 
 
 def apart(function: Callable, *arguments: Any, device: torch.device, threads: int) -> Any:

@@ -7,32 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from mocalib.config.checks import check, nearest, option
+from mocalib.config.compute import Compute, Scoring
 from mocalib.config.methods import OBJECTIVES
-from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
+from mocalib.config.run import RunConfig
 
 
 @dataclass(frozen=True)
 class NotebookOptions:
-    """Notebook parameters that are no field of `RunConfig` or an objective, or have another type there."""
+    """Notebook parameters that are no field of `RunConfig`, a method, `Compute` or `Scoring`, or of another type."""
 
     objective: str = option("moca", choices=tuple(OBJECTIVES))
     keep_epochs: str = ""  # epochs separated by commas: papermill cannot pass lists
     output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
-    device: str = "cpu"
-    threads: int = option(0, low=0)  # as in Compute
-    checkpoint_seconds: float = option(60.0, low=0.0)
-    features: str = option("", choices=("", *FEATURES, "none"))  # as in Scoring
     inception_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
-    sampler: str = option(PRIOR, choices=SAMPLERS)
 
 
 def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOptions) -> dict[str, Any]:
     """Check a notebook's parameters strictly and return them by name.
 
     `namespace` is the notebook's `globals()` after the parameters cell. `names` are the parameters that it takes. The
-    rules come from `options`, then `RunConfig` and the methods. Raises ValueError for a wrong value, a parameter of
-    another method, or an unknown parameter: papermill itself only warns of one and exits 0.
+    rules come from `options`, then from the fields of a run and of how to compute and score it. Raises ValueError for a
+    wrong value, a parameter of another method, or an unknown parameter: papermill itself only warns of one and exits 0.
     """
     injected = _injected(namespace.get("In", []))
     if unknown := [name for name in injected if name not in names]:
@@ -43,7 +39,8 @@ def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOp
         )
     if missing := [name for name in names if name not in namespace]:
         raise ValueError(f"the parameters cell does not set: {', '.join(missing)}")
-    rules = {f.name: f for kind in (RunConfig, *OBJECTIVES.values(), options) for f in dataclasses.fields(kind)}
+    kinds = (Compute, Scoring, RunConfig, *OBJECTIVES.values(), options)
+    rules = {f.name: f for kind in kinds for f in dataclasses.fields(kind)}
     values = {name: namespace[name] for name in names}
     if type(values.get("keep_epochs")) is int:  # papermill reads a single epoch as an int
         values["keep_epochs"] = str(values["keep_epochs"])

@@ -21,14 +21,12 @@ class ResidentImages:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        check_batch(len(images), batch_size)
+        if batch_size > len(images):
+            raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {len(images)} training images")
         self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, torch.device(device), dtype
         self.images = images.to(self.device) if _fits(images, self.device) else images
         self.steps_per_epoch = len(images) // batch_size
         self._epoch, self._order = -1, torch.empty(0)
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def order(self, epoch: int) -> Tensor:
         """The permutation of an epoch, int64 N, on the images' device; drawn on the CPU and cached."""
@@ -46,12 +44,6 @@ class ResidentImages:
         if images.device.type != self.device.type:  # pinned, so that the step does not wait for the copy
             images = images.pin_memory().to(self.device, non_blocking=True)
         return images.to(self.dtype).div_(255).contiguous(memory_format=torch.channels_last)
-
-
-def check_batch(n: int, batch_size: int) -> None:
-    """Raise ValueError if a batch is larger than the dataset."""
-    if batch_size > n:
-        raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {n} training images")
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

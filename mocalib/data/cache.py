@@ -8,8 +8,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import mmap
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +68,7 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
     about = _about(folder)
     if sum(expected["bytes"] for expected in about["arrays"].values()) <= READ_WHOLE:
         _verify_once(folder, tuple((folder / name).stat().st_mtime_ns for name in about["arrays"]))
-    splits = [Split(_open(folder / f"{s}.npy"), _labels(folder / f"{s}-labels.npy")) for s in ("train", "test")]
+    splits = [Split(_open(folder / f"{s}.npy"), _open(folder / f"{s}-labels.npy")) for s in ("train", "test")]
     return Dataset(*splits, about["fingerprint"], about["left_out"])
 
 
@@ -157,19 +155,6 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> Tensor:
-    """Memory-map an array as a tensor, copy-on-write since torch has no read-only tensors."""
-    array = np.load(path, mmap_mode="c")
-    # Every epoch reads a large array from the disk in random order, so reading ahead is useless.
-    if hasattr(mmap, "MADV_RANDOM") and array.nbytes > _memory() / 2:
-        array.base.madvise(mmap.MADV_RANDOM)
-    return torch.from_numpy(array)
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _labels(path: Path) -> Tensor | None:
-    return torch.from_numpy(np.load(path)) if path.exists() else None
+def _open(path: Path) -> Tensor | None:
+    """Memory-map an array as a tensor, copy-on-write since torch has no read-only tensors; None without a file."""
+    return torch.from_numpy(np.load(path, mmap_mode="c")) if path.exists() else None

@@ -38,9 +38,8 @@ def load(config: RunConfig) -> Dataset:
         return dataset
     if config.limit > len(dataset.train.images):
         raise ValueError(f"limit = {config.limit} is larger than the dataset, {len(dataset.train.images)} images")
-    images, labels = dataset.train
-    labels = None if labels is None else labels[: config.limit]
-    return dataset._replace(train=Split(images[: config.limit], labels))
+    images, labels = (part if part is None else part[: config.limit] for part in dataset.train)
+    return dataset._replace(train=Split(images, labels))
 
 
 def source(config: RunConfig) -> Source:
@@ -52,7 +51,10 @@ def _root(config: RunConfig) -> Path:
     """The dataset's folder; `root` may also be the archive or subfolder that it contains."""
     root = Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
     within = (CIFAR10.filename, CIFAR10.base_folder, CELEBA_ZIP)
-    return root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
+    root = root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
+    if not root.exists() and config.dataset != "cifar10":  # which is downloaded
+        raise FileNotFoundError(catalogue.missing(config.dataset, root))
+    return root
 
 
 def _images(config: RunConfig, listing: image_folder.Listing) -> Source:
@@ -76,8 +78,6 @@ def _size_and_crop(config: RunConfig) -> tuple[int, int]:
 def _folder(config: RunConfig) -> Source:
     """A folder or zip of images."""
     root = _root(config)
-    if not root.exists():
-        raise FileNotFoundError(catalogue.missing(config.dataset, root))
     listing = image_folder.scan(root)
     if config.dataset in catalogue.COUNTS:
         _check_counts(config.dataset, root, [listing.train, listing.test])
@@ -92,9 +92,9 @@ def _celeba(config: RunConfig) -> Source:
     split = next(filter(Path.exists, lists), None)
     if split and split.name == CELEBA_SPLIT:
         _check_celeba(split, f"rename it to {lists[1].name}, the name of Kaggle's copy, which has no checksum")
-    found = image_folder.find(archive if archive.exists() else root) if root.is_dir() else None
+    found = image_folder.find(archive if archive.exists() else root)
     if split is None or not found.names:
-        lacks = [what for what, there in ((CELEBA_SPLIT, split), ("images", found and found.names)) if not there]
+        lacks = [what for what, there in ((CELEBA_SPLIT, split), ("images", found.names)) if not there]
         raise FileNotFoundError(catalogue.missing("celeba", root, f" ({' and '.join(lacks)} not found)"))
     parts = re.findall(r"^(\S+\.(?:jpg|png))[ ,]+([012])\s*$", split.read_text(), re.MULTILINE)
     places = {}
@@ -137,8 +137,6 @@ def _check(path: Path, kind: str, expected: str, way_out: str) -> None:
 def _celebahq(config: RunConfig) -> Source:
     """CelebA-HQ: 30,000 images. A fixed tenth is the test split; it depends on the numbers in the file names only."""
     root = _root(config)
-    if not root.exists():
-        raise FileNotFoundError(catalogue.missing("celebahq", root))
     found, zips = image_folder.find(root), list(root.glob("*.zip")) if root.is_dir() else []
     found = image_folder.find(zips[0]) if len(zips) == 1 and not found.names else found
     numbered = {name: int(number[1]) for name in found.names if (number := re.search(r"(\d+)\.\w+$", name))}
@@ -218,9 +216,7 @@ def _photos(config: RunConfig) -> Source:
 SOURCES = {
     "digits": _digits,
     "photos": _photos,
-    "folder": _folder,
-    "cifar10-jpeg": _folder,
-    "faces10k": _folder,
+    **dict.fromkeys(("folder", "cifar10-jpeg", "faces10k"), _folder),
     "cifar10": _cifar10,
     "celeba": _celeba,
     "celebahq": _celebahq,

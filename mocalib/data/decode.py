@@ -4,7 +4,7 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,21 +150,14 @@ def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, f
     return broken
 
 
-def _parallel(description: str, work: Callable, items: Iterable) -> list[Any]:
+def _parallel(description: str, work: Callable, items: Sequence) -> list[Any]:
     """Map in threads, in order. Pillow releases the interpreter lock while it decodes."""
-    items = list(items)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(description, len(items), unit="img") as progress:
-        results = []
-        for result in pool.map(work, items):
-            results.append(result)
-            progress.update()
-    return results
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(bar(description, len(items), unit="img", items=pool.map(work, items)))
 
 
 def _common_size(headers: dict[str, Header]) -> int:
-    sizes = {}
-    for name, header in headers.items():
-        sizes.setdefault(header.size, name)
+    sizes = {header.size: name for name, header in headers.items()}
     if len(sizes) > 1:
         (a, first), (b, second) = list(sizes.items())[:2]
         raise ValueError(

@@ -156,7 +156,8 @@ def scan(place: Path) -> Listing:
             raise ValueError(f"{place} has {other[0]}/; name splits train/ and test/, and no other folder like a split")
         if deeper := next((name for name in files.names if set(SPLITS) & set(name.split("/")[1:-1])), None):
             raise ValueError(f"{place} has its splits deeper down ({deeper}); pass the folder that has them as root")
-        train, test = _hold_out(files.names)
+        held = set(shuffled(files.names)[: round(HELD_OUT * len(files.names))])
+        train, test = ([name for name in files.names if (name in held) == is_test] for is_test in (False, True))
     if not train or not test:
         raise ValueError(
             f"{place} has {len(train)} training and {len(test)} test images; it needs both "
@@ -175,15 +176,8 @@ def shuffled(names: Sequence) -> list:
     return [names[i] for i in np.random.default_rng(0).permutation(len(names))]
 
 
-def _hold_out(names: list[str]) -> tuple[list[str], list[str]]:
-    held = set(shuffled(names)[: round(HELD_OUT * len(names))])
-    return [name for name in names if name not in held], [name for name in names if name in held]
-
-
 def _classes(names: list[str], depth: int) -> list[str] | None:
     """The class folders, if every file is in one and there are at least two; else None."""
     parts = [name.split("/")[depth:] for name in names]
-    if any(len(part) != 2 for part in parts):
-        return None
     classes = sorted({part[0] for part in parts})
-    return classes if len(classes) > 1 else None
+    return classes if len(classes) > 1 and all(len(part) == 2 for part in parts) else None

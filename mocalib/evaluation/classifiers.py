@@ -4,6 +4,7 @@ N images, B batch, C H W image, D features.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -62,8 +63,8 @@ def read(path: Path) -> Classifier:
     return net.eval().requires_grad_(False)
 
 
-def train(dataset: Dataset, path: Path) -> dict:
-    """Train a classifier on the training labels and write it to `path`; return its record with its test accuracy.
+def train(dataset: Dataset, path: Path) -> None:
+    """Train a classifier on the training labels and write it to `path`, with a record of its test accuracy.
 
     Uses Adam with a one-cycle rate, and random shifts by up to an eighth of the side.
     """
@@ -73,29 +74,28 @@ def train(dataset: Dataset, path: Path) -> dict:
         torch.manual_seed(TRAINING["seed"])
         net = Classifier(**settings)
         _fit(net, dataset.train)
+    with torch.no_grad():
+        guesses = torch.cat([net(images.float() / 255).argmax(1) for images in dataset.test.images.split(BATCH)])
     record = {
-        "test_accuracy": accuracy(net, dataset.test),
+        "test_accuracy": (guesses == dataset.test.labels).double().mean().item(),
         "n_train": len(dataset.train.images),
         "n_test": len(dataset.test.images),
         "fingerprint": dataset.fingerprint,
         **TRAINING,
     }
-    weights = {name: value.contiguous() for name, value in net.state_dict().items()}
-    files.write_tensors(path, settings | {"weights": weights, "record": record})
-    return record | {"sha256": files.sha256(path)}
+    files.write_tensors(path, settings | {"weights": net.state_dict(), "record": record})
 
 
 def _fit(net: Classifier, train: Split) -> None:
     rate, steps = TRAINING["learning_rate"], TRAINING["steps"]
     optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    with bar("training the classifier for features", steps, unit="step") as shown:
-        for _, (x, labels) in zip(range(steps), _shifted(net, train)):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), labels).backward()
-            optimizer.step()
-            schedule.step()
-            shown.update()
+    batches = islice(_shifted(net, train), steps)
+    for x, labels in bar("training the classifier for features", steps, unit="step", items=batches):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), labels).backward()
+        optimizer.step()
+        schedule.step()
     net.eval()
 
 
@@ -107,10 +107,3 @@ def _shifted(net: Classifier, train: Split) -> Iterator[tuple[Tensor, Tensor]]:
         x = net.resized(train.images[index].float() / 255)
         top, left = torch.randint(2 * shift + 1, (2,)).tolist()
         yield F.pad(x, [shift] * 4)[..., top : top + net.size, left : left + net.size], train.labels[index]
-
-
-@torch.no_grad()
-def accuracy(net: Classifier, split: Split) -> float:
-    """The part of a split's images that a net in evaluation mode classifies correctly, in float32."""
-    guesses = torch.cat([net(images.float() / 255).argmax(1) for images in split.images.split(BATCH)])
-    return (guesses == split.labels).double().mean().item()

@@ -5,7 +5,6 @@ n images, B batch, C H W image, d latent, D features. Everything runs in float32
 
 import io
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,16 +30,6 @@ LATENTS = 10_000  # training latents for singular values and uniformity (section
 LINEAR = 12_288  # most values an image may have (64x64x3) for PCA; its cost is cubic in them
 
 
-class Evaluation(NamedTuple):
-    """One evaluation of a run with no setting left open."""
-
-    features: str
-    n: int
-    epoch: int
-    seed: int
-    sampler: str
-
-
 def evaluate(
     run: Run, scoring: Scoring = Scoring(), compute: Compute = Compute(), epoch: int | None = None, seed: int = 0
 ) -> list[dict]:
@@ -56,17 +45,21 @@ def evaluate(
     device = check_device(compute.device)
     if not run.finished:
         raise ValueError(f"{run.directory} is not finished; train it before scoring it")
-    asked = _resolved(run, scoring, epoch, seed)
-    if not _scored(run, asked):
+    scoring, epoch = _resolved(run, scoring, epoch)
+    if not scored(run, scoring, epoch, seed):
         with run.locked(), use_threads(run.environment["threads"]):
-            if not _scored(run, asked):  # else another process did it meanwhile
-                _score(run, asked, scoring.weights, device)
-    return _rows(run, asked)
+            if not scored(run, scoring, epoch, seed):  # else another process did it meanwhile
+                _score(run, scoring, epoch, seed, device)
+    return _rows(run, scoring, epoch, seed)
 
 
-def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None) -> bool:
+def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None, seed: int = 0) -> bool:
     """Whether `evaluate` of a finished run would return at once, without weights or data."""
-    return _scored(run, _resolved(run, scoring, epoch))
+    scoring, epoch = _resolved(run, scoring, epoch)
+    rows = _rows(run, scoring, epoch, seed)
+    if scoring.features == "none":  # samples have no scores without features, so there is nothing to fit
+        return bool(rows) or scoring.sampler != PRIOR
+    return any(row["sampler"] == scoring.sampler for row in rows)
 
 
 def check_scoring(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
@@ -76,64 +69,56 @@ def check_scoring(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
     extractors.check(scoring.features, dataset, scoring.weights)
 
 
-def _resolved(run: Run, scoring: Scoring, epoch: int | None, seed: int = 0) -> Evaluation:
+def _resolved(run: Run, scoring: Scoring, epoch: int | None) -> tuple[Scoring, int]:
     """Fill in the features and the epoch if they are left open."""
     if epoch is not None and epoch < 0:
         raise ValueError(f"epoch = {epoch}: at least 0, or None for the last")
     about = run.environment["data"]
     name = scoring.features or ("classifier" if about["labels"] and about["test"] > 1 else "none")
-    last = run.manifest["epoch"]
-    return Evaluation(name, scoring.n, last if epoch is None else epoch, seed, scoring.sampler)
+    return replace(scoring, features=name), run.manifest["epoch"] if epoch is None else epoch
 
 
-def _rows(run: Run, asked: Evaluation) -> list[dict]:
+def _rows(run: Run, scoring: Scoring, epoch: int, seed: int) -> list[dict]:
     """The recorded rows of one evaluation, found without weights or data."""
     about = run.environment["data"]
-    trained = min(asked.n, about["train"])
-    counts = {PRIOR: asked.n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
-    counts = counts if asked.sampler == PRIOR else {asked.sampler: asked.n}
+    trained = min(scoring.n, about["train"])
+    counts = {PRIOR: scoring.n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
+    counts = counts if scoring.sampler == PRIOR else {scoring.sampler: scoring.n}
 
     def belongs(row: dict) -> bool:
-        if (row["epoch"], row["seed"]) != (asked.epoch, asked.seed):
+        if (row["epoch"], row["seed"]) != (epoch, seed):
             return False
         if not row["features"]:  # needs no extractor: comes with the prior's rows
-            return asked.sampler == PRIOR
-        return (row["features"], row["n_generated"]) == (asked.features, counts.get(row["sampler"]))
+            return scoring.sampler == PRIOR
+        return (row["features"], row["n_generated"]) == (scoring.features, counts.get(row["sampler"]))
 
     return [row for row in run.scores if belongs(row)]
 
 
-def _scored(run: Run, asked: Evaluation) -> bool:
-    rows = _rows(run, asked)
-    if asked.features == "none":  # samples have no scores without features, so there is nothing to fit
-        return bool(rows) or asked.sampler != PRIOR
-    return any(row["sampler"] == asked.sampler for row in rows)
-
-
-def _score(run: Run, asked: Evaluation, weights: str, device: torch.device) -> None:
+def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.device) -> None:
     dataset = datasets.load(run.config)
     if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
         raise RunMismatch(
             f"{run.directory} was trained on data {trained_on[:12]}, but they are now {dataset.fingerprint[:12]}; "
             "restore them, or train in another directory"
         )
-    final = asked.epoch == run.manifest["epoch"]
-    autoencoder = generate.load(run.directory, None if final else asked.epoch, device)
+    final = epoch == run.manifest["epoch"]
+    autoencoder = generate.load(run.directory, None if final else epoch, device)
     extractor = None
-    if asked.features != "none":
+    if scoring.features != "none":
         whole = datasets.load(replace(run.config, limit=0))  # the classifier is trained on the whole dataset
-        extractor = extractors.build(asked.features, whole, run.config.dataset, weights, device)
-    if asked.sampler == PRIOR:
-        rows, records = score(autoencoder, dataset, extractor, asked.n, asked.seed)
+        extractor = extractors.build(scoring.features, whole, run.config.dataset, scoring.weights, device)
+    if scoring.sampler == PRIOR:
+        rows, records = score(autoencoder, dataset, extractor, scoring.n, seed)
         rows += score_training(autoencoder, dataset) if final else []
     else:
-        z = mixture_latents(autoencoder, dataset.train.images, asked.n, asked.seed)
-        rows, records = score_images(extractor, {asked.sampler: generate.decode_uint8(autoencoder, z)}, dataset), {}
-    rows = [row | {"epoch": asked.epoch, "seed": asked.seed} for row in rows]
-    known = [_identity(row) for row in run.scores]
+        z = mixture_latents(autoencoder, dataset.train.images, scoring.n, seed)
+        rows, records = score_images(extractor, {scoring.sampler: generate.decode_uint8(autoencoder, z)}, dataset), {}
+    rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
+    known = [row | {"value": None} for row in run.scores]
     if records and not final:  # of a kept epoch only samples are kept, as in Figure 6
-        records = {samples_file(asked.epoch): records["samples.png"]}
-    run.add_scores([row for row in rows if _identity(row) not in known], records)
+        records = {samples_file(epoch): records["samples.png"]}
+    run.add_scores([row for row in rows if row | {"value": None} not in known], records)
 
 
 def score(
@@ -178,10 +163,6 @@ def mixture_latents(autoencoder: Autoencoder, images: Tensor, n: int, seed: int)
     """n latents, n d, of a mixture fitted to those of images (uint8 m C H W); on the sphere if those are."""
     z = generate.mixture(autoencoder.encode(images), n, seed)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
-
-
-def _identity(row: dict) -> dict:
-    return {key: value for key, value in row.items() if key != "value"}
 
 
 def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, n_reference: int = 0) -> dict:

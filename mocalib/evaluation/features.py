@@ -48,8 +48,7 @@ def build(
     """Return an extractor on a device: "inception", or the dataset's own "classifier".
 
     `weights` is a file of Inception's weights; by default the one in torch's hub folder, else torch-fidelity's
-    download. The classifier of digits is committed; others are trained once on the training labels. Raises what `check`
-    raises.
+    download. The classifier of digits is committed; others are trained once on the training labels. Raises as `check`.
     """
     check(name, dataset, weights)
     if name == "inception":
@@ -83,27 +82,23 @@ def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
     """Inception's checked weights and their sha256: the given file, the placed one, or torch-fidelity's download."""
     placed = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     path = Path(given) if given else placed
+    way_out = (
+        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
+        "(inception_weights in notebooks); features 'none', or 'classifier' for data with labels, need no such file"
+    )
     if not path.exists() and not given:
         url = torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
         try:
             files.download(url, placed, INCEPTION_SHA256)
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(f"Inception's weights: {url}: {error}. {_inception_help(placed)}") from None
+            raise FileNotFoundError(f"Inception's weights: {url}: {error}. {way_out}") from None
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist. {_inception_help(placed)}")
+        raise FileNotFoundError(f"{path} does not exist. {way_out}")
     if not (digest := files.sha256(path)).startswith(INCEPTION_SHA256):
         raise ValueError(
-            f"{path} is not Inception's weights: its sha256 is {digest[:8]}..., not {INCEPTION_SHA256}.... "
-            f"{_inception_help(placed)}"
+            f"{path} is not Inception's weights: its sha256 is {digest[:8]}..., not {INCEPTION_SHA256}.... {way_out}"
         )
     return path, digest
-
-
-def _inception_help(placed: Path) -> str:
-    return (
-        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
-        "(inception_weights in notebooks); features 'none', or 'classifier' for data with labels, need no such file"
-    )
 
 
 def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:

@@ -32,7 +32,9 @@ class Autoencoder:
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Images B C H W, uint8 or in [0, 1], to latents B d on the CPU."""
-        return torch.cat([self.objective.encode(_unit(part.to(self.device))).cpu() for part in x.split(BATCH)])
+        scale = 255 if x.dtype == torch.uint8 else 1
+        parts = (part.to(self.device).float().div(scale) for part in x.split(BATCH))
+        return torch.cat([self.objective.encode(part).cpu() for part in parts])
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
@@ -52,10 +54,6 @@ class Autoencoder:
         path = latent.interpolate if self.spherical else latent.line
         z = path(self.encode(x0), self.encode(x1), steps)  # B steps d
         return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x.float().div(255) if x.dtype == torch.uint8 else x.float()
 
 
 def to_uint8(x: Tensor) -> Tensor:

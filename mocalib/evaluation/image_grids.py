@@ -6,8 +6,9 @@ n images, C H W image.
 import io
 
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from mocalib.data.cache import Dataset
 from mocalib.evaluation.generate import BATCH, Autoencoder, decode_uint8, to_uint8
@@ -50,8 +51,7 @@ def nearest(images: Tensor, training: Tensor) -> Tensor:
 
 
 def _png(images: Tensor, columns: int) -> bytes:
-    rows = images.unflatten(0, (-1, columns))  # R columns C H W
-    pixels = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).numpy()  # R H, columns W, C
+    grid = make_grid(images, columns, padding=0)[: images.shape[1]]  # it makes three channels of one
     buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    to_pil_image(grid).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -32,13 +32,9 @@ def cores() -> int:
 
 def processor() -> str:
     """The CPU's name, if torch knows it, and the instruction sets that matter most for speed."""
-    known = _capabilities()
+    known = torch.cpu.get_capabilities()
     fast = [name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2", "bf16") if known.get(name)]
     return f"{known.get('cpu_name') or platform.machine()} ({', '.join(fast)})"
-
-
-def _capabilities() -> dict:
-    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def net_precision(precision: str, device: torch.device) -> str:
@@ -50,7 +46,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 natively; False if torch cannot tell."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    known = _capabilities()
+    known = torch.cpu.get_capabilities()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # bf16: ARM
 
 

@@ -59,12 +59,6 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the temporary files of killed processes. The caller must hold the folder's lock."""
-    for partial in folder.glob("*.tmp"):
-        partial.unlink(missing_ok=True)
-
-
 def json_bytes(value: Any) -> bytes:
     """Indented JSON. Raises ValueError for NaN, which strict readers reject."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()

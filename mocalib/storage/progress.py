@@ -3,19 +3,21 @@
 import os
 import sys
 import threading
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
 tqdm.set_lock(threading.RLock())  # tqdm's own lock is shared by processes, and a killed one leaves it locked
 
 
-def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqdm:
-    """A tqdm bar: smooth in a terminal; elsewhere a plain line at the start, every 30 s and at the end.
+def bar(description: str, total: int, initial: int = 0, unit: str = "it", items: Iterable | None = None) -> tqdm:
+    """A tqdm bar, over `items` if given: smooth in a terminal; elsewhere a plain line at first, every 30 s and at last.
 
     A notebook stores every refresh as a separate output.
     """
     terminal = sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
     return tqdm(
+        items,
         desc=description,
         total=total,
         initial=initial,
@@ -24,6 +26,6 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "it") -> tqd
         mininterval=0.2 if terminal else 30.0,
         ascii=not terminal,
         dynamic_ncols=terminal,
-        miniters=1,
+        miniters=0,  # update(0) also shows the time
         position=None if terminal else 0,  # a nested bar moves the cursor; files and notebooks store these characters
     )

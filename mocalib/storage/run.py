@@ -95,7 +95,8 @@ class Run:
                 print(f"another process uses {self.directory}; waiting for it to end", flush=True)
                 lock.acquire()
         try:
-            files.remove_partial(self.directory)
+            for partial in self.directory.glob("*.tmp"):  # of killed processes
+                partial.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -153,7 +154,8 @@ class Run:
             raise RunMismatch(f"{self.directory}: {names} do not load; remove them to train from the start")
         if state:
             self._refuse_other(path, made_by, "Restore config.json, or use another directory")
-            if _computed(state["environment"]) != _computed(self.started or self.environment):
+            anywhere = {"resumed_on": []}  # devices may differ
+            if state["environment"] | anywhere != (self.started or self.environment) | anywhere:
                 raise RunMismatch(f"{path} has another environment than environment.json; restore environment.json")
         self.logs = state["logs"] if state else {name: [] for name in LOGS}
         for name, lines in self.logs.items():
@@ -232,11 +234,6 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def _text(lines: list[dict]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def _computed(environment: dict) -> dict:
-    """An environment without the devices that the run was resumed on."""
-    return {name: value for name, value in environment.items() if name != "resumed_on"}
 
 
 def epoch_file(epoch: int) -> str:

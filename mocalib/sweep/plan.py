@@ -44,7 +44,6 @@ class Cost(NamedTuple):
     seconds: float  # per step, averaged over training
     weights: int  # bytes of a weights file: nets, key encoder, queue
     checkpoint: int  # bytes, with Adam's two moments
-    memory: int | None  # bytes that these steps allocated on a GPU; CUDA graphs and the allocator need more
     random: bool  # whether the images were random, because the run's are missing
 
     def hours(self, config: RunConfig) -> float:
@@ -60,31 +59,25 @@ def measured(todo: list[RunConfig], compute: Compute) -> int:
     """Measure runs and print their cost. Returns 1 if some of them would fail, else 0."""
     check_threads(compute.threads)  # raise once, not for every run
     check_device(compute.device)
-    costs = {}
-    for config in todo:
-        if _kind(config) not in costs:
-            costs[_kind(config)] = _printed(config, compute)
-    found = [(config, cost) for config in todo if (cost := costs[_kind(config)])]
+    kinds, costs = {config: _kind(config) for config in todo}, {}
+    for config, kind in kinds.items():
+        if kind in costs:
+            continue
+        try:
+            cost = costs[kind] = measure(config, compute)
+            random = " (random pixels: its images are missing)" if cost.random else ""
+            print(f"{config.name}: {cost.seconds:.3g} s a step{random}", flush=True)
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+            costs[kind] = None
+            print(f"{config.name}: {error}", flush=True)
+    found = [(config, cost) for config, kind in kinds.items() if (cost := costs[kind])]
     hours, kept = sum(cost.hours(config) for config, cost in found), sum(cost.kept(config) for config, cost in found)
     working = max((3 * cost.checkpoint for _, cost in found), default=0)  # two on the disk and one being written
     print(f"{hours:.3g} hours of training, one run at a time, without start-up and scoring")
     print(f"{kept / 1e9:.3g} GB of weights and records; {working / 1e9:.3g} GB of checkpoints while a run trains")
-    if failed := [config.name for config in todo if not costs[_kind(config)]]:
+    if failed := [config.name for config, kind in kinds.items() if not costs[kind]]:
         print(f"{len(failed)} runs would fail: {', '.join(failed)}")
     return 1 if failed else 0
-
-
-def _printed(config: RunConfig, compute: Compute) -> Cost | None:
-    """Measure a run and print its cost. If it fails, print the reason and return None."""
-    try:
-        cost = measure(config, compute)
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
-        print(f"{config.name}: {error}", flush=True)
-        return None
-    memory = "" if cost.memory is None else f", {cost.memory / 1e9:.3g} GB allocated"
-    random = " (random pixels: its images are missing)" if cost.random else ""
-    print(f"{config.name}: {cost.seconds:.3g} s a step{memory}{random}", flush=True)
-    return cost
 
 
 def _kind(config: RunConfig) -> tuple:
@@ -99,9 +92,6 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
     """
     device = check_device(compute.device)
     images, n, random = _images(config)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # memory of the run before
-        torch.cuda.reset_peak_memory_stats(device)
     with tuned(threads(config, compute.threads), device):
         objective = methods.build(config, tuple(images.shape[1:]))
         place(objective, device, environment.net_precision(config.precision, device)).train()
@@ -110,10 +100,9 @@ def measure(config: RunConfig, compute: Compute) -> Cost:
         check_turns(objective, steps)
         trainer = Trainer(objective, steps, device, compiled(compute.compile, device), config.seed)
         seconds = _seconds(config, trainer, batches)
-        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     weights = sum(value.nbytes for value in objective.state_dict().values())
     moments = sum(2 * p.nbytes for p in objective.parameters() if p.requires_grad)
-    return Cost(n, seconds, weights, weights + moments, memory, random)
+    return Cost(n, seconds, weights, weights + moments, random)
 
 
 def _images(config: RunConfig) -> tuple[Tensor, int, bool]:

@@ -36,70 +36,58 @@ class Event(NamedTuple):
     config: RunConfig | None = None
     ended: bool = False
     error: str | None = None
-    seconds: float = 0.0  # of its device
 
 
 def in_this_process(work: Work, configs: list[RunConfig]) -> Iterator[Event]:
     """Do one run after another in this process."""
     for config in configs:
         yield Event(config, ended=False)
-        error, seconds = attempt(work, config)
-        yield Event(config, True, error, seconds)
+        yield Event(config, True, attempt(work, config))
 
 
 def in_processes(
-    work: Work,
-    configs: list[RunConfig],
-    log: Callable[[RunConfig], Path],
-    jobs: int,
-    retries: int,
-    gpus: list[str] | None = None,
+    work: Work, configs: list[RunConfig], log: Callable[[RunConfig], Path], retries: int, gpus: list[str | None]
 ) -> Iterator[Event]:
-    """Do `jobs` runs at a time, each in a worker that prints to the run's log.
+    """Do a run at a time in each of some workers, which print to the run's log.
 
     A run is retried up to `retries` times if its worker dies. `gpus`: the GPU that each worker sees; None: all. Raises
     RuntimeError if workers die before they can take a run.
     """
-    waiting, tries, spent, unborn = deque(configs), Counter(), Counter(), 0
+    waiting, tries, unborn = deque(configs), Counter(), 0
     theirs, leash = SPAWN.Pipe(duplex=False)
-    workers = [_Worker(gpu, theirs) for gpu in gpus or [None] * jobs]
+    workers = [_Worker(gpu, theirs) for gpu in gpus]
     free, busy = deque(workers), {}
     try:
         while waiting or busy:
             while waiting and free:
                 worker, config = free.popleft(), waiting.popleft()
-                busy[worker.take(work, config, log(config))] = worker
+                busy[worker.take(work, config, log(config))] = worker, config
                 yield Event(config, ended=False)
             ended, _ = wait(busy, LOOK, FIRST_COMPLETED)
             if not ended:
                 yield Event()
             for answer in ended:
-                worker = busy.pop(answer)
+                worker, config = busy.pop(answer)
                 free.append(worker)
-                config, (died, error, seconds) = worker.config, worker.outcome(answer)
+                died = answer.exception() is not None
+                error = "its process died" if died else answer.result()
                 tries[config] += 1
-                spent[config] += seconds
                 unborn = unborn + 1 if worker.born.exception() else 0
-                _check_born(unborn, retries)
+                if unborn > retries:
+                    raise RuntimeError(
+                        f"a worker died before it could take a run, {unborn} times in a row; its output says why. A "
+                        'script must call sweep below `if __name__ == "__main__":`, since its workers import the script'
+                    )
                 if error is not None or not waiting:  # after an error on a GPU the next run may fail too
                     worker.end()
                 if died and tries[config] <= retries:
                     waiting.append(config)
                 else:
-                    reason = f"{error} (tried {tries[config]} times)" if died else error
-                    yield Event(config, True, reason, spent[config])
+                    yield Event(config, True, f"{error} (tried {tries[config]} times)" if died else error)
     finally:  # also after an interrupt, or if the caller stops; the next start resumes these runs
         leash.close()
         for worker in workers:
             worker.end(wait=True)
-
-
-def _check_born(unborn: int, retries: int) -> None:
-    if unborn > retries:
-        raise RuntimeError(
-            f"a worker died before it could take a run, {unborn} times in a row; its output says why. A script must "
-            'call sweep below `if __name__ == "__main__":`, since its workers import the script'
-        )
 
 
 class _Worker:
@@ -110,7 +98,6 @@ class _Worker:
         self._leash, self._pool = leash, None
 
     def take(self, work: Work, config: RunConfig, log: Path) -> Future:
-        self.config, self.since = config, time.monotonic()
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, SPAWN, _begin, (self._leash,))
             # Set before the worker imports anything: CUDA reads it once.
@@ -121,12 +108,6 @@ class _Worker:
         except BrokenProcessPool:  # it died after its last run
             self.end()
             return self.take(work, config, log)
-
-    def outcome(self, answer: Future) -> tuple[bool, str | None, float]:
-        """Whether the process died, the run's error or None, and its seconds."""
-        if answer.exception() is None:
-            return False, *answer.result()
-        return True, "its process died", time.monotonic() - self.since
 
     def end(self, wait: bool = False) -> None:
         if self._pool is not None:
@@ -145,18 +126,16 @@ def _begin(leash: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all processes; the parent handles it
 
 
-def attempt(work: Work, config: RunConfig, log: Path | None = None) -> tuple[str | None, float]:
-    """Do the work and return its error, or None, and its seconds. With `log`, all output goes to that file."""
-    start, error = time.monotonic(), None
+def attempt(work: Work, config: RunConfig, log: Path | None = None) -> str | None:
+    """Do the work and return its error, or None. With `log`, all output goes to that file."""
     try:
         if log is not None:
             print_to(log)
         work(config)
-    except Exception as found:  # the other runs continue
-        error = f"{type(found).__name__}: {found}"
+    except Exception as error:  # the other runs continue
         if log is not None:
             traceback.print_exc()
-    return error, time.monotonic() - start
+        return f"{type(error).__name__}: {error}"
 
 
 def print_to(log: Path) -> None:

@@ -53,7 +53,7 @@ def in_cluster(
                     config = pending.pop(reference)
                     if unseen.pop(config, None) is not None:
                         yield Event(config, ended=False)
-                    yield Event(config, True, *_answer(ray, reference))
+                    yield Event(config, True, _answer(ray, reference))
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
@@ -64,13 +64,13 @@ def _changed(log: Path) -> int:
     return log.stat().st_mtime_ns if log.exists() else 0
 
 
-def _answer(ray: ModuleType, reference: object) -> tuple[str | None, float]:
+def _answer(ray: ModuleType, reference: object) -> str | None:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as failed:  # outside the work; `attempt` catches errors inside it
-        return f"{failed}".strip().rpartition("\n")[2], 0.0
-    except ray.exceptions.RayError as lost:  # no retries are left; the seconds are unknown
-        return f"{type(lost).__name__}: {lost}".partition("\n")[0], 0.0
+        return f"{failed}".strip().rpartition("\n")[2]
+    except ray.exceptions.RayError as lost:  # no retries are left
+        return f"{type(lost).__name__}: {lost}".partition("\n")[0]
 
 
 def _shared() -> dict[str, str]:

@@ -1,9 +1,7 @@
 """Train and score many runs: in this process, in several processes, or on a Ray cluster."""
 
 import contextlib
-import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -50,10 +48,9 @@ def sweep(
     runs, on_cuda = Path(runs).resolve(), check(configs, compute, pool)
     if scoring.weights:
         scoring = replace(scoring, weights=Path(scoring.weights).resolve())
-    todo, refused = _todo(configs, runs, scoring)
+    todo = [config for config in dict.fromkeys(configs) if not _done(config, runs, scoring)]
     here = pool.engine == "local" and pool.jobs in (None, 1) and not on_cuda
     work = partial(run_one, runs=runs, compute=compute, scoring=scoring)
-    failed = {}
 
     def log(config: RunConfig) -> Path:
         return runs / config.name / LOG
@@ -62,9 +59,9 @@ def sweep(
         events = in_this_process(work, todo) if here else _apart(work, todo, log, compute, pool)
         with contextlib.closing(events):  # ends its processes, also after an error here
             failed = _followed(events, todo)
-    if refused or failed:
-        logs = {} if here else {config: log(config) for config in failed}
-        raise SweepError(_report(refused | failed, len(dict.fromkeys(configs)), logs))
+        if failed:
+            logs = {} if here else {config: log(config) for config in failed}
+            raise SweepError(_report(failed, len(dict.fromkeys(configs)), logs))
     return [Run(runs / config.name, config) for config in configs]
 
 
@@ -78,7 +75,7 @@ def _apart(
         return ray_pool.in_cluster(partial(work, share=cpus), todo, log, pool, cpus, gpus)
     jobs = _places(pool.jobs, gpus)
     work = partial(work, share=max(1, environment.cores() // jobs))
-    return in_processes(work, todo, log, jobs, pool.retries, _shared(jobs, gpus) if gpus else None)
+    return in_processes(work, todo, log, pool.retries, _shared(jobs, gpus) if gpus else [None] * jobs)
 
 
 def check(configs: list[RunConfig], compute: Compute, pool: Pool) -> bool:
@@ -111,38 +108,28 @@ def _shared(jobs: int, gpus: float) -> list[str]:
     return [names[place // int(1 / gpus) % count] for place in range(jobs)]
 
 
-def _todo(configs: list[RunConfig], runs: Path, scoring: Scoring) -> tuple[list[RunConfig], dict[RunConfig, str]]:
-    """Configs to train or score, each once; and refused configs with the reason, such as a damaged directory."""
-    todo, refused = [], {}
-    for config in dict.fromkeys(configs):
-        try:
-            run = Run(runs / config.name, config)
-            if not run.finished or not all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring)):
-                todo.append(config)
-        except Exception as error:  # the other runs continue
-            refused[config] = f"{type(error).__name__}: {error}"
-    return todo, refused
+def _done(config: RunConfig, runs: Path, scoring: Scoring) -> bool:
+    """Whether a run is trained and scored. What is wrong with a damaged directory is raised again when it is run."""
+    with contextlib.suppress(Exception):
+        run = Run(runs / config.name, config)
+        return run.finished and all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
+    return False
 
 
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
     """Show a progress bar with running and failed runs and device-hours. Returns the failed runs and their errors."""
-    failed, running, seconds = {}, set(), 0.0
-    every, last = (1.0 if sys.stdout.isatty() else 60.0), -math.inf  # seconds between refreshes
+    failed, running, seconds = {}, {}, 0.0  # running: when each run began
     with bar("runs", len(todo), unit="run") as shown:
-        for config, ended, error, taken in events:
+        for config, ended, error in events:
             if ended:
-                running.discard(config)
-                seconds += taken
+                seconds += time.monotonic() - running.pop(config)
                 if error is not None:
                     failed[config] = error
             elif config is not None:
-                running.add(config)
-            cost = f", {seconds / 3600:.2g} device-hours"
-            shown.set_postfix_str(f"{len(running)} running, {len(failed)} failed{cost}", refresh=False)
+                running.setdefault(config, time.monotonic())  # a run that is tried again began before
+            now = f"{len(running)} running, {len(failed)} failed, {seconds / 3600:.2g} device-hours"
+            shown.set_postfix_str(now, refresh=False)
             shown.update(int(ended))
-            if time.monotonic() - last >= every:
-                shown.refresh()
-                last = time.monotonic()
     return failed
 
 

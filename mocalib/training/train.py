@@ -12,7 +12,7 @@ from mocalib.config import paths
 from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig
 from mocalib.data import datasets
-from mocalib.data.batches import ResidentImages, check_batch
+from mocalib.data.batches import ResidentImages
 from mocalib.data.cache import Dataset
 from mocalib.storage import environment
 from mocalib.storage.progress import bar
@@ -44,9 +44,10 @@ def train(
         return run
     device = check_device(compute.device)
     dataset = datasets.load(config)  # errors in data or nets are raised before anything is written
-    check_batch(len(dataset.train.images), config.batch_size)
     objective = methods.build(config, dataset.image_shape)
-    check_turns(objective, config.epochs * (len(dataset.train.images) // config.batch_size))
+    images = ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
+    steps = config.epochs * images.steps_per_epoch
+    check_turns(objective, steps)
     with run.locked():
         run = Run(run.directory, config)  # another process may have begun or finished it meanwhile
         if run.finished:
@@ -56,8 +57,6 @@ def train(
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
             run.start(device, how, _describe(dataset), trained)
             place(objective, device, how["nets"])
-            images = ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
-            steps = config.epochs * images.steps_per_epoch
             trainer = Trainer(objective, steps, device, how["compiled"], config.seed)
             _fit(run, trainer, images, compute.checkpoint_seconds)
     return run
@@ -65,22 +64,19 @@ def train(
 
 def _how(run: Run, device: torch.device, compute: Compute) -> dict:
     """How to compute: as asked, or as the run's checkpoint was computed, since results depend on it."""
-    asked = compute.compile
+    recorded = run.environment if run.begun else {}
     how = {
         "threads": threads(run.config, compute.threads),
         "nets": environment.net_precision(run.config.precision, device),
-        "compiled": compiled(asked, device),
+        "compiled": compiled(compute.compile, device),
     }
-    if not run.begun:
-        return how
-    recorded = run.environment
     how |= {name: recorded[name] for name in ("threads", "nets") if name in recorded}
     on_gpu = device.type == "cuda"
     if "compiled" in recorded and (recorded["device"] != "cpu") == on_gpu:  # another kind of device may not support it
-        if asked not in (None, recorded["compiled"]):
+        if compute.compile not in (None, recorded["compiled"]):
             raise RunMismatch(
-                f"{run.directory} was begun with compile={recorded['compiled']}, and {asked} is asked; leave compile "
-                "out to resume it, or train in another directory"
+                f"{run.directory} was begun with compile={recorded['compiled']}, and {compute.compile} is asked; "
+                "leave compile out to resume it, or train in another directory"
             )
         how["compiled"] = recorded["compiled"]
     return how
