@@ -26,6 +26,7 @@ FORMS = (
     "negative",  # Eq. 6 without its second term, on frozen keys; unlike Eq. 4, only one side is trained
 )
 WRITTEN = {"form": {"decoupled": "eq6"}}  # field -> value -> what names and files say: an older, wrong word
+READ = {field: {theirs: ours for ours, theirs in words.items()} for field, words in WRITTEN.items()}
 
 
 @dataclass(frozen=True)

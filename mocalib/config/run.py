@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mocalib.config.checks import changed, check, nearest, option, validate
-from mocalib.config.methods import OBJECTIVES, WRITTEN, Method, MoCA, objective_name
+from mocalib.config.methods import OBJECTIVES, READ, WRITTEN, Method, MoCA, objective_name
 
 MODELS = ("a1", "a2", "hq")
 IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets of image files
@@ -96,14 +96,15 @@ class RunConfig:
         if "root" in differing:  # the last part only, so that the name is the same on every machine
             differing["root"] = PurePath(self.root).name
         if "objective" in differing:
-            differing["objective"] = {"name": objective_name(self.objective), **_written(changed(self.objective))}
+            fields = _renamed(changed(self.objective), WRITTEN)
+            differing["objective"] = {"name": objective_name(self.objective), **fields}
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.dataset}-{self.model}-{objective_name(self.objective)}-{digest}"
 
     def to_dict(self) -> dict:
         """The fields as plain JSON types. The objective's fields include its name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields = _written(dataclasses.asdict(self.objective))
+        fields = _renamed(dataclasses.asdict(self.objective), WRITTEN)
         values["objective"] = {"name": objective_name(self.objective), **fields}
         return values | {"keep_epochs": list(self.keep_epochs)}
 
@@ -143,19 +144,14 @@ def _objective(values: dict) -> Any:
     name = values.get("name")
     if not isinstance(name, str) or name not in OBJECTIVES:
         raise ValueError(f"objective name = {name!r} is not one of {', '.join(map(repr, OBJECTIVES))}")
-    fields = {key: _read(key, value) for key, value in values.items() if key != "name"}
+    fields = _renamed({key: value for key, value in values.items() if key != "name"}, READ)
     _known(fields, OBJECTIVES[name], f"objective {name!r}")
     return OBJECTIVES[name](**fields)
 
 
-def _written(fields: dict) -> dict:
-    """A method's fields as files have them."""
-    return {key: WRITTEN.get(key, {}).get(value, value) for key, value in fields.items()}
-
-
-def _read(key: str, value: Any) -> Any:
-    """A method's value from what a file has."""
-    return next((ours for ours, theirs in WRITTEN.get(key, {}).items() if theirs == value), value)
+def _renamed(fields: dict, words: dict[str, dict[str, str]]) -> dict:
+    """A method's fields with the words of files in place of ours, or the other way round."""
+    return {key: words.get(key, {}).get(str(value), value) for key, value in fields.items()}
 
 
 def flat(config: RunConfig) -> dict:

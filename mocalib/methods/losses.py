@@ -45,17 +45,13 @@ def negative(q: Tensor, keys: Tensor, tau: float) -> Tensor:
 def eq6(q: Tensor, k: Tensor, keys: Tensor, tau: float) -> Tensor:
     """Eq. 6: `1/B sum_i [log 1/K sum_j exp(q_i . key_j / tau) - q_i . k_i / tau]`; q, k: B d, keys: K d.
 
-    `keys` are those of the K most recent images, so the current k are among them. This is a cross-entropy of the
-    positive among the K keys, minus log K.
+    `keys` are those of the K most recent images, the current k among them: a cross-entropy among the keys, minus log K.
     """
     return decoupled(q, k, keys, tau)
 
 
 def decoupled(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:
-    """The same formula on a queue without the current keys, so the positive is in no denominator; shapes as above.
-
-    This is the decoupled contrastive loss (Yeh et al., arXiv 2110.06848). The paper does not have it.
-    """
+    """The decoupled loss (Yeh et al., arXiv 2110.06848; not in the paper): Eq. 6 on a queue without the current k."""
     return decoupled_of(contrast(q, k, queue, tau)).mean()
 
 
