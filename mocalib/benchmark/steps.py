@@ -21,14 +21,11 @@ from mocalib.training.step import Trainer
 ALGORITHM_1, OURS_FLOAT32, OURS = "Algorithm 1", "engine, float32", "engine"  # names in records
 
 
-class Feed:
+class Feed(Iterator[Tensor]):
     """Endless batches of a loader; while `held`, the last batch again, so that loading costs nothing."""
 
     def __init__(self, batches: Iterator[Tensor]) -> None:
         self.batches, self.held, self.last = batches, False, None
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self
 
     def __next__(self) -> Tensor:
         if self.last is None or not self.held:

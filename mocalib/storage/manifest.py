@@ -24,10 +24,7 @@ def read(directory: Path, name: str) -> str | None:
         if _is_missing(path, _manifest(directory)):
             raise damaged(path, "it is missing")
         return None
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise damaged(path, error) from None
+    return content.decode(errors="replace")  # of an unfinished run; whoever parses it finds the damage
 
 
 def read_json(directory: Path, name: str, default: dict | list) -> dict | list:
