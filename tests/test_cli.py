@@ -133,7 +133,7 @@ def test_a_plan_names_runs_and_which_are_finished_and_makes_nothing(tmp_path, ca
     assert found == dict.fromkeys(names, "new")
     assert not (tmp_path / "runs").exists()
     found = planned(capsys, "table3", "--runs", str(paths.RECORDS / "laptop"))
-    assert list(found.values()) == ["finished"] * 9
+    assert list(found.values()).count("finished") == 9  # of the committed grid
     files.write(tmp_path / "runs" / names[0] / "config.json", b"{")
     found = planned(capsys, "table3", "--scale", "smoke", "--runs", str(tmp_path / "runs"))
     assert found == {names[0]: "damaged", names[1]: "new"}  # and the others are listed all the same

@@ -84,7 +84,7 @@ def test_a_grid_shows_what_varies_first_and_the_papers_values(scratch):
     table = Suite("laptop").grid("figure4")
     here, paper = table["here (laptop)"], table["paper"]
     assert list(table.index[:2]) == ["runs", "temperature"]
-    assert here["temperature"] == "0.1, 0.3, 1"
+    assert here["temperature"] == ", ".join(f"{tau:g}" for tau in LAPTOP.temperatures)
     assert paper["temperature"] == "0.05, 0.1, 0.2, 0.5, 1"
     assert here["weight at temperature 0.3"] == ", ".join(f"{weight:g}" for weight in LAPTOP.temperatures[0.3])
     assert paper["weight at temperature 0.05"] == "100, 500, 1000, 3000, 6000, 10000"
@@ -168,7 +168,7 @@ def test_engine_and_jobs_reach_the_sweep(monkeypatch, scratch):
 
 def test_a_missing_record_is_named_and_never_left_out_unseen(scratch):
     """At laptop scale; a scale that may be run in part goes on without it."""
-    configs = experiments.listed("laptop", 3)["table3"]
+    configs = [c for c in experiments.listed("laptop", 3)["table3"] if c.objective.momentum in (0.0, 0.5, 0.9)]
     for config in configs[:-1]:
         fake_run(paths.RUNS / "laptop", config, 5.0)
     lost = configs[-1].name
@@ -349,7 +349,8 @@ def test_tables_keep_three_digits_for_reading_and_seven_in_files(scratch):
 
 def test_a_verdict_is_shown_and_kept_with_its_numbers(scratch, tmp_path):
     suite = Suite("laptop")
-    runs = [fake_run(tmp_path, c, 40.0 if c.objective.momentum == 0 else 20.0) for c in suite.configs("table3")]
+    configs = [c for c in suite.configs("table3") if c.objective.momentum in (0.0, 0.5, 0.9)]
+    runs = [fake_run(tmp_path, c, 40.0 if c.objective.momentum == 0 else 20.0) for c in configs]
     frame = suite.results(runs)
     claim = Claim("momentum", "A small m0 is worse.", "section 5.3", "log of fd at 0 over 0.9")
     effect = log_ratio(frame, "fd", {"momentum": 0.0}, {"momentum": 0.9}) + frame["seed"].unique() * 1e-3
