@@ -88,7 +88,7 @@ def test_a_grid_shows_what_varies_first_and_the_papers_values(scratch):
     assert paper["temperature"] == "0.05, 0.1, 0.2, 0.5, 1"
     assert here["weight at temperature 0.3"] == ", ".join(f"{weight:g}" for weight in LAPTOP.temperatures[0.3])
     assert paper["weight at temperature 0.05"] == "100, 500, 1000, 3000, 6000, 10000"
-    assert here["runs"] == str(3 * sum(map(len, LAPTOP.temperatures.values())))
+    assert here["runs"].split(",")[0] == str(3 * sum(map(len, LAPTOP.temperatures.values())))
     assert (here["queue_size"], paper["queue_size"]) == ("2048", "60000")
     assert "skip_broken" not in table.index  # the same default everywhere
 
