@@ -36,8 +36,10 @@ def test_the_default_is_laptop_and_the_environment_can_say_otherwise(monkeypatch
     assert Suite().scale == "smoke"
     assert Suite("paper").scale == "paper"
     monkeypatch.setenv("MOCALIB_SCALE", "desktop")
-    with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of '', 'smoke', 'laptop', 'paper'"):
+    with pytest.raises(ValueError, match="MOCALIB_SCALE = 'desktop' is not one of smoke, laptop, paper; set it to one"):
         Suite()
+    with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of '', 'smoke', 'laptop', 'paper'"):
+        Suite("desktop")
 
 
 def test_other_data_change_every_config_and_nothing_else_and_go_to_custom(folder):

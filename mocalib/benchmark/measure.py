@@ -5,7 +5,6 @@ round starts with another. A ratio is the median of the rounds' ratios, so other
 has a process of its own, as an allocator depends on what ran before.
 """
 
-import os
 import statistics
 import sys
 from collections import Counter
@@ -26,7 +25,7 @@ from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.run import RunConfig
 from mocalib.data.builtin import image_shape
-from mocalib.paper.grids import SCALES, vary
+from mocalib.paper.grids import SCALES, scale_of, vary
 from mocalib.storage import environment, files
 from mocalib.storage.progress import bar
 from mocalib.training.device import check_device, check_threads
@@ -46,8 +45,8 @@ class Options:
     measure: bool = False
 
     def __post_init__(self) -> None:
-        self.scale = self.scale or os.environ.get("MOCALIB_SCALE") or "laptop"
         validate(self)
+        self.scale = scale_of(self.scale)
 
 
 def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threads: int = 0) -> Path:

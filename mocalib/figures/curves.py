@@ -110,8 +110,7 @@ def scores_along(ax: Axes, frame: pd.DataFrame, axis: str = "weight", by: str = 
 
     Marks are means over seeds, bars their standard deviation. With the axis `weight`, a red star is around the best
     mean of each line, and a mark is open if one of its runs did not reach `stop_at`. Lines are shifted a little
-    sideways, so that no mark hides another. The axis is logarithmic, or even steps if it has values that are not
-    positive.
+    sideways, so that no mark hides another. The axis is logarithmic, or has even steps if a value is not positive.
     """
     tried = sorted(frame[axis].unique())
     even = not tried or tried[0] <= 0

@@ -7,7 +7,6 @@ browser.
 import argparse
 import multiprocessing
 import shutil
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -64,17 +63,15 @@ def all_notebooks(scale: str) -> list[Path]:
         return [*pool.map(partial(execute, scale=scale), others), execute(REPORT, scale)]
 
 
-def main() -> int:
-    """Run the notebooks of a scale; return the exit code."""
+def main() -> None:
+    """Run the notebooks of a scale; a failure ends with its message and exit code 1."""
     parser = argparse.ArgumentParser("python -m mocalib.paper.execute", description=__doc__.splitlines()[0])
     parser.add_argument("scale", choices=SCALES)
     try:
         print(*all_notebooks(parser.parse_args().scale), sep="\n")
     except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,6 +4,7 @@
 keep the paper's dimensionless ratios (`experiments.ratios`) as far as their data allow.
 """
 
+import os
 from dataclasses import dataclass, field, replace
 
 from mocalib.config.methods import MoCA
@@ -226,3 +227,11 @@ def _thinned(scale: Scale) -> Scale:
 
 SMOKE = _thinned(LAPTOP)
 SCALES = {"smoke": SMOKE, "laptop": LAPTOP, "paper": PAPER}
+
+
+def scale_of(name: str) -> str:
+    """The named scale; for "", that of the environment's MOCALIB_SCALE, or laptop."""
+    found = name or os.environ.get("MOCALIB_SCALE") or "laptop"
+    if found not in SCALES:
+        raise ValueError(f"MOCALIB_SCALE = {found!r} is not one of {', '.join(SCALES)}; set it to one, or unset it")
+    return found

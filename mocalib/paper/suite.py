@@ -1,7 +1,6 @@
 """What a notebook works with: grids, runs, results, figures and verdicts of one scale, on its own data or yours."""
 
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.paper import baselines, experiments, results
-from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES
+from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, scale_of
 from mocalib.paper.verdict import Claim, judge, told
 from mocalib.storage import files
 from mocalib.storage.run import Run
@@ -52,8 +51,8 @@ class Suite:
     train: bool = True  # False: only show finished runs of the committed grid
 
     def __post_init__(self) -> None:
-        self.scale = self.scale or os.environ.get("MOCALIB_SCALE") or "laptop"
         validate(self)
+        self.scale = scale_of(self.scale)
         self.settings = SCALES[self.scale]
         self.seeds = self.seeds or self.settings.seeds
         if self.root and not self.dataset:
@@ -123,17 +122,14 @@ class Suite:
             for sampler in (PRIOR, MIXTURE) if set(names) <= set(experiments.MIXED) else (PRIOR,):
                 scoring = Scoring(self.settings.features, self.settings.n_generated, sampler=sampler)
                 sweep(here, folder, Compute(device=self.device), scoring, pool)
-        return [self._run(config) for config in configs]
+        return [Run(self._folder(config) / config.name, config) for config in configs]
 
     def _folder(self, config: RunConfig) -> Path:
         """The scale's own runs stay with it; all others go to custom."""
         return paths.RUNS / (self.scale if config in self._evidence else "custom")
 
-    def _run(self, config: RunConfig) -> Run:
-        return Run(self._folder(config) / config.name, config)
-
     def _finished(self, configs: list[RunConfig], names: tuple[str, ...]) -> list[Run]:
-        runs = [self._run(config) for config in configs]
+        runs = [Run(self._folder(config) / config.name, config) for config in configs]
         missing = [run.directory for run in runs if not results.scored(run)]
         for run in runs:
             if run.directory not in missing:
