@@ -55,6 +55,8 @@ def _plan(options: argparse.Namespace) -> int:
     from mocalib.sweep import plan
 
     configs, folder, compute = _configs(options), options.runs or paths.RUNS / options.scale, _compute(options)
+    if options.commit and (options.names, options.runs, options.seeds) != (["all"], None, None):
+        raise ValueError("--commit takes the whole grid: python -m mocalib plan all --scale SCALE --commit")
     if options.commit:
         print(results.commit(options.scale))
         return 0

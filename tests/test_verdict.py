@@ -345,10 +345,12 @@ def test_of_a_single_seed_there_is_a_mean_without_bounds():
     assert found["comparisons"] == {"": {"effects": [0.5], "mean": 0.5, "low": None, "high": None}}
 
 
-@pytest.mark.parametrize("effects", [exactly(0.0, 0.05, 3), exactly(2.0, 0.05, 3)])
-def test_scores_without_room_decide_nothing(effects):
+@pytest.mark.parametrize(
+    ("effects", "word"), [(exactly(0, 0.05, 3), "not decidable here"), (exactly(2, 0.05, 3), "holds")]
+)
+def test_scores_without_room_can_show_harm_but_not_its_absence(effects, word):
     little, enough = pd.Series([0.1, 0.2, 0.3]), pd.Series([0.2, 0.2, 0.9])
-    assert judged(effects, WORSE, room=little)["verdict"] == "not decidable here"
+    assert judged(effects, WORSE, room=little)["verdict"] == word
     assert judged(effects, WORSE, room=enough)["verdict"] in DECIDED
     assert judged(effects, WORSE, room=pd.Series(dtype=float))["verdict"] == "not run"
     assert judged(effects, WORSE, room=pd.Series([math.nan] * 3))["verdict"] == "not run"

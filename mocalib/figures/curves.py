@@ -23,7 +23,7 @@ LOGGED = {  # logged term -> axis label
 PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns other than terms
 MARKERS = "osD^vPX"
 DISTANCE = {"inception": "FID", "classifier": "fd (classifier features)", "": "no score"}
-STAR = "error bars: standard deviation over seeds; red star: best mean of a line"
+STAR = "error bars: standard deviation over seeds; red star: best mean of a line; lines are shifted a little"
 OPEN = "open mark: a run did not reach the loss at which training stops"
 
 

@@ -141,7 +141,7 @@ class Suite:
                 remedy = f"train = True, or python -m mocalib sweep {names[0]} --scale {self.scale}"
                 message = f"{', '.join(names)}: {count}: {listed}; restore them with git, or train them: {remedy}"
                 raise FileNotFoundError(message)
-            print(f"{', '.join(names)}: {count}: {listed}")
+            print(f"{', '.join(names)}: {count}: {listed}; python -m mocalib sweep makes them")
         return [run for run in runs if run.directory not in missing]
 
     def results(self, runs: list[Run], history: bool = False) -> pd.DataFrame:

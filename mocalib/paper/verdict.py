@@ -146,7 +146,7 @@ def judge(claim: Claim, effects: pd.Series | pd.DataFrame, seeds: int, room: pd.
 
     effects: one number for each seed (index), or a column for each comparison, named after what MoCA is compared with.
     seeds: how many the scale runs. room: for "much worse", the log ratio of the scores without regularisation and at
-    the best lambda. If it is below the threshold, the scores have no room for the claim.
+    the best lambda. If it is below the threshold, a claim that does not hold is not decidable here.
     """
     table = effects.to_frame("") if isinstance(effects, pd.Series) else effects.rename(columns=str)
     table = table.replace([math.inf, -math.inf], math.nan).dropna()
@@ -173,7 +173,7 @@ def told(found: dict) -> str:
         effects = ", ".join(f"{effect:.3g}" for effect in c["effects"])
         lines.append(f"{f'Against {name}: m' if name else 'M'}ean effect {c['mean']:.3g}{bounds} (seeds: {effects}).")
     if found["verdict"] == NOT_RUN:
-        lines.append(f"The rule needs {found['seeds_asked']} seeds of every run; {len(found['seeds'])} are there.")
+        lines.append(f"Seeds with every run and score of the rule: {len(found['seeds'])} of {found['seeds_asked']}.")
     if found["verdict"] == COARSE:
         lines.append(f"Lambda 0 and the best lambda differ by {found['room']:.3g}, less than the threshold.")
     if found["seeds_to_decide"]:
@@ -186,9 +186,9 @@ def _verdict(claim: Claim, table: pd.DataFrame, seeds: int, room: pd.Series | No
         return NOT_RUN
     if len(table) < FEWEST:
         return FEW
-    if room is not None and room.mean() < claim.threshold:
-        return COARSE
-    return decide(table, claim.threshold, claim.level, claim.flat)
+    found = decide(table, claim.threshold, claim.level, claim.flat)
+    no_room = room is not None and room.mean() < claim.threshold
+    return COARSE if no_room and found != HOLDS else found
 
 
 def _summary(effects: pd.Series, level: float) -> dict:
