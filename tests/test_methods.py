@@ -22,6 +22,7 @@ METHODS = (
     RAE(),
     RAE(regulariser="spectral_norm"),
     TwoStageVAE(first_stage=0.5, second_width=16),
+    replace(tiny().objective, form="eq6_literal"),
 )
 EACH = pytest.mark.parametrize("method", METHODS, ids=str)
 

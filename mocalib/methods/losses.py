@@ -45,7 +45,8 @@ def negative(q: Tensor, keys: Tensor, tau: float) -> Tensor:
 def eq6(q: Tensor, k: Tensor, keys: Tensor, tau: float) -> Tensor:
     """Eq. 6: `1/B sum_i [log 1/K sum_j exp(q_i . key_j / tau) - q_i . k_i / tau]`; q, k: B d, keys: K d.
 
-    `keys` are those of the K most recent images, the current k among them: a cross-entropy among the keys, minus log K.
+    `keys` are those of the K most recent images. If K >= B, all of k is among them, and this is a cross-entropy of the
+    positive among the keys, minus log K.
     """
     return decoupled(q, k, keys, tau)
 

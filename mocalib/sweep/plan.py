@@ -24,7 +24,7 @@ from mocalib.training.step import Trainer, check_turns
 RECORD = 60_000  # bytes of a finished run without its weights; laptop runs have 58 kB on average
 FREE = (  # fields that do not change the cost of a step
     *("seed", "limit", "skip_broken", "epochs", "stop_at", "learning_rate", "decay_every", "decay_until"),
-    *("keep_epochs", "objective.weight", "objective.temperature", "objective.momentum", "objective.form"),
+    *("keep_epochs", "objective.weight", "objective.temperature", "objective.momentum"),
 )
 
 
