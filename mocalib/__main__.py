@@ -45,7 +45,7 @@ def _sweep(options: argparse.Namespace) -> int:
     scale = SCALES[options.scale]
     pool = Pool(options.engine, options.jobs, options.gpus, options.retries, options.address)
     scoring = _scoring(options, scale.features, scale.n_generated)
-    for run in sweep(configs, options.runs or paths.RUNS / options.scale, _compute(options), scoring, pool):
+    for run in sweep(configs, _folder(options), _compute(options), scoring, pool):
         _print(run.directory, run.scores)
     return 0
 
@@ -54,7 +54,7 @@ def _plan(options: argparse.Namespace) -> int:
     from mocalib.paper import results
     from mocalib.sweep import plan
 
-    configs, folder, compute = _configs(options), options.runs or paths.RUNS / options.scale, _compute(options)
+    configs, folder, compute = _configs(options), _folder(options), _compute(options)
     if options.commit and (options.names, options.runs, options.seeds) != (["all"], None, None):
         raise ValueError("--commit takes the whole grid: python -m mocalib plan all --scale SCALE --commit")
     if options.commit:
@@ -103,6 +103,10 @@ def _configs(options: argparse.Namespace) -> list[RunConfig]:
         raise ValueError(f"{', '.join(options.names)}: not run at {scale} scale")
     i, n = options.part
     return list(dict.fromkeys(found))[i - 1 :: n]  # every n-th run: neighbours in the list cost about the same
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    return options.runs or paths.RUNS / options.scale
 
 
 def _compute(options: argparse.Namespace) -> Compute:

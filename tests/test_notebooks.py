@@ -12,6 +12,7 @@ import pandas as pd
 import papermill
 import pytest
 from conftest import picture
+from test_papermill import code, run_here
 from test_suite import fake_run, rescore, seal
 
 from mocalib.benchmark.measure import Options
@@ -208,13 +209,9 @@ def test_the_quickstart_is_the_experiment_of_that_name():
     assert values["epochs"] * 3 // 5 == mine.decay_every
 
 
-def run_here(path, **changed) -> dict:
-    """Run a notebook's cells in this process with other parameters; return its names."""
-    names = {"In": [""], "display": lambda *_: None}
-    for i, cell in enumerate(cells(path)):
-        exec(cell.source, names)
-        names |= changed if i == 0 else {}
-    return names
+def verdicts() -> dict[str, str]:
+    found = [json.loads(path.read_text()) for path in (paths.FIGURES / "paper" / "claims").glob("*.json")]
+    return {claim["key"]: claim["verdict"] for claim in found}
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -222,12 +219,11 @@ def test_a_scale_that_is_run_in_part_is_shown_without_any_records(path, scratch)
     """What is missing is listed, and no claim is decided."""
     if path.stem == "11_report":
         with pytest.raises(FileNotFoundError, match="has no claims yet; run these notebooks first: 02_main_results"):
-            run_here(path, scale="paper", train=False)
+            run_here(code(path), scale="paper", train=False)
         return
-    run_here(path, scale="paper", train=False)
-    found = [json.loads(claim.read_text()) for claim in (paths.FIGURES / "paper" / "claims").glob("*.json")]
-    assert {claim["verdict"] for claim in found} <= {"not run"}
-    assert found or path.stem == "03_celeba_hq"
+    run_here(code(path), scale="paper", train=False)
+    assert set(verdicts().values()) <= {"not run"}
+    assert verdicts() or path.stem == "03_celeba_hq"
 
 
 RECORD = next((paths.RECORDS / "laptop").glob("*/latents.npz"))
@@ -247,11 +243,6 @@ def shown_run(config, fd) -> None:
     seal(run)
 
 
-def verdicts() -> dict[str, str]:
-    found = [json.loads(path.read_text()) for path in (paths.FIGURES / "paper" / "claims").glob("*.json")]
-    return {claim["key"]: claim["verdict"] for claim in found}
-
-
 def test_of_a_scale_that_is_run_in_part_what_is_there_is_shown_and_judged(scratch):
     """MoCA-A2, WAE-MMD and an autoencoder on CIFAR-10; of Table 3 one value, then all."""
     pair = experiments.configs("table1_wae", "paper", 3)
@@ -260,14 +251,14 @@ def test_of_a_scale_that_is_run_in_part_what_is_there_is_shown_and_judged(scratc
     for config in experiments.configs("baselines_cifar10", "paper", 3)[:3]:
         shown_run(config, 30.0)
     of_name = {path.stem: path for path in STUDIES}
-    run_here(of_name["02_main_results"], scale="paper", train=False)
+    run_here(code(of_name["02_main_results"]), scale="paper", train=False)
     table = pd.read_csv(paths.FIGURES / "paper" / "table1.csv")
     again = table[table["row"] == "re-run"].set_index("method")["fd"].to_dict()
     assert again == {"MoCA-A2": 9.0, "WAE-MMD (sphere)": 13.0, "AE": 30.0}
     decided = verdicts()
     assert decided.pop("wae-mmd") == "holds"
     assert set(decided.values()) == {"not run"}  # the best of some baselines is not the best of all
-    run_here(of_name["11_report"], scale="paper", train=False)
+    run_here(code(of_name["11_report"]), scale="paper", train=False)
     assert (
         "| MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10. | Table 1 | holds |"
         in (paths.FIGURES / "paper" / "report.md").read_text()
@@ -278,10 +269,10 @@ def test_an_axis_of_which_one_value_is_there_decides_nothing_until_all_are(scrat
     path = next(path for path in STUDIES if path.stem == "06_momentum")
     configs = experiments.listed("paper", 3)["table3"] + experiments.listed("paper", 3)["figure5"]
     shown_run(configs[0], 86.0)
-    run_here(path, scale="paper", train=False)
+    run_here(code(path), scale="paper", train=False)
     assert verdicts() == {"momentum": "not run"}
     for config in configs:
         bad = config.objective.momentum == 0 or config.objective.weight == 0
         shown_run(config, (86.0 if bad else 47.0) + config.seed)
-    run_here(path, scale="paper", train=False)
+    run_here(code(path), scale="paper", train=False)
     assert verdicts() == {"momentum": "holds"}

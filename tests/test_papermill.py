@@ -38,7 +38,7 @@ UP_TO_TRAINING = next(i for i, source in enumerate(code()) if "mocalib.train(" i
 
 def run_here(cells: list[str], **changed) -> None:
     """Run cells in this process, with parameters changed after the first."""
-    kernel = {"In": ["", *cells]}
+    kernel = {"In": ["", *cells], "display": lambda *_: None}
     exec(cells[0], kernel)
     kernel |= changed
     for source in cells[1:]:

@@ -38,11 +38,9 @@ DISTANCES = {  # column -> metric, what was scored, for scores that depend on an
 METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are both "fd"
     distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
 }
-NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", *SCORES, *DISTANCES), float)
+NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", "seen", "seconds", *SCORES, *DISTANCES), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
-COLUMNS = [
-    *dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS])
-]  # the score named precision hides the setting
+COLUMNS = list(dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS]))  # two have the name precision
 
 
 def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = None) -> pd.DataFrame:
@@ -56,25 +54,28 @@ def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = Non
         dataset: common_features([run for run in runs if run.config.dataset == dataset], epoch)
         for dataset in {run.config.dataset for run in runs}
     }
-    rows = [_row(run, of[run.config.dataset] if extractor is None else extractor, epoch) for run in runs]
+    return _table([_row(run, of[run.config.dataset] if extractor is None else extractor, epoch) for run in runs])
+
+
+def history(runs: list[Run]) -> pd.DataFrame:
+    """One row for each run and scored epoch: as in `frame`, with training images and seconds so far."""
+    extractor, rows = common_features(runs, along=True), []
+    for run in runs:
+        steps, batch = run.environment["data"]["train"] // run.config.batch_size, run.config.batch_size
+        timing = pd.DataFrame(run.timing)
+        for epoch in run.epochs:
+            seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
+            rows.append(_row(run, extractor, epoch) | {"seen": epoch * steps * batch, "seconds": seconds})
+    return _table(rows)
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS).astype(NUMBERS)
     for dataset, digests in table.groupby("dataset")["digest"].unique().items():
         if len(digests) > 1:
             listed = ", ".join(digests)
             raise ValueError(f"runs on {dataset} were scored with different weights: {listed}; score them again")
     return table
-
-
-def history(runs: list[Run]) -> pd.DataFrame:
-    """One row for each run and scored epoch: as in `frame`, with training images and seconds so far."""
-    extractor, parts = common_features(runs, along=True), []
-    for run in runs:
-        steps, batch = run.environment["data"]["train"] // run.config.batch_size, run.config.batch_size
-        timing = pd.DataFrame(run.timing)
-        for epoch in run.epochs:
-            seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
-            parts.append(frame([run], epoch, extractor).assign(seen=epoch * steps * batch, seconds=seconds))
-    return pd.concat(parts, ignore_index=True) if parts else frame([]).assign(seen=0, seconds=0.0)
 
 
 def scored(run: Run) -> bool:

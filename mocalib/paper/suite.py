@@ -130,11 +130,10 @@ class Suite:
 
     def _finished(self, configs: list[RunConfig], names: tuple[str, ...]) -> list[Run]:
         runs = [Run(self._folder(config) / config.name, config) for config in configs]
-        missing = [run.directory for run in runs if not results.scored(run)]
-        for run in runs:
-            if run.directory not in missing:
-                run.verify()
-        if missing:
+        done = [run for run in runs if results.scored(run)]
+        for run in done:
+            run.verify()
+        if missing := [run.directory for run in runs if run not in done]:
             listed = ", ".join(directory.name for directory in missing)
             count = f"{len(missing)} of {len(runs)} runs are missing in {missing[0].parent}"
             if not self.settings.partial:
@@ -142,7 +141,7 @@ class Suite:
                 message = f"{', '.join(names)}: {count}: {listed}; restore them with git, or train them: {remedy}"
                 raise FileNotFoundError(message)
             print(f"{', '.join(names)}: {count}: {listed}; python -m mocalib sweep makes them")
-        return [run for run in runs if run.directory not in missing]
+        return done
 
     def results(self, runs: list[Run], history: bool = False) -> pd.DataFrame:
         """One row for each run, or with `history` for each scored epoch: its config and its scores (see `results`).
@@ -221,7 +220,7 @@ class Suite:
         `here` and `paper` are the numbers behind it. Runs that were added to the grid must not be among the effects.
         """
         found = judge(claim, effects, self.seeds, room) | {"here": _said(here, 3), "paper": _said(paper, 4)}
-        found |= {"scale": self.scale, "output": self.output}
+        found["scale"] = self.scale
         files.write_json(paths.FIGURES / self.output / "claims" / f"{claim.key}.json", found)
         return Markdown(told(found))
 
