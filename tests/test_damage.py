@@ -191,11 +191,11 @@ def test_a_cache_with_another_header_is_refused_or_harmless(decoded, digits, mon
     """The .npy header's first bytes, and all of what it is compared with."""
     monkeypatch.setattr(cache, "READ_WHOLE", 0)
 
-    def opened() -> tuple[bytes, str, list]:
+    def opened() -> tuple[bytes, str, dict]:
         found = datasets.load(RunConfig())
-        return found.train.images.numpy().tobytes(), found.fingerprint, found.left_out
+        return found.train.images.numpy().tobytes(), found.fingerprint, found.about
 
-    whole = (digits.train.images.numpy().tobytes(), digits.fingerprint, [])
+    whole = (digits.train.images.numpy().tobytes(), digits.fingerprint, {})
     assert refusals(decoded / name, opened, whole, f"{decoded} are damaged", length=100) > PLACES
 
 

@@ -68,10 +68,6 @@ def png_of(width: int, height: int) -> bytes:
 HUGE = r"(?s)1 files in .*images cannot be read.*train/x.png \(.*(decompression bomb|megapixels)"
 NO_IMAGE = r"(?s)1 files in .*images cannot be read.*train/x.png \(not an image, or of a format that is not read"
 PLANTED = {  # what lies in the folder as train/x.png -> how it comes there, or its content, and what is said of it
-    "a link out": (
-        lambda path: path.symlink_to(path.parents[3] / "secret.png"),
-        r"^train/x.png in .*images is a link out of it; replace it by the file itself",
-    ),
     "a pipe": (os.mkfifo, r"^train/x.png in .*images is not a regular file; reading may never end: remove it"),
     "a file larger than any image": (sparse, r"^train/x.png in .*images has 0.5 GB"),  # not read
     "a square of huge dimensions": (png_of(100_000, 100_000), HUGE),  # not decoded

@@ -22,6 +22,7 @@ from mocalib.config import paths
 from mocalib.storage import files
 
 LAYOUT = 2  # version of the folder's layout; part of the key
+RECORDED = ("left_out", "notes", "white")  # see `decode`
 READ_WHOLE = 500_000_000  # bytes; up to this size each process checks the fingerprint once, in under a second
 
 
@@ -33,12 +34,12 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Both splits, the sha256 of all decoded pixels and labels, and the files that could not be read."""
+    """Both splits, the sha256 of all decoded pixels and labels, and what else a run records of how they were made."""
 
     train: Split
     test: Split
     fingerprint: str
-    left_out: list[str]
+    about: dict
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -46,7 +47,7 @@ class Dataset(NamedTuple):
         return tuple(self.train.images.shape[1:])
 
 
-def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> Dataset:
+def cached(name: str, key: dict, write: Callable[[Path], dict | None]) -> Dataset:
     """Open the decoded arrays of `key`. If there are none yet, `write(folder)` makes them.
 
     One process writes and renames the finished folder; others wait. Raises ValueError for damaged arrays, OSError
@@ -69,7 +70,7 @@ def cached(name: str, key: dict, write: Callable[[Path], list[str] | None]) -> D
     if sum(expected["bytes"] for expected in about["arrays"].values()) <= READ_WHOLE:
         _verify_once(folder, tuple((folder / name).stat().st_mtime_ns for name in about["arrays"]))
     splits = [Split(_open(folder / f"{s}.npy"), _open(folder / f"{s}-labels.npy")) for s in ("train", "test")]
-    return Dataset(*splits, about["fingerprint"], about["left_out"])
+    return Dataset(*splits, about["fingerprint"], {name: about[name] for name in RECORDED if about.get(name)})
 
 
 def verify(folder: Path) -> None:
@@ -132,11 +133,11 @@ def _sweep() -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(partial: Path, key: dict, write: Callable[[Path], list[str] | None]) -> None:
+def _write(partial: Path, key: dict, write: Callable[[Path], dict | None]) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed while this one waited for the lock
     partial.mkdir()
     try:
-        about = {"key": key, "left_out": write(partial) or [], "fingerprint": fingerprint(partial)}
+        about = (write(partial) or {}) | {"key": key, "fingerprint": fingerprint(partial)}
         about["arrays"] = {path.name: _header(path) for path in sorted(partial.glob("*.npy"))}
         files.write_json(partial / "cache.json", about | {"sha256": _digest(about)})
     except BaseException:

@@ -13,7 +13,7 @@ from torchvision.datasets.utils import check_integrity
 
 from mocalib.config import paths
 from mocalib.config.run import OWN_SIZES, RunConfig
-from mocalib.data import builtin, cache, catalogue, decode, image_folder
+from mocalib.data import builtin, cache, catalogue, decode, image_folder, splits
 from mocalib.data.cache import Dataset, Split
 from mocalib.data.catalogue import CELEBA_SPLIT, CELEBA_ZIP
 from mocalib.storage import files
@@ -23,7 +23,7 @@ class Source(NamedTuple):
     """How to make a dataset's decoded arrays."""
 
     key: dict  # all that they depend on
-    write: Callable[[Path], list[str] | None]  # writes arrays and labels to a folder; returns files that were skipped
+    write: Callable[[Path], dict | None]  # writes arrays and labels to a folder; returns what a run records of it
     here: bool = True  # whether the files are on this disk; else `write` downloads them
 
 
@@ -57,12 +57,12 @@ def _root(config: RunConfig) -> Path:
     return root
 
 
-def _images(config: RunConfig, listing: image_folder.Listing) -> Source:
+def _images(config: RunConfig, listing: splits.Listing) -> Source:
     """Image files, cropped and resized. CelebA's zip is checked before it is decoded."""
     size, crop = _size_and_crop(config)
     key = {"files": listing.key, "size": size, "crop": crop, "format": decode.FORMAT}
 
-    def write(folder: Path) -> list[str]:
+    def write(folder: Path) -> dict:
         if listing.files.place.name == CELEBA_ZIP and listing.official:
             _check_celeba(listing.files.place, "unpack it there and remove the zip")
         return decode.decode(listing, size, crop, folder, config.skip_broken)
@@ -78,7 +78,7 @@ def _size_and_crop(config: RunConfig) -> tuple[int, int]:
 def _folder(config: RunConfig) -> Source:
     """A folder or zip of images."""
     root = _root(config)
-    listing = image_folder.scan(root)
+    listing = splits.scan(root)
     if config.dataset in catalogue.COUNTS:
         _check_counts(config.dataset, root, [listing.train, listing.test])
     return _images(config, listing)
@@ -106,13 +106,13 @@ def _celeba(config: RunConfig) -> Source:
             f"{found.place} lacks {len(absent)} of the {len(parts)} images of {split.name}, for example {absent[0]}; "
             f"get them again (see data/README.md), or use dataset 'folder' for a part of CelebA"
         )
-    splits = [[places[name] for name, part in parts if (part == "2") == test] for test in (False, True)]
-    _check_counts("celeba", split, splits)
-    return _images(config, image_folder.Listing(found, *map(image_folder.shuffled, splits), official=True))
+    halves = [[places[name] for name, part in parts if (part == "2") == test] for test in (False, True)]
+    _check_counts("celeba", split, halves)
+    return _images(config, splits.Listing(found, *map(splits.shuffled, halves), official=True))
 
 
-def _check_counts(dataset: str, place: Path, splits: list[list[str]]) -> None:
-    if (counts := tuple(map(len, splits))) != catalogue.COUNTS[dataset]:
+def _check_counts(dataset: str, place: Path, halves: list[list[str]]) -> None:
+    if (counts := tuple(map(len, halves))) != catalogue.COUNTS[dataset]:
         train, test = catalogue.COUNTS[dataset]
         raise ValueError(
             f"{place} gives {counts[0]} training and {counts[1]} test images; {dataset} has {train} and {test}. Get it "
@@ -140,13 +140,13 @@ def _celebahq(config: RunConfig) -> Source:
     found, zips = image_folder.find(root), list(root.glob("*.zip")) if root.is_dir() else []
     found = image_folder.find(zips[0]) if len(zips) == 1 and not found.names else found
     numbered = {name: int(number[1]) for name in found.names if (number := re.search(r"(\d+)\.\w+$", name))}
-    names = image_folder.shuffled(sorted(numbered, key=lambda name: (numbered[name], name)))
+    names = splits.shuffled(sorted(numbered, key=lambda name: (numbered[name], name)))
     if not names:
         raise FileNotFoundError(catalogue.missing("celebahq", root))
-    held = round(len(names) * image_folder.HELD_OUT)
-    splits = [names[held:], names[:held]]
-    _check_counts("celebahq", found.place, splits)
-    return _images(config, image_folder.Listing(found, *splits, official=True))
+    held = round(len(names) * splits.HELD_OUT)
+    halves = [names[held:], names[:held]]
+    _check_counts("celebahq", found.place, halves)
+    return _images(config, splits.Listing(found, *halves, official=True))
 
 
 def _cifar10(config: RunConfig) -> Source:
@@ -197,7 +197,7 @@ def _write_cifar10(place: Path, size: int, crop: int, folder: Path) -> None:
         images = found.data.transpose(0, 3, 1, 2)  # N 3 32 32
         if (size, crop) != (32, 0):
             images = np.stack([decode.pixels(image, size, crop) for image, _ in found])
-        order = image_folder.shuffled(range(len(images)))
+        order = splits.shuffled(range(len(images)))
         files.write_array(folder / f"{split}.npy", images[order])
         files.write_array(folder / f"{split}-labels.npy", np.array(found.targets, np.int64)[order])
 

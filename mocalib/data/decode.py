@@ -13,64 +13,108 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from mocalib.data.image_folder import Listing
+from mocalib.data.image_folder import opened
+from mocalib.data.splits import Listing, mended
 from mocalib.storage import files
 from mocalib.storage.progress import bar
 
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow runs external programs for some others
+WHITE = 2**16 - 1  # of an image that uses all of 16 bits
+SHOWN = 20  # lines of a list in a message
 LARGEST = Image.MAX_IMAGE_PIXELS  # 89 megapixels: a file of some kilobytes can unpack to more than memory holds
-FORMAT = f"1, Pillow {PIL.__version__}"  # part of the cache's key, since pixels depend on Pillow's version
+FORMAT = f"2, Pillow {PIL.__version__}"  # part of the cache's key, since pixels depend on Pillow's version
 
 
 class Header(NamedTuple):
-    """An image file's mode and size by its header, and a digest of its bytes."""
+    """An image file's mode and size, a digest of its bytes, and of 16-bit images their largest value."""
 
     mode: str
     size: tuple[int, int]
     digest: bytes
+    alpha: bool  # whether parts may be transparent
+    largest: int = 0  # 0: the image has 8 bits
 
 
-def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bool = False) -> list[str]:
+def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bool = False) -> dict[str, Any]:
     """Decode every image into `folder`/train.npy and test.npy, uint8 N C H W, with labels if there are classes.
 
     Crops the centred square of `crop` pixels (0: the largest) and resizes it to `size` with Pillow's antialiased
     Lanczos filter. Without either, images must have one square size. One channel if all files are grey, else RGB.
-    Raises ValueError naming unreadable files, or with `skip_broken` skips and returns them. Raises ValueError for a
-    file in both splits (prints it if the splits are official) and for an image smaller than the crop.
+    Transparent images are drawn on white. 16-bit greys are scaled by the bits that they use together. A hold-out of our
+    own is `mended`.
+
+    Returns what a run records: files that were skipped (`left_out`), `notes`, and the value of `white` if it is not all
+    16 bits. Prints the notes. Raises ValueError naming unreadable files, if they are not to be skipped; for a file in
+    both splits (prints it if the splits are official); and for an image smaller than the crop.
     """
     headers, broken = _headers(listing)
-    rest = listing.without(broken)
+    rest = _mended(listing.without(broken), headers)
+    white = _white(listing.files.place, headers)
     if rest.train and rest.test:
         _look_for_shared(rest, headers)
         side = size or crop or _common_size(headers)
         _refuse_small(rest, headers, crop or (side if listing.official else 0))
-    while rest.train and rest.test and (late := _write(rest, headers, side, crop, folder)):
+    while rest.train and rest.test and (late := _write(rest, headers, side, crop, white, folder)):
         broken |= late
-        rest = rest.without(late)
+        rest = _mended(rest.without(late), headers)
         if not skip_broken:
             break
-    if broken:
-        _report(listing, broken, skip_broken)
-    return sorted(broken)
-
-
-def _report(listing: Listing, broken: dict[str, str], skip_broken: bool) -> None:
-    """Print which files cannot be read. Raise ValueError unless they may be skipped and no split becomes empty."""
-    place, rest = listing.files.place, listing.without(broken)
     named = _lines(f"{name} ({reason})" for name, reason in broken.items())
-    if not skip_broken:
+    if broken and not skip_broken:
         raise ValueError(
-            f"{len(broken)} files in {place} cannot be read as images; remove or replace them, or pass "
+            f"{len(broken)} files in {listing.files.place} cannot be read as images; remove or replace them, or pass "
             f"skip_broken = True to skip them:\n{named}"
         )
     if not rest.train or not rest.test:
-        raise ValueError(f"{len(broken)} files in {place} cannot be read, which leaves a split empty:\n{named}")
-    print(f"{len(broken)} files in {place} cannot be read and are skipped:\n{named}")
+        raise ValueError(
+            f"{listing.files.place}: of the images that can be read, {len(rest.train)} are left to train and "
+            f"{len(rest.test)} to test on (copies of one image count once); add some\n{named}"
+        )
+    notes = [f"{len(broken)} files cannot be read and are skipped:\n{named}"] if broken else []
+    notes += _notes(listing, rest, headers, white)
+    print(*(f"{listing.files.place}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
+    return {"left_out": sorted(broken), "notes": notes[bool(broken) :], "white": white if white != WHITE else None}
+
+
+def _mended(listing: Listing, headers: dict[str, Header]) -> Listing:
+    return mended(listing, {name: header.digest for name, header in headers.items()})
+
+
+def _white(place: Path, headers: dict[str, Header]) -> int:
+    """What is white in 16-bit images: the largest value of as many bits as all of them use together, at least 8.
+
+    Raises ValueError for colours that use less than 16 bits: Pillow reads only their upper 8.
+    """
+    deep = {name: header for name, header in headers.items() if header.largest}
+    white = 2 ** max(8, max((header.largest for header in deep.values()), default=WHITE).bit_length()) - 1
+    if white < WHITE and (colour := [name for name, header in deep.items() if header.mode not in GREY_MODES]):
+        raise ValueError(
+            f"{len(colour)} images of {place} have 16-bit colours that go up to {white} of {WHITE} only, for example "
+            f"{colour[0]}, and would be nearly black; convert them to 8 bits (ImageMagick: mogrify -normalize -depth 8)"
+        )
+    return white
+
+
+def _notes(listing: Listing, used: Listing, headers: dict[str, Header], white: int) -> list[str]:
+    """What a person should know about how the files were used; a run records it."""
+    names = {*used.train, *used.test}
+    beside = sorted(set(listing.files.names) - {*listing.train, *listing.test})
+    moved, alpha = len(set(listing.test) & set(used.train)), sum(headers[name].alpha for name in names)
+    notes = {
+        f"not used, as these are no images that can be read: {listing.files.unused}": listing.files.unused,
+        f"not used, as they are not in train/ or test/: {len(beside)} images, such as {beside[:1]}": beside,
+        f"{moved} images train instead of being held out: copies, or the only ones of a class": moved,
+        "class folders are not used as labels, since no class has two images": listing.classes and not used.classes,
+        f"{alpha} images may be transparent and are drawn on white": alpha,
+        f"16-bit images: {white} is white, the most that their bits hold": white != WHITE,
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(f"  {line}" for line in sorted(lines))
+    found = sorted(lines)
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return "\n".join(f"  {line}" for line in [*found[:SHOWN], *more])
 
 
 def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
@@ -84,18 +128,24 @@ def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
 def _header(read: Callable[[str], bytes], name: str) -> Header | str:
     try:
         content = read(name)
-        with _opened(content) as image:
+        with opened(io.BytesIO(content), name) as image:
             if image.width * image.height > LARGEST:
                 return f"{image.width}x{image.height}: more than {LARGEST / 1e6:.0f} megapixels"
             if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
                 return f"mode {image.mode}: 32-bit pixels have no fixed range; convert it to 8 or 16 bits"
-            return Header(image.mode, image.size, hashlib.blake2b(content, digest_size=16).digest())
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            return Header(image.mode, image.size, digest, image.has_transparency_data, _largest(image))
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for a broken file
         return _reason(error)
 
 
-def _opened(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=FORMATS)
+def _largest(image: Image.Image) -> int:
+    """The largest value of a 16-bit image, 0 if it has 8 bits. Of colours Pillow reads the upper 8 bits alone."""
+    if image.mode.startswith("I"):
+        return max(1, int(np.asarray(image).max()))
+    if image.tile and "16" in str(image.tile[0][3]):
+        return 257 * max(1, int(np.asarray(image.convert("RGB")).max()))
+    return 0
 
 
 def _reason(error: Exception) -> str:
@@ -127,7 +177,9 @@ def _refuse_small(listing: Listing, headers: dict[str, Header], least: int) -> N
         )
 
 
-def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, folder: Path) -> dict[str, str]:
+def _write(
+    listing: Listing, headers: dict[str, Header], side: int, crop: int, white: int, folder: Path
+) -> dict[str, str]:
     """Write the arrays and labels of both splits. Return files with a good header but broken pixels, and why."""
     broken, grey = {}, all(headers[name].mode in GREY_MODES for name in (*listing.train, *listing.test))
     for split, names in (("train", listing.train), ("test", listing.test)):
@@ -136,8 +188,8 @@ def _write(listing: Listing, headers: dict[str, Header], side: int, crop: int, f
 
         def decode_one(place: int, array: np.ndarray = array, names: list[str] = names) -> str | None:
             try:
-                with _opened(listing.files.read(names[place])) as image:
-                    array[place] = pixels(image, side, crop, grey)
+                with opened(io.BytesIO(listing.files.read(names[place])), names[place]) as image:
+                    array[place] = pixels(image, side, crop, grey, white)
             except Exception as error:
                 return _reason(error)
 
@@ -170,9 +222,9 @@ def _common_size(headers: dict[str, Header]) -> int:
     return width
 
 
-def pixels(opened: Image.Image, size: int, crop: int = 0, grey: bool = False) -> np.ndarray:
+def pixels(image: Image.Image, size: int, crop: int = 0, grey: bool = False, white: int = WHITE) -> np.ndarray:
     """One image as uint8 C H W: turned upright, cropped and resized as in `decode`. Raises ValueError as that does."""
-    image = _eight_bit(ImageOps.exif_transpose(opened)).convert("L" if grey else "RGB")
+    image = _visible(ImageOps.exif_transpose(image), white).convert("L" if grey else "RGB")
     square = crop or min(image.size)
     if square > min(image.size):
         raise ValueError(f"crop = {crop} is larger than the image, {image.width}x{image.height}")
@@ -184,8 +236,12 @@ def pixels(opened: Image.Image, size: int, crop: int = 0, grey: bool = False) ->
     return array[None] if grey else array.transpose(2, 0, 1)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit greys to 8 bits; Pillow would clip them at 255."""
+def _visible(image: Image.Image, white: int) -> Image.Image:
+    """What a person sees: 16-bit greys scaled to 8 bits, where Pillow would clip them at 255; transparency on white."""
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+        scaled = np.asarray(image).astype(np.float64) * (255 / white)
+        return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image

@@ -1,6 +1,6 @@
-"""Find image files in a folder or a zip, and each file's split and class. Decodes no pixel and unpacks no zip.
+"""Find image files in a folder or a zip. Decodes no pixel and unpacks no zip.
 
-Files may be hostile: links that lead out of the folder are refused, and files too large for an image.
+Files may be hostile: those too large for an image are refused, and pipes. Linked folders are read once each.
 """
 
 import hashlib
@@ -8,17 +8,23 @@ import os
 import stat
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
-import numpy as np
+from PIL import Image
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+Image.init()  # loads all of Pillow's formats
+FOREIGN = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow has other programs read these
+KINDS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - FOREIGN}
+SUFFIXES = {*KINDS, ".mpo"}
+RECOGNISED = [
+    kind for kind, (_, accepts) in Image.OPEN.items() if accepts and kind not in FOREIGN
+]  # by the first bytes
 SPLITS = ("train", "test")
-LIKE_SPLITS = (*SPLITS, "val", "valid", "validation", "training", "testing")
-HELD_OUT = 0.1  # share of test images in a folder without train/ and test/
 LARGEST = 500_000_000  # bytes; a file in a small zip can unpack to more than memory holds
 
 
@@ -29,77 +35,97 @@ class Files(NamedTuple):
     names: list[str]  # with `/`
     key: str  # sha256 over names, sizes and times or CRCs: hashing the content of 200,000 files is slow
     read: Callable[[str], bytes]
-
-
-class Listing(NamedTuple):
-    """Files by split, with class names if each class has its own folder."""
-
-    files: Files
-    train: list[str]
-    test: list[str]
-    classes: list[str] | None = None
-    official: bool = False  # the splits are published, so we do not change them
-
-    @property
-    def key(self) -> str:
-        """The sha256 of the files' key and their splits."""
-        return _digest(f"{self.files.key} {self.train} {self.test}")
-
-    def without(self, names: Iterable[str]) -> "Listing":
-        """The same listing without some files."""
-        left_out = set(names)
-        splits = ([name for name in split if name not in left_out] for split in (self.train, self.test))
-        return self._replace(train=next(splits), test=next(splits))
+    unused: str = ""  # how many files of which kind are no images, and linked folders that are read already
 
 
 def find(place: Path) -> Files:
     """The image files in a folder, nested or flat, or in a zip.
 
-    Raises ValueError for a broken zip, a file that is too large, and links as `_walk` does.
+    A file counts as an image by its suffix, or else by its first bytes. Raises ValueError for a broken zip, an image
+    that is too large, and what `_walk` refuses.
     """
     if place.is_dir():
-        found, read = sorted(_walk(place)), lambda name: (place / name).read_bytes()
-        key = f"{place.resolve()} {found}"
+        found, unused = _walk(place)
+        read, key = (lambda name: (place / name).read_bytes()), f"{place.resolve()} {found}"
     else:
-        found, read = _zip(place)
+        found, unused, read = _zip(place)
         key = str(found)
     if large := [(name, size) for name, size, _ in found if size > LARGEST]:
         raise ValueError(
             f"{large[0][0]} in {place} has {large[0][1] / 1e9:.2g} GB; an image file has at most {LARGEST / 1e9:g} GB: "
             "remove it"
         )
-    return Files(place, [name for name, *_ in found], _digest(key), read)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(unused.items()))
+    return Files(place, [name for name, *_ in found], digest(key), read, kinds)
 
 
-def _digest(text: str) -> str:
+def opened(content: IO[bytes], name: str) -> Image.Image:
+    """Open an image file in any format that Pillow itself can read. Raises what Pillow raises."""
+    return Image.open(content, formats=list(dict.fromkeys([*RECOGNISED, KINDS.get(suffix(name), "PNG")])))
+
+
+def suffix(name: str) -> str:
+    """The suffix of a file name in small letters, with its dot."""
+    return os.path.splitext(name)[1].lower()
+
+
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()  # names may not be UTF-8
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+def _is_image(name: str, open_file: Callable[[], IO[bytes]]) -> bool:
+    if suffix(name) in SUFFIXES:
+        return True
+    try:
+        with open_file() as file, opened(file, name):
+            return True
+    except Exception:  # Pillow raises many types
+        return False
 
 
-def _walk(root: Path) -> Iterable[tuple[str, int, int]]:
-    """(relative path, bytes, modification time) of every image file that is not hidden.
+def _kind(name: str) -> str:
+    return suffix(name) or "without a suffix"
 
-    Raises ValueError for a link to a folder or to nothing, a link that leads out, and anything that is not a file.
+
+def _walk(root: Path) -> tuple[list[tuple[str, int, int]], Counter]:
+    """(relative path, bytes, modification time) of every image that is not hidden; counts of other files by kind.
+
+    Links are followed, and each folder is read once. Raises ValueError for an image that is a link to nothing, or no
+    regular file, and for a folder that cannot be listed.
     """
-    inside = root.resolve()
-    for folder, folders, names in os.walk(root, onerror=_refuse):
+    found, unused, seen = [], Counter(), set()
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            unused["linked folders that are read already"] += 1
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
+        folders.sort(key=lambda name: (os.path.islink(f"{folder}/{name}"), name))
         below = Path(folder).relative_to(root).as_posix() + "/"
-        below = "" if below == "./" else below
-        if links := [name for name in folders if os.path.islink(f"{folder}/{name}")]:
-            raise ValueError(f"{below}{links[0]} in {root} is a link to a folder; replace it by the folder itself")
-        for name in filter(_is_image, names):
-            if not os.path.exists(f"{folder}/{name}"):
-                raise ValueError(f"{below}{name} in {root} is a link to nothing; remove it")
-            if os.path.islink(f"{folder}/{name}") and not Path(folder, name).resolve().is_relative_to(inside):
-                raise ValueError(f"{below}{name} in {root} is a link out of it; replace it by the file itself (cp -L)")
-            found = os.stat(f"{folder}/{name}")
-            if not stat.S_ISREG(found.st_mode):
-                raise ValueError(f"{below}{name} in {root} is not a regular file; reading may never end: remove it")
-            yield below + name, found.st_size, found.st_mtime_ns
+        for name in (name for name in names if not name.startswith(".")):
+            path, relative = f"{folder}/{name}", ("" if below == "./" else below) + name
+            about = _regular(path, f"{relative} in {root}")
+            if about and _is_image(name, partial(open, path, "rb")):
+                found.append((relative, about.st_size, about.st_mtime_ns))
+            else:
+                unused[_kind(name)] += 1
+    return sorted(found), unused
+
+
+def _regular(path: str, name: str) -> os.stat_result | None:
+    """Size and time of a regular file, else None. Raises ValueError if it should be an image, by its suffix."""
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        wrong = "is a link to nothing"
+    else:
+        if stat.S_ISREG(about.st_mode):
+            return about
+        wrong = "is not a regular file; reading may never end"
+    if suffix(path) in SUFFIXES:
+        raise ValueError(f"{name} {wrong}: remove it")
+    return None
 
 
 def _refuse(error: OSError) -> None:
@@ -107,14 +133,19 @@ def _refuse(error: OSError) -> None:
     raise ValueError(f"{error.filename} cannot be listed {reason}") from None
 
 
-def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]]:
-    """(name, bytes, CRC) of every image in a zip, and a reader for threads. Names have no common top folder."""
+def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Counter, Callable[[str], bytes]]:
+    """(name, bytes, CRC) of every image in a zip, counts of other files by kind, and a reader for threads.
+
+    Names have no common top folder.
+    """
     try:
         archive, lock = zipfile.ZipFile(path), threading.Lock()  # threads share one handle
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"{path} is not a folder or a readable zip ({error}); unpack or replace it") from None
     entries = {entry.filename.removeprefix("./").lstrip("/"): entry for entry in archive.infolist()}
-    entries = {name: entry for name, entry in entries.items() if not _hidden(name) and _is_image(name)}
+    files = {name: entry for name, entry in entries.items() if not _hidden(name) and not entry.is_dir()}
+    entries = {name: entry for name, entry in files.items() if _is_image(name, partial(archive.open, entry))}
+    unused = Counter(_kind(name) for name in files.keys() - entries.keys())
     top = _top(entries)
     entries = {name.removeprefix(top): entry for name, entry in entries.items()}
 
@@ -122,7 +153,7 @@ def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Callable[[str], bytes]
         with lock:
             return archive.read(entries[name])
 
-    return sorted((name, entry.file_size, entry.CRC) for name, entry in entries.items()), read
+    return sorted((name, entry.file_size, entry.CRC) for name, entry in entries.items()), unused, read
 
 
 def _hidden(name: str) -> bool:  # also `../name`, which leads out of a zip
@@ -134,50 +165,3 @@ def _top(names: Iterable[str]) -> str:
     folders = [os.path.dirname(name) for name in names]
     common = os.path.commonpath(folders) if folders else ""
     return "".join(f"{part}/" for part in takewhile(lambda part: part and part not in SPLITS, common.split("/")))
-
-
-def scan(place: Path) -> Listing:
-    """List the images in a folder or a zip by split.
-
-    The splits are `train/` and `test/`; without both, a fixed tenth of the files is the test split. Raises ValueError
-    for one split without the other, splits with other names or deeper down, and an empty split.
-    """
-    files = find(place)
-    train, test = ([name for name in files.names if name.startswith(f"{split}/")] for split in SPLITS)
-    if bool(train) != bool(test):
-        has, lacks = SPLITS if train else reversed(SPLITS)
-        raise ValueError(
-            f"{place} has images in {has}/ but none in {lacks}/; rename its other split to that, or pass a folder "
-            f"without splits as root (a tenth is then held out)"
-        )
-    depth = 1 if train else 0
-    if not train:
-        if other := sorted({name.split("/")[0] for name in files.names if name.split("/")[0].lower() in LIKE_SPLITS}):
-            raise ValueError(f"{place} has {other[0]}/; name splits train/ and test/, and no other folder like a split")
-        if deeper := next((name for name in files.names if set(SPLITS) & set(name.split("/")[1:-1])), None):
-            raise ValueError(f"{place} has its splits deeper down ({deeper}); pass the folder that has them as root")
-        held = set(shuffled(files.names)[: round(HELD_OUT * len(files.names))])
-        train, test = ([name for name in files.names if (name in held) == is_test] for is_test in (False, True))
-    if not train or not test:
-        raise ValueError(
-            f"{place} has {len(train)} training and {len(test)} test images; it needs both "
-            f"({', '.join(sorted(SUFFIXES))}, in train/ and test/ or in one folder)"
-        )
-    if unused := sorted(set(files.names) - set(train) - set(test)):
-        print(f"{place}: {len(unused)} images outside train/ and test/ are not used, for example {unused[0]}")
-    classes = _classes([*train, *test], depth)
-    if classes and (new := {name.split("/")[-2] for name in test} - {name.split("/")[-2] for name in train}):
-        raise ValueError(f"{place}: test/ has classes that train/ lacks: {', '.join(sorted(new))}; remove or add them")
-    return Listing(files, shuffled(train), shuffled(test), classes)
-
-
-def shuffled(names: Sequence) -> list:
-    """A fixed random order, so that the first n images are a fair sample; file names are often sorted by class."""
-    return [names[i] for i in np.random.default_rng(0).permutation(len(names))]
-
-
-def _classes(names: list[str], depth: int) -> list[str] | None:
-    """The class folders, if every file is in one and there are at least two; else None."""
-    parts = [name.split("/")[depth:] for name in names]
-    classes = sorted({part[0] for part in parts})
-    return classes if len(classes) > 1 and all(len(part) == 2 for part in parts) else None

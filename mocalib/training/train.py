@@ -134,5 +134,4 @@ class Recorder(Callbacks):
 def _describe(dataset: Dataset) -> dict:
     counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
     known = {"labels": dataset.train.labels is not None, "image_shape": list(dataset.image_shape)}
-    left_out = {"left_out": dataset.left_out} if dataset.left_out else {}
-    return {"fingerprint": dataset.fingerprint} | known | counts | left_out
+    return {"fingerprint": dataset.fingerprint} | known | counts | dataset.about
