@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mocalib import MoCA, RunConfig
+from mocalib import Compute, MoCA, RunConfig, train
 from mocalib.config import paths
 from mocalib.data import datasets
+from mocalib.data.batches import ResidentImages
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
@@ -79,3 +81,23 @@ def picture(path: Path, size=(20, 16), mode: str = "RGB", seed: int = 0) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.frombytes(mode, size, pixels.tobytes()).save(path)
     return path
+
+
+class Stopped(Exception):
+    """Stands for a kill, at a chosen step."""
+
+
+def stopped(directory, step: int, config=None, compute=None):
+    """Train with a checkpoint a step until the loop asks for the batch of `step`, and die; return the directory."""
+    batch = ResidentImages.batch
+
+    def dying(self, i):
+        if i == step:
+            raise Stopped
+        return batch(self, i)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResidentImages, "batch", dying)
+        with pytest.raises(Stopped):
+            train(config or tiny(), compute=replace(compute or Compute(), checkpoint_seconds=0), directory=directory)
+    return directory

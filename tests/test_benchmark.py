@@ -21,6 +21,7 @@ from mocalib.config import paths
 from mocalib.data.builtin import image_shape
 from mocalib.paper.grids import SCALES, SMOKE
 from mocalib.storage import environment
+from mocalib.storage.run import differences
 
 CPU = torch.device("cpu")
 [SMALL] = SMOKE.throughput
@@ -164,7 +165,7 @@ def test_growth_changes_only_the_queue(monkeypatch):
     """What is timed, in the place of its seconds: a contender, and in what its config differs."""
     base = tiny()
     monkeypatch.setattr(measure, "QUEUE_SIZES", (50, 200))
-    monkeypatch.setattr(measure, "contender", lambda name, config, device: [name, *base.differences(config)])
+    monkeypatch.setattr(measure, "contender", lambda name, config, device: [name, *differences(base, config)])
     monkeypatch.setattr(measure, "rounds", lambda works, *_: {key: [work] for key, work in works.items()})
     assert measure.growth(base, CPU) == [
         {

@@ -384,7 +384,7 @@ def test_what_cannot_be_scored_is_refused(tmp_path, run, monkeypatch):
         evaluate(run, epoch=-1)
     real = datasets.load(run.config)
     monkeypatch.setattr(datasets, "load", lambda config: real._replace(fingerprint="f" * 64))
-    with pytest.raises(RunMismatch, match=says("data", real.fingerprint[:12], "f" * 12)):
+    with pytest.raises(RunMismatch, match=says("other pixels", real.fingerprint[:12], "f" * 12)):
         evaluate(run, Scoring(n=123))
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture, says
+from conftest import picture, says, stopped, tiny
 from PIL import Image
 
-from mocalib import RunConfig
+from mocalib import RunConfig, evaluate, train
 from mocalib.data import datasets
 from mocalib.data.cache import Dataset
+from mocalib.storage.run import RunMismatch
+from mocalib.sweep.run import sweep
 
 
 def folder(root: Path, **settings) -> Dataset:
@@ -240,3 +242,55 @@ def test_a_folder_that_is_linked_twice_is_read_once_and_it_is_said(scratch):
     found = folder(real)
     assert len(found.train.images) + len(found.test.images) == 10
     assert "1 linked folders that are read already" in found.about["notes"][0]
+
+
+# -------------------------------------------------------------------------------------- where the images lie is free
+
+
+def run_of(root: Path | str, **changes) -> RunConfig:
+    own = {"dataset": "folder", "root": str(root), "size": 16, "limit": 0, "batch_size": 8, "epochs": 2}
+    return tiny(**own | changes)
+
+
+@pytest.fixture
+def faces(scratch):
+    return tree(scratch / "a" / "faces", *(f"{i}.png" for i in range(40)))
+
+
+def test_images_that_were_moved_are_the_same_images(scratch, faces, monkeypatch):
+    done = train(run_of(faces), runs=scratch / "runs")
+    shutil.move(faces, scratch / "b" / "faces")
+    monkeypatch.chdir(scratch / "b")
+    for root in (scratch / "b" / "faces", "faces", "../b/faces/"):
+        again = train(run_of(root), runs=scratch / "runs")
+        assert again.directory == done.directory
+        assert [row["metric"] for row in evaluate(again)]
+    [run] = sweep([run_of("faces")], scratch / "runs")
+    assert run.directory == done.directory
+
+
+def test_a_run_that_was_stopped_resumes_after_its_images_were_moved(scratch, faces):
+    whole = train(run_of(faces), runs=scratch / "whole")
+    stopped(scratch / "runs" / run_of(faces).name, 3, run_of(faces))
+    shutil.move(faces, scratch / "b" / "faces")
+    resumed = train(run_of(scratch / "b" / "faces"), runs=scratch / "runs")
+    assert resumed.metrics == whole.metrics
+    resumed.verify()
+
+
+@pytest.mark.parametrize("change", ["one more", "one replaced", "others elsewhere"])
+def test_images_that_changed_are_named_with_what_changed_and_what_to_do(scratch, faces, change):
+    done = train(run_of(faces), runs=scratch / "runs")
+    root = faces
+    if change == "one more":
+        picture(faces / "new.png", size=(8, 8), seed=99)
+        said = ["36 training and 4 test images then, 37 training and 4 test images now"]
+    elif change == "one replaced":
+        picture(faces / "3.png", size=(8, 8), seed=99)
+        said = ["36 training and 4 test images, but other pixels"]
+    else:
+        root = tree(scratch / "b" / "faces", *(f"x{i}.png" for i in range(50)))
+        said = ["36 training and 4 test images then, 45 training and 5 test images now"]
+    message = says(root, done.directory, *said, "Restore", "move", done.directory, "away")
+    with pytest.raises(RunMismatch, match=message):
+        evaluate(train(run_of(root), runs=scratch / "runs"))

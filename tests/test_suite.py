@@ -16,7 +16,7 @@ from mocalib.paper.grids import CIFAR, LAPTOP, PAPER, SCALES
 from mocalib.paper.suite import Suite
 from mocalib.paper.verdict import Claim, log_ratio
 from mocalib.storage import files, manifest
-from mocalib.storage.run import Run
+from mocalib.storage.run import Run, differences
 
 
 @pytest.fixture
@@ -48,7 +48,8 @@ def test_other_data_change_every_config_and_nothing_else_and_go_to_custom(folder
         assert Suite("laptop", **other).output == "custom"
     own, other = Suite("paper").configs("table3"), Suite("paper", "folder", str(folder), crop=16).configs("table3")
     for config, changed in zip(own, other):
-        assert config.differences(changed) == ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "crop: 0 | 16"]
+        expected = ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "crop: 0 | 16"]
+        assert differences(config, changed) == expected
 
 
 def test_of_few_images_all_are_taken(folder):

@@ -210,11 +210,6 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path, compute, pool, s
         sweep([tiny()], tmp_path, compute, pool=pool)
 
 
-def test_on_a_cluster_a_relative_root_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="root = 'images': cluster nodes start in other folders; pass an absolute"):
-        sweep([tiny(dataset="folder", root="images")], tmp_path, pool=Pool(engine="ray"))
-
-
 UNGUARDED = """
 from mocalib import Pool, RunConfig
 from mocalib.sweep.run import sweep

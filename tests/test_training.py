@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from conftest import picture, says, tiny
+from conftest import says, stopped, tiny
 from test_methods import METHODS
 
 from mocalib import Compute, MoCA, load, methods, train
@@ -31,26 +31,6 @@ from mocalib.training.step import Trainer, check_turns, due, make_optimizers
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 HANGS = 600  # seconds after which a test is given up; none depends on it
-
-
-class Stopped(Exception):
-    """Stands for a kill, at a chosen step."""
-
-
-def stopped(directory, step: int, config=None, compute=None):
-    """Train with a checkpoint a step until the loop asks for the batch of `step`, and die; return the directory."""
-    batch = ResidentImages.batch
-
-    def dying(self, i):
-        if i == step:
-            raise Stopped
-        return batch(self, i)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResidentImages, "batch", dying)
-        with pytest.raises(Stopped):
-            train(config or tiny(), compute=replace(compute or Compute(), checkpoint_seconds=0), directory=directory)
-    return directory
 
 
 def weights(run) -> dict:
@@ -180,17 +160,6 @@ def test_a_finished_run_returns_before_data_or_device_is_touched_and_refuses_ano
     assert {path.name: path.stat().st_mtime_ns for path in finished.directory.iterdir()} == before
 
 
-def test_a_run_of_other_images_under_a_folder_of_the_same_name_is_refused(scratch):
-    configs = []
-    for place in "ab":
-        for i in range(20):
-            picture(scratch / place / "images" / f"{i}.png", size=(16, 16), seed=i)
-        configs.append(tiny(dataset="folder", root=str(scratch / place / "images"), limit=0, batch_size=8, epochs=1))
-    train(configs[0], runs=scratch)
-    with pytest.raises(RunMismatch, match=r"root: '.*/a/images' \| '.*/b/images'"):
-        train(configs[1], runs=scratch)
-
-
 def test_an_edited_config_or_other_data_are_refused_on_resume(died, finished, tmp_path, monkeypatch):
     directory, edited = shutil.copytree(died, tmp_path / "run"), replace(finished.config, learning_rate=0.5)
     files.write_json(directory / "config.json", edited.to_dict())
@@ -198,7 +167,7 @@ def test_an_edited_config_or_other_data_are_refused_on_resume(died, finished, tm
         train(edited, directory=directory)
     other = datasets.load(finished.config)._replace(fingerprint="other")
     monkeypatch.setattr(datasets, "load", lambda config: other)
-    with pytest.raises(RunMismatch, match=says("other data", "'other'", "remove", died)):
+    with pytest.raises(RunMismatch, match=says("digits", died, "other pixels", "now other", "Restore", "move", died)):
         train(finished.config, directory=died)
 
 

@@ -11,11 +11,10 @@ from typing import Any
 from mocalib.config.checks import changed, check, nearest, option, validate
 from mocalib.config.methods import OBJECTIVES, READ, WRITTEN, Method, MoCA, objective_name
 
-MODELS = ("a1", "a2", "hq")
 IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets of image files
 ROOTED = ("cifar10", *IMAGE_FILES)  # datasets with a folder on the disk
+TORCHVISION = "torchvision"  # written with a class of torchvision.datasets, "torchvision:FashionMNIST"
 DATASETS = ("digits", "photos", *ROOTED)
-PRECISIONS = ("float32", "bfloat16", "float64")
 NET_SIZES = {"a1": range(16, 1025, 16), "a2": (16, 32, 64), "hq": (8, 16, 32, 64, 128, 256)}  # side in pixels
 OWN_SIZES = {  # default sizes, for `size` = 0
     "digits": 16,
@@ -28,7 +27,6 @@ OWN_SIZES = {  # default sizes, for `size` = 0
 }
 FEATURES = ("inception", "classifier")  # extractors for the distances; tables prefer the first
 SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # distributions of latents to sample
-DIGIT_SIZES = (8, 16, 32)
 PHOTO_SIZE = 320  # half of a photograph's width, so that training and test crops share no pixel
 
 
@@ -36,13 +34,13 @@ PHOTO_SIZE = 320  # half of a photograph's width, so that training and test crop
 class RunConfig:
     """One run. Raises ValueError with field, value and what is allowed."""
 
-    dataset: str = option("digits", choices=DATASETS)
+    dataset: str = "digits"  # one of DATASETS, or torchvision:<class>
     root: str = ""  # folder or zip of images; "": data/raw/<dataset>
     size: int = option(0, low=0)  # side of the images in pixels; 0: the dataset's own
     crop: int = option(0, low=0)  # side of the centred square that is resized to `size`; 0: the dataset's own
     limit: int = option(0, low=0)  # use only the first n training images; 0: all
     skip_broken: bool = False  # skip image files that cannot be read, instead of raising
-    model: str = option("a2", choices=MODELS)
+    model: str = option("a2", choices=tuple(NET_SIZES))
     width: int = option(64, low=1, high=1024)  # channels of the first stage; the paper's net has 64
     blocks: int = option(2, low=1, high=100)  # residual blocks per stage of a2; the paper's net has 2
     latent_dim: int = option(128, low=2, high=2**16)  # d
@@ -54,27 +52,30 @@ class RunConfig:
     decay_every: int = option(60, low=0)  # epochs between halvings of the learning rate; 0: never; section 5
     decay_until: int = option(0, low=0)  # epoch of the last halving; 0: halve until the end
     seed: int = option(0, low=0, high=2**63 - 1)
-    precision: str = option("float32", choices=PRECISIONS)
+    precision: str = option("float32", choices=("float32", "bfloat16", "float64"))
     keep_epochs: tuple = ()  # also keep the weights after these epochs; 0: before training
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep_epochs", _epochs(self.keep_epochs))
         validate(self)
-        if self.root:  # normalised, so that a trailing slash does not change the run
-            object.__setattr__(self, "root", os.path.normpath(self.root))
+        if self.root:  # absolute, so that it means the same wherever it is read
+            object.__setattr__(self, "root", os.path.abspath(os.path.expanduser(self.root)))
         if type(self.objective) not in OBJECTIVES.values():
             allowed = ", ".join(kind.__name__ for kind in OBJECTIVES.values())
             raise ValueError(f"RunConfig.objective = {self.objective!r} is not an objective; use one of {allowed}")
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        if self.dataset not in DATASETS and self.kind != TORCHVISION:
+            named = f"{', '.join(map(repr, DATASETS))}, 'torchvision:<class>'{nearest(self.dataset, list(DATASETS))}"
+            raise ValueError(f"RunConfig.dataset = {self.dataset!r} is not one of {named}")
         if self.dataset == "folder" and not self.root:
             raise ValueError('RunConfig.root = "" but dataset "folder" needs the path of a folder of images')
-        if self.dataset not in ROOTED and (self.root or self.crop):
+        if self.kind not in (*ROOTED, TORCHVISION) and (self.root or self.crop):
             raise ValueError(f"RunConfig.root and crop are for datasets on the disk, not for {self.dataset!r}")
         if self.dataset not in IMAGE_FILES and self.skip_broken:
             raise ValueError(f"RunConfig.skip_broken is for datasets of image files, not for {self.dataset!r}")
-        if self.dataset == "digits" and self.size not in (0, *DIGIT_SIZES):
+        if self.dataset == "digits" and self.size not in (0, 8, 16, 32):
             raise ValueError(f"RunConfig.size = {self.size}: digits come at 8, 16 or 32 pixels (0 means 16)")
         if self.dataset == "photos" and self.size > PHOTO_SIZE:
             raise ValueError(f"RunConfig.size = {self.size}: photos come at up to {PHOTO_SIZE} pixels (0 means 64)")
@@ -90,6 +91,11 @@ class RunConfig:
             raise ValueError(f"RunConfig.keep_epochs has {late}; the last epoch is {self.epochs}")
 
     @property
+    def kind(self) -> str:
+        """The dataset; "torchvision" for all of torchvision's."""
+        return self.dataset.partition(":")[0]
+
+    @property
     def name(self) -> str:
         """Directory name: a readable stem and 8 hex digits, the sha256 of the fields that are not the default."""
         differing = changed(self)
@@ -99,7 +105,7 @@ class RunConfig:
             fields = _renamed(changed(self.objective), WRITTEN)
             differing["objective"] = {"name": objective_name(self.objective), **fields}
         digest = hashlib.sha256(json.dumps(differing, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.dataset}-{self.model}-{objective_name(self.objective)}-{digest}"
+        return f"{self.dataset.replace(':', '-')}-{self.model}-{objective_name(self.objective)}-{digest}"
 
     def to_dict(self) -> dict:
         """The fields as plain JSON types. The objective's fields include its name."""
@@ -118,12 +124,6 @@ class RunConfig:
         if isinstance(values.get("objective"), dict):
             values["objective"] = _objective(values["objective"])
         return cls(**values)
-
-    def differences(self, other: "RunConfig") -> list[str]:
-        """One line per field in which two runs differ: name, this run's value, the other's."""
-        mine, theirs = flat(self), flat(other)
-        differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
-        return [f"{name}: {mine.get(name)!r} | {theirs.get(name)!r}" for name in differing]
 
 
 def check_size(model: str, size: int) -> None:

@@ -46,6 +46,13 @@ class Dataset(NamedTuple):
         """(C, H, W)."""
         return tuple(self.train.images.shape[1:])
 
+    @property
+    def description(self) -> dict:
+        """What a run records: fingerprint, numbers of images, their shape, whether they have labels, and `about`."""
+        counts = {"train": len(self.train.images), "test": len(self.test.images)}
+        known = {"labels": self.train.labels is not None, "image_shape": list(self.image_shape)}
+        return {"fingerprint": self.fingerprint} | known | counts | self.about
+
 
 def cached(name: str, key: dict, write: Callable[[Path], dict | None]) -> Dataset:
     """Open the decoded arrays of `key`. If there are none yet, `write(folder)` makes them.
@@ -53,7 +60,7 @@ def cached(name: str, key: dict, write: Callable[[Path], dict | None]) -> Datase
     One process writes and renames the finished folder; others wait. Raises ValueError for damaged arrays, OSError
     without space on the disk.
     """
-    folder = paths.CACHE / f"{name}-{_digest(key | {'layout': LAYOUT})[:16]}"
+    folder = paths.CACHE / f"{name.replace(':', '-')}-{_digest(key | {'layout': LAYOUT})[:16]}"
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         lock = filelock.FileLock(folder.with_suffix(".lock"))

@@ -44,12 +44,12 @@ def load(config: RunConfig) -> Dataset:
 
 def source(config: RunConfig) -> Source:
     """The source of a run's dataset. Raises FileNotFoundError for missing files, with the way to get them."""
-    return SOURCES[config.dataset](config)
+    return SOURCES[config.kind](config)
 
 
 def _root(config: RunConfig) -> Path:
     """The dataset's folder; `root` may also be the archive or subfolder that it contains."""
-    root = Path(config.root).expanduser() if config.root else paths.RAW / config.dataset
+    root = Path(config.root) if config.root else paths.RAW / config.dataset
     within = (CIFAR10.filename, CIFAR10.base_folder, CELEBA_ZIP)
     root = root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
     if not root.exists() and config.dataset != "cifar10":  # which is downloaded

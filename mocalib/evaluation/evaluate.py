@@ -23,7 +23,7 @@ from mocalib.evaluation.generate import Autoencoder, Reconstruction
 from mocalib.evaluation.image_grids import grids
 from mocalib.methods import latent
 from mocalib.storage import files
-from mocalib.storage.run import Run, RunMismatch, samples_file
+from mocalib.storage.run import Run, samples_file
 from mocalib.training.device import check_device, use_threads
 
 LATENTS = 10_000  # training latents for singular values and uniformity (section 5.6)
@@ -97,11 +97,7 @@ def _rows(run: Run, scoring: Scoring, epoch: int, seed: int) -> list[dict]:
 
 def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.device) -> None:
     dataset = datasets.load(run.config)
-    if dataset.fingerprint != (trained_on := run.environment["data"]["fingerprint"]):
-        raise RunMismatch(
-            f"{run.directory} was trained on data {trained_on[:12]}, but they are now {dataset.fingerprint[:12]}; "
-            "restore them, or train in another directory"
-        )
+    run.check_data(dataset.description)
     final = epoch == run.manifest["epoch"]
     autoencoder = generate.load(run.directory, None if final else epoch, device)
     extractor = None

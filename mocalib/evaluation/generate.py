@@ -15,7 +15,7 @@ from mocalib import methods
 from mocalib.config import paths
 from mocalib.methods import latent, losses
 from mocalib.storage import files
-from mocalib.storage.run import Run, check_state, epoch_file, open_run
+from mocalib.storage.run import Run, epoch_file, open_run
 
 BATCH = 250  # images a forward pass outside of training
 COMPONENTS = 10  # of the Gaussian mixture, as in RAE
@@ -106,7 +106,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     try:
         state = files.read_tensors(path)
         objective = methods.build(run.config, tuple(state["image_shape"]))
-        check_state(state["objective"], objective.state_dict())
+        files.check_state(state["objective"], objective.state_dict())
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None
     objective.load_state_dict(state["objective"])

@@ -14,7 +14,7 @@ from mocalib import figures
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
-from mocalib.config.run import DATASETS, MIXTURE, PRIOR, RunConfig
+from mocalib.config.run import MIXTURE, PRIOR, RunConfig
 from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
@@ -41,7 +41,7 @@ class Suite:
     """
 
     scale: str = option("", choices=("", *SCALES))  # "": the environment's MOCALIB_SCALE, or laptop
-    dataset: str = option("", choices=("", *DATASETS))  # "": the scale's own
+    dataset: str = ""  # "": the scale's own
     root: str = ""  # folder or zip of images; "": data/raw/<dataset>
     crop: int = option(0, low=0)  # side of the central square that is cut out first; 0: the dataset's own
     seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: the scale's own number

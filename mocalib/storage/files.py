@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 FOLDER = 0x10  # the bit in a zip entry's attributes that marks a folder
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -96,6 +97,14 @@ def _damaged_part(archive: zipfile.ZipFile) -> str | None:
     """
     folders = (part.filename for part in archive.infolist() if part.external_attr & FOLDER)
     return archive.testzip() or next(folders, None)
+
+
+def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise ValueError naming the first tensor that is missing, unknown, or of another shape or dtype."""
+    for name in dict.fromkeys([*expected, *state]):
+        there, here = (f"{tuple(s[name].shape)} {s[name].dtype}" if name in s else "missing" for s in (state, expected))
+        if there != here:
+            raise ValueError(f"{name} is {there} in the file and {here} in this config's nets")
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:

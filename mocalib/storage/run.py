@@ -5,13 +5,14 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
 import torch
 from torch import Tensor
 
-from mocalib.config.run import RunConfig
+from mocalib.config.run import RunConfig, flat
 from mocalib.storage import environment, files, manifest
 
 CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last two, newest first
@@ -39,13 +40,18 @@ class Run:
         return f"Run({str(self.directory)!r})"
 
     def _refuse_other(self, path: Path, made_by: RunConfig, way_out: str) -> None:
-        if differences := made_by.differences(self.config):
-            raise RunMismatch(f"{path} has another config (existing | requested): {'; '.join(differences)}. {way_out}")
+        if found := [line for line in differences(made_by, self.config) if not line.startswith("root:")]:
+            raise RunMismatch(f"{path} has another config (existing | requested): {'; '.join(found)}. {way_out}")
 
     @property
     def finished(self) -> bool:
         """Whether training has ended. The manifest is written last."""
         return (self.directory / "manifest.json").exists()
+
+    @property
+    def moved(self) -> bool:
+        """Whether the images lie elsewhere than when the run was trained, so that they may be others."""
+        return read_config(self.directory).root != self.config.root
 
     @property
     def begun(self) -> bool:
@@ -105,9 +111,7 @@ class Run:
         """Write config and environment before step 0, or keep those of a checkpoint. Raises RunMismatch: other data."""
         self.started = here = environment.describe(device) | how | {"data": data, "parameters": parameters}
         recorded = self.environment
-        if recorded and recorded["data"] != data:
-            way_out = f"Restore the old data, or remove {self.directory} to train on the new"
-            raise RunMismatch(f"{self.directory} was started on other data: {recorded['data']}, now {data}. {way_out}")
+        self.check_data(data)
         if not recorded:
             files.write_json(self.directory / "config.json", self.config.to_dict())
         elif self.begun:
@@ -117,6 +121,18 @@ class Run:
                 return
             self.started = recorded | {"resumed_on": [*used[1:], here["device"]]}
         files.write_json(self.directory / "environment.json", self.started)
+
+    def check_data(self, data: dict) -> None:
+        """Raise RunMismatch if a run that has begun was trained on other pixels or labels; where they lie is free."""
+        if not (then := self.environment.get("data")) or then["fingerprint"] == data["fingerprint"]:
+            return
+        counts = [f"{about['train']} training and {about['test']} test images" for about in (then, data)]
+        changed = f"{counts[0]} then, {counts[1]} now" if counts[0] != counts[1] else f"{counts[0]}, but other pixels"
+        raise RunMismatch(
+            f"{self.config.root or self.config.dataset} is not what {self.directory} was trained on: {changed} "
+            f"(fingerprint {then['fingerprint'][:12]}, now {data['fingerprint'][:12]}). Restore these images, or move "
+            f"{self.directory} away to train on those that are there now"
+        )
 
     def append(self, name: str, line: dict) -> None:
         """Append one JSON line to a log."""
@@ -143,8 +159,8 @@ class Run:
                 if lacks := PARTS - loaded.keys():
                     raise ValueError(f"it lacks {', '.join(sorted(lacks))}")
                 made_by = RunConfig.from_dict(loaded["config"])
-                if made_by == self.config:  # else it is refused below, with the differing fields
-                    check_state(loaded["objective"], expected)
+                if made_by == replace(self.config, root=made_by.root):  # else it is refused below
+                    files.check_state(loaded["objective"], expected)
                 state = loaded
                 break
             except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError and more
@@ -219,17 +235,15 @@ def read_config(directory: Path | str) -> RunConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
+def differences(mine: RunConfig, theirs: RunConfig) -> list[str]:
+    """One line per field in which two runs differ: name, the first's value, the second's."""
+    a, b = flat(mine), flat(theirs)
+    return [f"{name}: {a.get(name)!r} | {b.get(name)!r}" for name in a | b if a.get(name) != b.get(name)]
+
+
 def open_run(directory: Path | str) -> Run:
     """The run in a directory that has a config.json."""
     return Run(directory, read_config(directory))
-
-
-def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise ValueError naming the first tensor that is missing, unknown, or of another shape or dtype."""
-    for name in dict.fromkeys([*expected, *state]):
-        there, here = (f"{tuple(s[name].shape)} {s[name].dtype}" if name in s else "missing" for s in (state, expected))
-        if there != here:
-            raise ValueError(f"{name} is {there} in the file and {here} in this config's nets")
 
 
 def _text(lines: list[dict]) -> str:

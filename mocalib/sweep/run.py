@@ -80,9 +80,6 @@ def _apart(
 
 def check(configs: list[RunConfig], compute: Compute, pool: Pool) -> bool:
     """Raise ValueError for settings that do not fit together. Returns whether runs are assigned GPUs."""
-    roots = [config.root for config in configs if config.root and not Path(config.root).is_absolute()]
-    if pool.engine == "ray" and roots:
-        raise ValueError(f"root = {roots[0]!r}: cluster nodes start in other folders; pass an absolute path")
     if pool.engine == "local":
         check_threads(compute.threads)
     device = compute.device
@@ -112,7 +109,8 @@ def _done(config: RunConfig, runs: Path, scoring: Scoring) -> bool:
     """Whether a run is trained and scored. What is wrong with a damaged directory is raised again when it is run."""
     with contextlib.suppress(Exception):
         run = Run(runs / config.name, config)
-        return run.finished and all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
+        if run.finished and not run.moved:
+            return all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
     return False
 
 

@@ -13,7 +13,6 @@ from mocalib.config.compute import Compute
 from mocalib.config.run import RunConfig
 from mocalib.data import datasets
 from mocalib.data.batches import ResidentImages
-from mocalib.data.cache import Dataset
 from mocalib.storage import environment
 from mocalib.storage.progress import bar
 from mocalib.storage.run import CHECKPOINTS, Run, RunMismatch, epoch_file
@@ -40,10 +39,13 @@ def train(
     """
     check_threads(compute.threads)
     run = Run(Path(directory) if directory else Path(runs) / config.name, config)
-    if run.finished:
+    if run.finished and not run.moved:
         return run
     device = check_device(compute.device)
     dataset = datasets.load(config)  # errors in data or nets are raised before anything is written
+    run.check_data(dataset.description)
+    if run.finished:
+        return run
     objective = methods.build(config, dataset.image_shape)
     images = ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
     steps = config.epochs * images.steps_per_epoch
@@ -55,7 +57,7 @@ def train(
         how = _how(run, device, compute)
         with tuned(how["threads"], device):
             trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-            run.start(device, how, _describe(dataset), trained)
+            run.start(device, how, dataset.description, trained)
             place(objective, device, how["nets"])
             trainer = Trainer(objective, steps, device, how["compiled"], config.seed)
             _fit(run, trainer, images, compute.checkpoint_seconds)
@@ -129,9 +131,3 @@ class Recorder(Callbacks):
     def on_epoch(self, step: int, epoch: int) -> None:
         if epoch in self.run.config.keep_epochs:
             self.run.save_weights(epoch_file(epoch), self.objective.state_dict(), step, epoch)
-
-
-def _describe(dataset: Dataset) -> dict:
-    counts = {"train": len(dataset.train.images), "test": len(dataset.test.images)}
-    known = {"labels": dataset.train.labels is not None, "image_shape": list(dataset.image_shape)}
-    return {"fingerprint": dataset.fingerprint} | known | counts | dataset.about
