@@ -8,7 +8,9 @@ _MODULES = {  # public name -> module; imported on first use, since torch takes 
     **dict.fromkeys(("Run", "open_run"), "storage.run"),
     "RunConfig": "config.run",
     "evaluate": "evaluation.evaluate",
+    "from_arrays": "data.arrays",
     "load": "evaluation.generate",
+    "save_images": "data.arrays",
     "train": "training.train",
 }
 __all__ = sorted(_MODULES)

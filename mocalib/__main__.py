@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mocalib.config import paths
@@ -30,6 +31,7 @@ def _run(options: argparse.Namespace) -> int:
 
     for directory in options.directories:
         config = read_config(directory)
+        config = replace(config, root=options.root) if options.root else config
         place = options.runs / config.name if options.runs else directory
         run = run_one(config, place.parent, _compute(options), _scoring(options), directory=place)
         _print(run.directory, run.scores)
@@ -65,6 +67,41 @@ def _plan(options: argparse.Namespace) -> int:
     print(f"{len(states)} runs, {states.count('finished')} of them finished")
     todo = [config for state, config in zip(states, configs) if state != "finished"]
     return plan.measured(todo, compute) if options.measure else 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from mocalib.data import arrays, datasets
+    from mocalib.evaluation import generate
+    from mocalib.storage.run import open_run
+
+    if options.reference:
+        run = open_run(options.run)
+        dataset = datasets.load(run.config)
+        run.check_data(dataset.description)
+        images = dataset.test.images
+    else:
+        net = generate.load(options.run, options.epoch, options.device)
+        n = 1_000 if options.n is None else options.n
+        z = net.encode(options.reconstruct) if options.reconstruct else net.prior(n, options.seed)
+        images = generate.decode_uint8(net, z)
+    print(arrays.save_images(images[: options.n], options.out))
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    from mocalib.evaluation.evaluate import score_folder
+
+    images = {name: getattr(options, name) for name in ("dataset", "root", "size", "crop")}
+    scoring = Scoring(options.features or "", weights=options.weights or "")
+    _print(options.folder, score_folder(options.folder, RunConfig(model="hq", **images), scoring, options.device))
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from mocalib.paper import results
+
+    print(results.listed(options.folder).to_string(na_rep="", float_format="{:.4g}".format))
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -142,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     grid, compute, scoring = _shared_options()
     one = command("run", _run, "train and score the run in each directory; finished ones are skipped", compute, scoring)
     one.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="run directories")
+    one.add_argument("--root", metavar="FOLDER", help="where the run's own images are now, if they were moved")
     about = "train and score every run of the named experiments; interrupted runs resume"
     many = command("sweep", _sweep, about, grid, compute, scoring)
     many.add_argument("--engine", default="local", choices=ENGINES, help="processes here, or a Ray cluster")
@@ -154,6 +192,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--measure", action="store_true", help="take a few steps of each net; print hours and bytes")
     about = "write the scale's grid to its grid.json: claims count these runs, and later additions go to custom"
     plan.add_argument("--commit", action="store_true", help=about)
+    _describe_images(command("sample", _sample, "write images of a trained run as PNG files"))
+    _describe_score(command("score", _score, "score a folder of images against the test split of a dataset"))
+    found = command("list", _list, "a line for each run of a folder: state, what differs, scores")
+    found.add_argument("folder", nargs="?", type=Path, default=paths.RUNS / "custom", help="(data/runs/custom)")
     about = "check the given runs, or all runs, caches and weights, and name damaged files"
     verify = command("verify", _verify, about)
     verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
@@ -163,6 +205,29 @@ def _parser() -> argparse.ArgumentParser:
     clock.add_argument("--runs", type=Path, metavar="FOLDER", help="folder for the record (default: data/throughput)")
     clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
     return parser
+
+
+def _describe_images(sample: argparse.ArgumentParser) -> None:
+    sample.add_argument("run", type=Path, metavar="RUN", help="run directory, which has weights.pt")
+    sample.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    sample.add_argument("--n", type=int, help="number of images (default: 1000 samples, or all of a folder or split)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the samples (0)")
+    sample.add_argument("--epoch", type=int, help="weights kept at this epoch (default: the last)")
+    sample.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    what = sample.add_mutually_exclusive_group()
+    what.add_argument("--reconstruct", type=Path, metavar="FOLDER", help="encode and decode these images instead")
+    what.add_argument("--reference", action="store_true", help="write the run's test split, as it was decoded, instead")
+
+
+def _describe_score(score: argparse.ArgumentParser) -> None:
+    score.add_argument("folder", type=Path, metavar="FOLDER", help="folder or zip of images")
+    score.add_argument("--dataset", required=True, help="dataset whose test split is the reference")
+    score.add_argument("--root", default="", help="the dataset's folder or zip (default: data/raw/<dataset>)")
+    score.add_argument("--size", type=int, default=0, help="pixels a side (default: the dataset's own)")
+    score.add_argument("--crop", type=int, default=0, help="square that is cut out of the dataset's images first")
+    score.add_argument("--features", choices=FEATURES, help="features for the distances (classifier)")
+    score.add_argument("--weights", type=Path, help="file of the features' weights")
+    score.add_argument("--device", default="cpu", help="cpu (default) or cuda")
 
 
 def _shared_options() -> tuple[argparse.ArgumentParser, ...]:
@@ -182,7 +247,7 @@ def _shared_options() -> tuple[argparse.ArgumentParser, ...]:
     compute.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
     features = "features for the distances (default: classifier if the dataset has labels)"
     scoring.add_argument("--features", choices=(*FEATURES, "none"), help=features)
-    scoring.add_argument("--weights", type=Path, help="file of Inception's weights")
+    scoring.add_argument("--weights", type=Path, help="file of the features' weights")
     sampler = "gmm10: also score samples from ten Gaussians fitted to the training latents (needs features)"
     scoring.add_argument("--sampler", default=PRIOR, choices=SAMPLERS, help=sampler)
     scoring.add_argument("--n", type=int, help="samples to score (default: 10000, or the scale's number)")

@@ -19,11 +19,11 @@ from mocalib.config.compute import Scoring
 from mocalib.config.methods import VAE, WAEMMD, TwoStageVAE
 from mocalib.config.run import RunConfig
 from mocalib.data import datasets
+from mocalib.data.arrays import as_uint8
 from mocalib.data.cache import Split
 from mocalib.evaluation import classifiers, features, generate, metrics
 from mocalib.evaluation import evaluate as scoring_module
 from mocalib.evaluation.evaluate import check_scoring, mixture_latents, score_latents, score_training, scored
-from mocalib.evaluation.generate import to_uint8
 from mocalib.evaluation.image_grids import _png, nearest
 from mocalib.evaluation.metrics import distance_name, frechet_distance, kernel_distance, pca_variances
 from mocalib.paper.results import frame
@@ -143,7 +143,7 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     assert value(run.scores, "fd_classifier") == pytest.approx(expected.item(), rel=1e-4)
     floor = frechet_distance(extractor(digits.train.images[:256]), reference)
     assert value(run.scores, "fd_classifier", "real") == pytest.approx(floor, rel=1e-6)
-    decoded = to_uint8(net.decode(net.encode(digits.train.images[:256])))
+    decoded = as_uint8(net.decode(net.encode(digits.train.images[:256])))
     expected = frechet_distance(extractor(decoded), reference)
     assert value(run.scores, "fd_classifier", "train_codes") == pytest.approx(expected, rel=1e-4)
     x = digits.test.images.float() / 255
@@ -248,7 +248,7 @@ def test_grids_hold_the_images_that_they_say_and_interpolations_end_at_reconstru
 
 def test_images_are_rounded_and_survive_the_png_in_colour_and_the_nearest_is_the_brute_force_minimum():
     x = torch.tensor([-0.1, 0.0, 0.5 / 255 + 1e-4, 0.999, 1.0, 1.2])
-    assert to_uint8(x).tolist() == [0, 0, 1, 255, 255, 255]
+    assert as_uint8(x).tolist() == [0, 0, 1, 255, 255, 255]
     images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = np.asarray(Image.open(io.BytesIO(_png(images, 3))))
     assert np.array_equal(pixels[4:8, 8:12], images[5].permute(1, 2, 0).numpy())

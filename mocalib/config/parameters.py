@@ -19,7 +19,7 @@ class NotebookOptions:
     objective: str = option("moca", choices=tuple(OBJECTIVES))
     keep_epochs: str = ""  # epochs separated by commas: papermill cannot pass lists
     output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
-    inception_weights: str = ""  # path; "": torch's hub folder
+    feature_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
 
 

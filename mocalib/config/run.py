@@ -25,7 +25,7 @@ OWN_SIZES = {  # default sizes, for `size` = 0
     "faces10k": 64,
     "celebahq": 256,  # Appendix A
 }
-FEATURES = ("inception", "classifier")  # extractors for the distances; tables prefer the first
+FEATURES = ("inception", "classifier", "vgg16", "clip-vit-b-32")  # for the distances; tables prefer the first
 SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # distributions of latents to sample
 PHOTO_SIZE = 320  # half of a photograph's width, so that training and test crops share no pixel
 

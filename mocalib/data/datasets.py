@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
 from mocalib.config import paths
-from mocalib.config.run import OWN_SIZES, RunConfig
-from mocalib.data import builtin, cache, catalogue, decode, image_folder, splits
+from mocalib.config.run import OWN_SIZES, TORCHVISION, RunConfig
+from mocalib.data import builtin, cache, catalogue, decode, image_folder, splits, torchvision_sets
 from mocalib.data.cache import Dataset, Split
 from mocalib.data.catalogue import CELEBA_SPLIT, CELEBA_ZIP
 from mocalib.storage import files
+
+DOWNLOADED = ("cifar10", TORCHVISION)
 
 
 class Source(NamedTuple):
@@ -49,17 +50,17 @@ def source(config: RunConfig) -> Source:
 
 def _root(config: RunConfig) -> Path:
     """The dataset's folder; `root` may also be the archive or subfolder that it contains."""
-    root = Path(config.root) if config.root else paths.RAW / config.dataset
+    root = Path(config.root) if config.root else paths.RAW.joinpath(*config.dataset.split(":"))
     within = (CIFAR10.filename, CIFAR10.base_folder, CELEBA_ZIP)
     root = root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
-    if not root.exists() and config.dataset != "cifar10":  # which is downloaded
+    if not root.exists() and (config.root or config.kind not in DOWNLOADED):
         raise FileNotFoundError(catalogue.missing(config.dataset, root))
     return root
 
 
 def _images(config: RunConfig, listing: splits.Listing) -> Source:
     """Image files, cropped and resized. CelebA's zip is checked before it is decoded."""
-    size, crop = _size_and_crop(config)
+    size, crop = size_and_crop(config)
     key = {"files": listing.key, "size": size, "crop": crop, "format": decode.FORMAT}
 
     def write(folder: Path) -> dict:
@@ -70,7 +71,8 @@ def _images(config: RunConfig, listing: splits.Listing) -> Source:
     return Source(key | ({"skip_broken": True} if config.skip_broken else {}), write)
 
 
-def _size_and_crop(config: RunConfig) -> tuple[int, int]:
+def size_and_crop(config: RunConfig) -> tuple[int, int]:
+    """The side of a run's images in pixels, and of the square that is cut out first; 0: their own, the largest."""
     crop = catalogue.NAMED[config.dataset].crop if config.dataset in catalogue.NAMED else 0
     return config.size or OWN_SIZES.get(config.dataset, 0), config.crop or crop
 
@@ -151,20 +153,23 @@ def _celebahq(config: RunConfig) -> Source:
 
 def _cifar10(config: RunConfig) -> Source:
     """CIFAR-10 from its official archive, downloaded if missing, or from the folder unpacked from it."""
-    root, (size, crop) = _root(config), _size_and_crop(config)
+    root, (size, crop) = _root(config), size_and_crop(config)
     archive, batches = root / CIFAR10.filename, root / CIFAR10.base_folder
+
+    def write_from(place: Path, folder: Path) -> None:
+        torchvision_sets.write([CIFAR10(place, train) for train in (True, False)], size, crop, folder)
 
     def write(folder: Path) -> None:
         if batches.is_dir():
             _check_batches(batches)
-            _write_cifar10(root, size, crop, folder)
+            write_from(root, folder)
             return
         if not archive.exists():
             _download_cifar10(archive, given=bool(config.root))
         _check(archive, "sha256", catalogue.CIFAR10_SHA256, "with a network, remove it to download it again")
         with files.writing(folder):
             shutil.unpack_archive(archive, folder, filter="data")  # not into root, which may be read-only
-        _write_cifar10(folder, size, crop, folder)
+        write_from(folder, folder)
         shutil.rmtree(folder / CIFAR10.base_folder)
 
     key = {"sha256": catalogue.CIFAR10_SHA256, "size": size, "crop": crop, "format": decode.FORMAT}
@@ -190,25 +195,25 @@ def _check_batches(folder: Path) -> None:
             )
 
 
-def _write_cifar10(place: Path, size: int, crop: int, folder: Path) -> None:
-    """Write CIFAR-10's arrays, N 3 H W, and labels, N, from its unpacked batches."""
-    for split in image_folder.SPLITS:
-        found = CIFAR10(place, train=split == "train")
-        images = found.data.transpose(0, 3, 1, 2)  # N 3 32 32
-        if (size, crop) != (32, 0):
-            images = np.stack([decode.pixels(image, size, crop) for image, _ in found])
-        order = splits.shuffled(range(len(images)))
-        files.write_array(folder / f"{split}.npy", images[order])
-        files.write_array(folder / f"{split}-labels.npy", np.array(found.targets, np.int64)[order])
+def _torchvision(config: RunConfig) -> Source:
+    """A dataset of torchvision, which downloads it unless its folder is given."""
+    name, (size, crop) = config.dataset.partition(":")[2], size_and_crop(config)
+    root = _root(config)
+
+    def write(folder: Path) -> None:
+        torchvision_sets.write(torchvision_sets.open_splits(name, root, not config.root), size, crop, folder)
+
+    key = {"torchvision": name, "root": config.root, "size": size, "crop": crop, "format": decode.FORMAT}
+    return Source(key, write, here=root.exists())
 
 
 def _digits(config: RunConfig) -> Source:
-    size, _ = _size_and_crop(config)
+    size, _ = size_and_crop(config)
     return Source({"size": size, "test": builtin.DIGITS_TEST}, lambda folder: builtin.write_digits(size, folder))
 
 
 def _photos(config: RunConfig) -> Source:
-    size, _ = _size_and_crop(config)
+    size, _ = size_and_crop(config)
     key = {"size": size, "crops": builtin.PHOTOS, "strip": builtin.PHOTO_STRIP, "format": decode.FORMAT}
     return Source(key, lambda folder: builtin.write_photos(size, folder))
 
@@ -220,4 +225,5 @@ SOURCES = {
     "cifar10": _cifar10,
     "celeba": _celeba,
     "celebahq": _celebahq,
+    TORCHVISION: _torchvision,
 }

@@ -120,7 +120,7 @@ def _lines(lines: Iterable[str]) -> str:
 def _headers(listing: Listing) -> tuple[dict[str, Header], dict[str, str]]:
     """The headers of readable files, and the reasons why others are not."""
     names = [*listing.train, *listing.test]
-    found = dict(zip(names, _parallel("reading headers", lambda name: _header(listing.files.read, name), names)))
+    found = dict(zip(names, parallel("reading headers", lambda name: _header(listing.files.read, name), names)))
     broken = {name: header for name, header in found.items() if isinstance(header, str)}
     return {name: header for name, header in found.items() if name not in broken}, broken
 
@@ -193,7 +193,7 @@ def _write(
             except Exception as error:
                 return _reason(error)
 
-        reasons = _parallel(f"decoding {split}", decode_one, range(len(names)))
+        reasons = parallel(f"decoding {split}", decode_one, range(len(names)))
         broken |= {name: reason for name, reason in zip(names, reasons) if reason}
         array.flush()
         if listing.classes:
@@ -202,7 +202,7 @@ def _write(
     return broken
 
 
-def _parallel(description: str, work: Callable, items: Sequence) -> list[Any]:
+def parallel(description: str, work: Callable, items: Sequence) -> list[Any]:
     """Map in threads, in order. Pillow releases the interpreter lock while it decodes."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(bar(description, len(items), unit="img", items=pool.map(work, items)))

@@ -5,6 +5,7 @@ n images, B batch, C H W image, d latent, D features. Everything runs in float32
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from mocalib.config import paths
 from mocalib.config.compute import Compute, Scoring
-from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS
-from mocalib.data import datasets
+from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS, RunConfig
+from mocalib.data import arrays, datasets
 from mocalib.data.cache import Dataset
 from mocalib.evaluation import features as extractors
 from mocalib.evaluation import generate, metrics
@@ -27,6 +28,7 @@ from mocalib.storage.run import Run, samples_file
 from mocalib.training.device import check_device, use_threads
 
 LATENTS = 10_000  # training latents for singular values and uniformity (section 5.6)
+GIVEN = "folder"  # what rows on anyone's images are called
 LINEAR = 12_288  # most values an image may have (64x64x3) for PCA; its cost is cubic in them
 
 
@@ -60,6 +62,22 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None, see
     if scoring.features == "none":  # samples have no scores without features, so there is nothing to fit
         return bool(rows) or scoring.sampler != PRIOR
     return any(row["sampler"] == scoring.sampler for row in rows)
+
+
+def score_folder(
+    folder: Path | str, config: RunConfig, scoring: Scoring = Scoring(), device: torch.device | str = "cpu"
+) -> list[dict]:
+    """Score anyone's images, in a folder or a zip, against the test split of a config's dataset; return the rows.
+
+    All images count, each cropped to its largest centred square and resized to the dataset's size. Rows of the sampler
+    "real" are for as many training images, the lowest values to expect. Raises ValueError for fewer than two images, or
+    if there are no features to compare.
+    """
+    device, dataset = check_device(device), datasets.load(config)
+    name = scoring.features or "classifier"
+    extractor = extractors.build(name, dataset, config.dataset, scoring.weights, device)
+    images = arrays.as_uint8(arrays.like(Path(folder), dataset.image_shape))
+    return score_images(extractor, {GIVEN: images, "real": dataset.train.images[: len(images)]}, dataset)
 
 
 def check_scoring(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
@@ -202,7 +220,7 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Datas
         else:
             found = extractor(subject)
         scores = {metrics.distance_name("fd", extractor.name): metrics.frechet_distance(found, reference)}
-        if sampler in (*SAMPLERS, "real"):
+        if sampler in (*SAMPLERS, GIVEN, "real"):
             scores[metrics.distance_name("kid", extractor.name)] = metrics.kernel_distance(found, reference)
             scores |= metrics.precision_and_recall(found, reference)
         for metric, value in scores.items():

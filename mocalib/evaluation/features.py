@@ -1,18 +1,19 @@
-"""Feature extractors: torch-fidelity's Inception, and a classifier of the dataset's own labels.
+"""Feature extractors: torch-fidelity's nets, and a classifier of the dataset's own labels.
 
 Only distances of Inception features may be called FID. N images, B batch, C H W image, D features.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import filelock
 import torch
-import torch_fidelity
 from torch import Tensor
+from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.utils import create_feature_extractor
+from torchvision.models import VGG16_Weights
 
 from mocalib.config import paths
 from mocalib.config.run import FEATURES
@@ -21,8 +22,33 @@ from mocalib.evaluation import classifiers
 from mocalib.evaluation.classifiers import BATCH
 from mocalib.storage import files
 
-INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's
-INCEPTION_SHA256 = "6726825d"
+
+class Net(NamedTuple):
+    """A net of torch-fidelity: its names there, of itself and its features; where its weights are."""
+
+    name: str
+    layer: str
+    url: str
+    file: str  # in torch's hub folder
+    digits: str  # first ones of the file's sha256
+    size: str
+
+
+CLIP = "clip-vit-b-32"
+NETS = {
+    "inception": Net(
+        "inception-v3-compat", "2048", URL_INCEPTION_V3,
+        "weights-inception-2015-12-05-6726825d.pth", "6726825d", "96 MB, from torch-fidelity's releases",
+    ),
+    "vgg16": Net(
+        "vgg16", "fc2_relu", VGG16_Weights.IMAGENET1K_V1.url,
+        "vgg16-397923af.pth", "397923af", "528 MB, torchvision's",
+    ),
+    CLIP: Net(
+        CLIP, "clip", MODEL_URLS[CLIP],
+        f"{CLIP}-{MODEL_METADATA[CLIP]['hash']}.pt", MODEL_METADATA[CLIP]["hash"], "354 MB, OpenAI's",
+    ),
+}  # fmt: skip
 
 
 class Extractor(NamedTuple):
@@ -45,58 +71,58 @@ class Extractor(NamedTuple):
 def build(
     name: str, dataset: Dataset, dataset_name: str, weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
-    """Return an extractor on a device: "inception", or the dataset's own "classifier".
+    """Return an extractor on a device: one of NETS, or the dataset's own "classifier".
 
-    `weights` is a file of Inception's weights; by default the one in torch's hub folder, else torch-fidelity's
-    download. The classifier of digits is committed; others are trained once on the training labels. Raises as `check`.
+    `weights` is a file of the net's weights; by default the one in torch's hub folder, else a download. The classifier
+    of digits is committed; others are trained once on the training labels. Raises as `check`.
     """
     check(name, dataset, weights)
-    if name == "inception":
-        path, digest = inception_weights(weights)
-        inception = create_feature_extractor(
-            "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(path), verbose=False
-        ).to(device)
-        return Extractor(name, digest, device, lambda batch: inception(batch)[0])
+    if name in NETS:
+        path, digest = net_weights(name, weights)
+        settings = {"cuda": False, "verbose": False, "feature_extractor_weights_path": str(path)}
+        net = create_feature_extractor(NETS[name].name, [NETS[name].layer], **settings).to(device)
+        return Extractor(name, digest, device, lambda batch: net(batch)[0])
     path, digest = classifier_weights(dataset, dataset_name)
-    net = classifiers.read(path).to(device)
-    return Extractor(name, digest, device, lambda batch: net.features(batch.float() / 255))
+    own = classifiers.read(path).to(device)
+    return Extractor(name, digest, device, lambda batch: own.features(batch.float() / 255))
 
 
 def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:
     """Raise what `build` would raise, before hours of training.
 
-    FileNotFoundError if Inception's weights are missing and cannot be downloaded; ValueError for a wrong file, or for a
+    FileNotFoundError if a net's weights are missing and cannot be downloaded; ValueError for a wrong file, or for a
     dataset without labels or with a single test image. "" and "none" need nothing.
     """
-    if weights and name != "inception":
-        raise ValueError(f"{weights} are weights for features 'inception', but features = {name!r}")
+    if weights and name not in NETS:
+        raise ValueError(f"{weights} are weights for features {' or '.join(map(repr, NETS))}, but features = {name!r}")
     if name in FEATURES and len(dataset.test.images) < 2:
         raise ValueError(f"features {name!r}: one test image has no covariance; use features 'none'")
-    if name == "inception":
-        inception_weights(weights)
+    if name in NETS:
+        net_weights(name, weights)
     elif name == "classifier" and dataset.train.labels is None:
-        raise ValueError("features 'classifier' need class labels; this dataset has none: use 'inception' or 'none'")
+        others = ", ".join(map(repr, NETS))
+        raise ValueError(f"features 'classifier' need class labels; this dataset has none: use {others} or 'none'")
 
 
-def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
-    """Inception's checked weights and their sha256: the given file, the placed one, or torch-fidelity's download."""
-    placed = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+def net_weights(name: str, given: Path | str | None = None) -> tuple[Path, str]:
+    """A net's checked weights and their sha256: the given file, the placed one, or a download."""
+    net = NETS[name]
+    placed = Path(torch.hub.get_dir()) / "checkpoints" / net.file
     path = Path(given) if given else placed
     way_out = (
-        f"Place {INCEPTION} (96 MB, from torch-fidelity's releases) at {placed}, or pass its path as weights "
-        "(inception_weights in notebooks); features 'none', or 'classifier' for data with labels, need no such file"
+        f"Place {net.file} ({net.size}) at {placed}, or pass its path as weights (feature_weights in notebooks); "
+        "features 'none', or 'classifier' for data with labels, need no such file"
     )
     if not path.exists() and not given:
-        url = torch_fidelity.feature_extractor_inceptionv3.URL_INCEPTION_V3
         try:
-            files.download(url, placed, INCEPTION_SHA256)
+            files.download(net.url, placed, net.digits)
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(f"Inception's weights: {url}: {error}. {way_out}") from None
+            raise FileNotFoundError(f"the weights of {name}: {net.url}: {error}. {way_out}") from None
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. {way_out}")
-    if not (digest := files.sha256(path)).startswith(INCEPTION_SHA256):
+    if not (digest := files.sha256(path)).startswith(net.digits):
         raise ValueError(
-            f"{path} is not Inception's weights: its sha256 is {digest[:8]}..., not {INCEPTION_SHA256}.... {way_out}"
+            f"{path} is not the weights of {name}: its sha256 is {digest[:8]}..., not {net.digits[:8]}.... {way_out}"
         )
     return path, digest
 
@@ -104,22 +130,12 @@ def inception_weights(given: Path | str | None = None) -> tuple[Path, str]:
 def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
     """The dataset's own classifier and its sha256: the committed one, checked, or one trained now and kept."""
     if (committed := paths.FEATURES / f"{dataset_name}.pt").exists():
-        return committed, committed_digest(committed)
+        return committed, files.committed_digest(committed)
     path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
     with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):  # only one of several processes trains it
         if not path.exists():
             classifiers.train(dataset, path)
     return path, files.sha256(path)
-
-
-def committed_digest(path: Path) -> str:
-    """sha256 of committed weights. ValueError if their record has another, FileNotFoundError if it is missing."""
-    if not (record := path.with_suffix(".json")).exists():
-        raise FileNotFoundError(f"{record}, the record of {path.name}, is missing; restore it with git")
-    expected = json.loads(record.read_text())["sha256"]
-    if (found := files.sha256(path)) != expected:
-        raise ValueError(f"{path} is damaged: its sha256 is {found}, not {expected}; restore it with git")
-    return found
 
 
 def cached_features(extractor: Extractor, images: Tensor, fingerprint: str, split: str) -> Tensor:

@@ -5,65 +5,91 @@ B batch, C H W image, d latent.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mocalib import methods
 from mocalib.config import paths
+from mocalib.data import arrays, datasets
+from mocalib.data.arrays import as_uint8
+from mocalib.data.decode import WHITE
 from mocalib.methods import latent, losses
 from mocalib.storage import files
 from mocalib.storage.run import Run, epoch_file, open_run
+from mocalib.training.device import use_threads
 
 BATCH = 250  # images a forward pass outside of training
 COMPONENTS = 10  # of the Gaussian mixture, as in RAE
 
 
 class Autoencoder:
-    """A trained run's nets in evaluation mode and float32."""
+    """A trained run's nets in evaluation mode and float32.
 
-    def __init__(self, objective: methods.Objective, epoch: int, step: int, device: torch.device) -> None:
+    Images may be anything that `data.arrays.like` takes: a path, a Pillow image, an array or tensor, one or several, in
+    uint8 or in [0, 1]. They are cropped and resized as the run's own were, unless they have its shape already. Raises
+    ValueError for what does not fit.
+    """
+
+    def __init__(self, objective: methods.Objective, about: dict, device: torch.device, crop: int = 0) -> None:
         self.objective = objective.to(device).eval().requires_grad_(False)
-        self.epoch, self.step, self.device = epoch, step, device
+        self.epoch, self.step, self.image_shape = about["epoch"], about["step"], tuple(about["image_shape"])
+        self.device, self.crop, self.white, self.threads = device, crop, about["white"], about["threads"]
         self.spherical = objective.config.spherical  # whether latents are unit vectors
 
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Images B C H W, uint8 or in [0, 1], to latents B d on the CPU."""
-        scale = 255 if x.dtype == torch.uint8 else 1
-        parts = (part.to(self.device).float().div(scale) for part in x.split(BATCH))
-        return torch.cat([self.objective.encode(part).cpu() for part in parts])
+    def images(self, x: Any) -> Tensor:
+        """Anything as images B C H W of the run's shape, uint8 or in [0, 1]."""
+        return arrays.like(x, self.image_shape, self.crop, self.white)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents B d to images B C H W in [0, 1] on the CPU."""
-        return torch.cat([self.objective.decode(part.to(self.device)).cpu() for part in z.split(BATCH)])
+    def encode(self, x: Any) -> Tensor:
+        """One image or B of them to latents B d on the CPU."""
+        x = self.images(x)
+        scale = 255 if x.dtype == torch.uint8 else 1
+        with use_threads(self.threads):
+            parts = (part.to(self.device).float().div(scale) for part in x.split(BATCH))
+            return torch.cat([self.objective.encode(part).cpu() for part in parts])
+
+    @torch.no_grad()
+    def decode(self, z: Tensor | np.ndarray) -> Tensor:
+        """Latents B d, or one of d, to images B C H W in [0, 1] on the CPU."""
+        z, d = torch.as_tensor(z, dtype=torch.float32), self.objective.latent_dim
+        if z.ndim not in (1, 2) or z.shape[-1] != d or not len(z):
+            raise ValueError(f"latents of shape {tuple(z.shape)}; this run decodes B {d}, or {d} for one")
+        with use_threads(self.threads):
+            return torch.cat([self.objective.decode(part.to(self.device)).cpu() for part in z.view(-1, d).split(BATCH)])
+
+    def reconstruct(self, x: Any) -> Tensor:
+        """The decoded latents of one image or B of them: B C H W in [0, 1]."""
+        return self.decode(self.encode(x))
 
     def prior(self, n: int, seed: int = 0) -> Tensor:
         """n latents to generate from, n d; a seed gives the same on every device."""
+        if n < 1:
+            raise ValueError(f"n = {n} samples; pass at least 1")
         return self.objective.prior(n, torch.Generator().manual_seed(seed))
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n new images, n C H W in [0, 1], decoded from the prior."""
         return self.decode(self.prior(n, seed))
 
-    def interpolate(self, x0: Tensor, x1: Tensor, steps: int) -> Tensor:
-        """Images decoded from points between the latents of x0 and x1 (B C H W each): B steps C H W."""
-        path = latent.interpolate if self.spherical else latent.line
-        z = path(self.encode(x0), self.encode(x1), steps)  # B steps d
+    def interpolate(self, x0: Any, x1: Any, steps: int) -> Tensor:
+        """Images decoded from points between the latents of x0 and x1, one image or B of them each: B steps C H W."""
+        z0, z1 = self.encode(x0), self.encode(x1)
+        if len(z0) != len(z1) or steps < 2:
+            raise ValueError(
+                f"{len(z0)} images and {len(z1)}, {steps} steps; pass as many to as from, and 2 steps or more"
+            )
+        z = (latent.interpolate if self.spherical else latent.line)(z0, z1, steps)  # B steps d
         return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Round [0, 1] to 0..255, as an image file holds it; truncation would shift every score."""
-    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def decode_uint8(autoencoder: Autoencoder, z: Tensor) -> Tensor:
     """Decode latents n d to uint8 images, in parts: 10,000 float images of 256 pixels would take 8 GB."""
-    return torch.cat([to_uint8(autoencoder.decode(part)) for part in z.split(BATCH)])
+    return torch.cat([as_uint8(autoencoder.decode(part)) for part in z.split(BATCH)])
 
 
 class Reconstruction(NamedTuple):
@@ -76,7 +102,7 @@ class Reconstruction(NamedTuple):
 
 def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Reconstruction:
     """Encode and decode images (uint8 n C H W) once, for all scores."""
-    latents, decoded, errors = zip(*((z, to_uint8(x), error) for z, x, error in _reconstructed(autoencoder, images)))
+    latents, decoded, errors = zip(*((z, as_uint8(x), error) for z, x, error in _reconstructed(autoencoder, images)))
     return Reconstruction(torch.cat(latents), torch.cat(decoded), sum(errors) / len(images))
 
 
@@ -96,21 +122,50 @@ def _reconstructed(autoencoder: Autoencoder, images: Tensor) -> Iterator[tuple[T
 def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
     """The trained autoencoder of a finished run, or of a kept epoch.
 
-    Raises FileNotFoundError if its weights are missing, as in a fresh clone, and ValueError if they do not load. The
-    message gives the command that trains the run again.
+    Raises FileNotFoundError if its weights are missing, as in a fresh clone, and ValueError if they do not load or fail
+    the checksum beside them. The message gives the command that trains the run again.
     """
     run = open_run(directory)
     path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
     if not path.exists():
         raise FileNotFoundError(_no_weights(run, path))
+    if path.with_suffix(".json").exists():
+        files.committed_digest(path)
     try:
         state = files.read_tensors(path)
         objective = methods.build(run.config, tuple(state["image_shape"]))
-        files.check_state(state["objective"], objective.state_dict())
+        found = state["objective"] | _untrained(objective, state.get("parts"))
+        files.check_state(found, objective.state_dict())
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None
-    objective.load_state_dict(state["objective"])
-    return Autoencoder(objective.float(), state["epoch"], state["step"], torch.device(device))
+    objective.load_state_dict(found)
+    environment = run.environment
+    about = {"white": environment.get("data", {}).get("white", WHITE), "threads": environment.get("threads", 1)}
+    return Autoencoder(objective.float(), state | about, torch.device(device), datasets.size_and_crop(run.config)[1])
+
+
+def _untrained(objective: methods.Objective, parts: list[str] | None) -> dict[str, Tensor]:
+    """New values of what shared weights lack, since only training needs it; {} for a run's own weights."""
+    new = objective.state_dict().items()
+    return {} if parts is None else {name: value for name, value in new if name.split(".")[0] not in parts}
+
+
+def share(run: Run, directory: Path | str) -> None:
+    """Write what others need to use a finished run to a new directory: its records, and its nets without the rest.
+
+    Beside weights.pt, weights.json has its sha256, which `load` checks. Methods that draw from more than their nets
+    (two-stage-vae) cannot be shared. Raises ValueError for them, FileExistsError if the directory exists.
+    """
+    parts, directory = ["encoder", "decoder"], Path(directory)
+    if run.config.objective.stages > 1:
+        raise ValueError(f"{run.config.objective} needs more than its nets to sample; copy {run.directory} instead")
+    state = files.read_tensors(run.directory / "weights.pt")
+    state["objective"] = {name: value for name, value in state["objective"].items() if name.split(".")[0] in parts}
+    directory.mkdir(parents=True)
+    for name in (*run.manifest["files"], "timing.jsonl", "manifest.json"):
+        files.write(directory / name, (run.directory / name).read_bytes())
+    files.write_tensors(directory / "weights.pt", state | {"parts": parts})
+    files.write_json(directory / "weights.json", {"sha256": files.sha256(directory / "weights.pt")})
 
 
 def _no_weights(run: Run, path: Path) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from mocalib.data.arrays import as_uint8
 from mocalib.data.cache import Dataset
-from mocalib.evaluation.generate import BATCH, Autoencoder, decode_uint8, to_uint8
+from mocalib.evaluation.generate import BATCH, Autoencoder, decode_uint8
 
 SAMPLES, COLUMNS = 40, 8  # samples; images a row
 LARGE, FEWER = 48, 24  # images of at least 48 pixels: only 24 samples, so that records stay small
@@ -32,7 +33,7 @@ def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, by
     originals = shown[:RECONSTRUCTIONS]
     pairs = torch.stack([originals, decode_uint8(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
     x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
-    between = to_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
+    between = as_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
     rows = torch.cat([x0.unsqueeze(1), between, x1.unsqueeze(1)], dim=1)
     neighbours = dataset.train.images[nearest(samples[:SHOWN_NEIGHBOURS], dataset.train.images)]
     return {

@@ -14,7 +14,7 @@ from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig, flat
 from mocalib.evaluation.metrics import distance_name, effective_rank
 from mocalib.paper import experiments
 from mocalib.storage import files
-from mocalib.storage.run import Run
+from mocalib.storage.run import Run, open_run
 
 SCORES = {  # column -> metric, what was scored, split
     "reconstruction": ("reconstruction", "reconstruction", "test"),
@@ -38,7 +38,7 @@ DISTANCES = {  # column -> metric, what was scored, for scores that depend on an
 METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are both "fd"
     distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
 }
-NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", "seen", "seconds", *SCORES, *DISTANCES), float)
+NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", "seen", "seconds", "n", *SCORES, *DISTANCES), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
 COLUMNS = list(dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS]))  # two have the name precision
 
@@ -67,6 +67,38 @@ def history(runs: list[Run]) -> pd.DataFrame:
             seconds = np.interp(epoch * steps, [0, *timing["step"]], [0, *timing["seconds"]])
             rows.append(_row(run, extractor, epoch) | {"seen": epoch * steps * batch, "seconds": seconds})
     return _table(rows)
+
+
+def listed(folder: Path) -> pd.DataFrame:
+    """One row for each run in a folder, or in the folders in it: state, the fields that differ, and scores.
+
+    Raises FileNotFoundError for a folder without runs.
+    """
+    found = sorted(path.parent for pattern in ("*/config.json", "*/*/config.json") for path in folder.glob(pattern))
+    if not found:
+        raise FileNotFoundError(f"{folder} has no runs; pass a folder of run directories")
+    table = pd.DataFrame([_line(path) | {"run": path.relative_to(folder).as_posix()} for path in found])
+    settings = [name for name in SETTINGS if name in table and table[name].astype(str).nunique() > 1]
+    scores = [name for name in ("features", "n", "fd", "reconstruction", "effective_rank") if name in table]
+    return table.set_index("run")[["state", *settings, *scores]]
+
+
+def _line(directory: Path) -> dict:
+    """A run's state, config and last scores."""
+    try:
+        run = open_run(directory)
+        if run.finished:
+            return {"state": "finished"} | _row(run, common_features([run]), None)
+    except ValueError:  # `verify` gives the reason
+        return {"state": "damaged"}
+    return {"state": "begun" if run.begun else "new"} | _settings(run.config)
+
+
+def _settings(config: RunConfig) -> dict:
+    """A config's fields, without the prefix of its objective's."""
+    about = flat(config)
+    about["objective"] = about.pop("objective.name")
+    return {name.removeprefix("objective."): value for name, value in about.items()}
 
 
 def _table(rows: list[dict]) -> pd.DataFrame:
@@ -98,9 +130,7 @@ def common_features(runs: list[Run], epoch: int | None = None, along: bool = Fal
 
 
 def _row(run: Run, extractor: str, epoch: int | None) -> dict:
-    about = {"run": run.directory.name, "features": extractor} | flat(run.config)
-    about["objective"] = about.pop("objective.name")
-    about = {name.removeprefix("objective."): value for name, value in about.items()}
+    about = {"run": run.directory.name, "features": extractor} | _settings(run.config)
     about["epoch"] = run.manifest["epoch"] if epoch is None else epoch
     about["parameters"] = run.environment["parameters"]
     rows = sorted((row for row in run.scores if row["epoch"] == about["epoch"]), key=lambda row: row["n_generated"])
@@ -109,6 +139,7 @@ def _row(run: Run, extractor: str, epoch: int | None) -> dict:
     of = [row for row in rows if extractor and row["features"] == extractor]
     distances = {(METRICS.get(row["metric"], row["metric"]), row["sampler"]): row["value"] for row in of}
     about["digest"] = of[-1]["digest"][:8] if of else ""
+    about["n"] = max((row["n_generated"] for row in of if row["sampler"] == PRIOR), default=float("nan"))
     about["effective_rank"] = _effective_rank(run) if about["epoch"] == run.manifest["epoch"] else float("nan")
     return about | scores | {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mocalib.config import paths
 from mocalib.data import cache
-from mocalib.evaluation import features
 from mocalib.storage import files, manifest
 from mocalib.storage.run import open_run
 
@@ -20,8 +19,9 @@ def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | 
     if not directories:
         checks += [(cache.verify, path.parent) for path in sorted(paths.CACHE.glob("*/cache.json"))]
         checks += [(files.read_tensors, path) for path in sorted((paths.CACHE / "features").glob("*.pt"))]
-        checks += [(features.committed_digest, path) for path in sorted(paths.FEATURES.glob("*.pt"))]
-    for place in directories or sorted({*paths.RECORDS.glob("*"), *paths.RUNS.glob("*")}):
+        committed = sorted([*paths.FEATURES.glob("*.pt"), *paths.WEIGHTS.glob("*/*.pt")])
+        checks += [(files.committed_digest, path) for path in committed]
+    for place in directories or sorted({paths.WEIGHTS, *paths.RECORDS.glob("*"), *paths.RUNS.glob("*")}):
         runs = _runs(place)
         if directories and not runs:
             raise FileNotFoundError(f"{place} has no runs; pass a run directory, or a folder of them")

@@ -1,0 +1,157 @@
+"""Images that a user has: files, Pillow images, NumPy arrays and tensors. N images, C H W image."""
+
+import hashlib
+import io
+import itertools
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mocalib.config import paths
+from mocalib.data import decode, image_folder
+from mocalib.storage import files
+
+COLOURS = (1, 3, 4)  # channels of grey, RGB and RGBA
+KINDS = "a path, a Pillow image, an array, a tensor, or a list of these"
+SHAPES = "H W, C H W, H W C, N H W, N C H W or N H W C, where C is 1, 3 or 4"
+
+
+def from_arrays(train: Any, test: Any = None, labels: Any = None) -> str:
+    """Keep images in data/raw/arrays as a zip of PNG files; return its path, a `root` for dataset "folder".
+
+    `train` and `test` are arrays or tensors N H W, N H W C or N C H W, uint8 or floats in [0, 1], which are rounded to
+    8 bits. Without `test`, a tenth is held out. `labels` are ints, one for each image; with `test` they are a pair,
+    (of train, of test). Equal images and labels give the same path. Raises ValueError for what does not fit.
+    """
+    splits = {"": (train, labels)} if test is None else dict(zip(("train/", "test/"), _pairs(train, test, labels)))
+    content, digest = io.BytesIO(), hashlib.sha256()
+    with zipfile.ZipFile(content, "w") as archive:
+        for split, (images, classes) in splits.items():
+            images = as_uint8(as_batch(images))
+            folders = [split] * len(images) if classes is None else _folders(split, images, classes)
+            for i, (folder, image) in enumerate(zip(folders, _pillow(images))):
+                image.save(png := io.BytesIO(), "PNG")
+                archive.writestr(name := f"{folder}{i:07d}.png", png.getvalue())
+                digest.update(name.encode() + image.tobytes())
+    path = paths.RAW / "arrays" / f"{digest.hexdigest()[:16]}.zip"
+    if not path.exists():
+        files.write(path, content.getbuffer())
+    return str(path)
+
+
+def _pairs(train: Any, test: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
+    if labels is not None and len(labels) != 2:
+        raise ValueError(f"labels has {len(labels)} parts; with test it is a pair, (labels of train, labels of test)")
+    return zip((train, test), labels or (None, None))
+
+
+def _folders(split: str, images: Tensor, labels: Any) -> list[str]:
+    """A folder for each image, named after its label."""
+    labels = np.asarray(labels)
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise ValueError(
+            f"labels of shape {labels.shape} and type {labels.dtype} for {len(images)} images; pass one int of at "
+            "least 0 for each image"
+        )
+    return [f"{split}{label:07d}/" for label in labels]
+
+
+def as_batch(given: Any, grey: bool = False) -> Tensor:
+    """An array or tensor as images N C H W, uint8 or float32 in [0, 1]; `grey`: grey images are expected.
+
+    Raises ValueError for other shapes, types and values, and for three dimensions that may be one image or several.
+    """
+    x = given.detach().cpu() if isinstance(given, Tensor) else torch.as_tensor(np.ascontiguousarray(given))
+    shape = tuple(x.shape)
+    if x.is_floating_point():
+        x = x.float()
+        if not (x.numel() and x.min() >= 0 and x.max() <= 1):  # NaN, too
+            raise ValueError(f"images of floats lie in [0, 1]; these go from {x.min():g} to {x.max():g}: pass uint8")
+    elif x.dtype != torch.uint8:
+        raise ValueError(f"images of type {x.dtype}; pass uint8 from 0 to 255, or floats in [0, 1]")
+    if x.ndim == 3 and grey and shape[0] in COLOURS[1:]:
+        raise ValueError(
+            f"shape {shape} may be one image of {shape[0]} colours or {shape[0]} grey ones; pass 4 dimensions"
+        )
+    if x.ndim == 2:
+        x = x[None]
+    if x.ndim == 3:
+        x = x[None] if {x.shape[0], x.shape[-1]} & {*COLOURS} else x[:, None]
+    if x.ndim == 4 and x.shape[1] not in COLOURS:
+        x = x.movedim(-1, 1)
+    if x.ndim != 4 or x.shape[1] not in COLOURS or 0 in shape:
+        raise ValueError(f"images of shape {shape}; pass one of {SHAPES}")
+    return x
+
+
+def as_uint8(x: Tensor) -> Tensor:
+    """Round [0, 1] to 0..255, as an image file holds it; truncation would shift every score. uint8 stays."""
+    return x if x.dtype == torch.uint8 else (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def save_images(images: Tensor | Iterable[Tensor], folder: Path | str) -> Path:
+    """Write images n C H W, in one tensor or in parts, to a new folder as 0000000.png and so on; return its path.
+
+    The folder appears when it is whole. Raises FileExistsError for a folder that has anything in it.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; pass the path of a new folder")
+    partial, names = folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), itertools.count()
+    with files.writing(partial / "x"):
+        for part in images.split(1) if isinstance(images, Tensor) else images:
+            for image in _pillow(as_uint8(part)):
+                image.save(partial / f"{next(names):07d}.png")
+        partial.replace(folder)
+    return folder
+
+
+def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = decode.WHITE) -> Tensor:
+    """Whatever a user has as images N C H W of a run's `shape`, uint8 or float32 in [0, 1].
+
+    A path is one of an image, a folder or a zip. What has another size or number of channels is cropped and resized as
+    the run's own images were. Raises ValueError for what does not fit, and what Pillow raises for a broken file.
+    """
+    channels, side, _ = shape
+    if isinstance(given, (list, tuple)) and len(given):
+        parts = [like(each, shape, crop, white) for each in given]
+        same = len({part.dtype for part in parts}) == 1
+        return torch.cat(parts if same else [part / 255 if part.dtype == torch.uint8 else part for part in parts])
+    if isinstance(given, (str, os.PathLike)):
+        pictures = _files(Path(given))
+    elif isinstance(given, Image.Image):
+        pictures = [given]
+    elif isinstance(given, (np.ndarray, Tensor)):
+        x = as_batch(given, grey=channels == 1)
+        if tuple(x.shape[1:]) == tuple(shape):
+            return x
+        pictures = _pillow(as_uint8(x))
+    else:
+        raise ValueError(f"{type(given).__name__} is no image; pass {KINDS}")
+    arrays = [decode.pixels(picture, side, crop, channels == 1, white) for picture in pictures]
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _files(path: Path) -> Iterator[Image.Image]:
+    if path.is_file() and not zipfile.is_zipfile(path):
+        yield image_folder.opened(io.BytesIO(path.read_bytes()), path.name)
+        return
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; pass the path of an image, or of a folder or zip of images")
+    if not (found := image_folder.find(path)).names:
+        raise ValueError(f"{path} has no images (other files: {found.unused or 'none'})")
+    for name in found.names:
+        yield image_folder.opened(io.BytesIO(found.read(name)), name)
+
+
+def _pillow(images: Tensor) -> Iterator[Image.Image]:
+    """Pillow images of a batch, uint8 N C H W."""
+    for image in images:
+        yield Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy())

@@ -1,0 +1,88 @@
+"""Any image-classification dataset of torchvision, by the name of its class, decoded like all others. N images."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+from torchvision import datasets
+
+from mocalib.config.checks import nearest
+from mocalib.data import decode, splits
+from mocalib.storage import files
+
+SPLITS = {  # parameter of a class -> its values for training and for testing; the first that the class takes counts
+    "train": ((True,), (False,)),
+    "background": ((True,), (False,)),
+    "version": (("2021_train_mini",), ("2021_valid",)),
+    "split": (("trainval", "train", "train-standard"), ("test", "val", "valid")),
+}
+OTHERS = {"EMNIST": {"split": "balanced"}}  # parameters without a default
+
+
+def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
+    """Training and test split of `torchvision.datasets.<name>` at `root`, downloaded by torchvision if asked.
+
+    A dataset without splits has a fixed tenth held out. Raises ValueError for an unknown class, and FileNotFoundError
+    for files that are missing or damaged.
+    """
+    kind = getattr(datasets, name, None)
+    if name not in datasets.__all__ or not issubclass(kind, datasets.VisionDataset):
+        raise ValueError(f"torchvision.datasets has no {name!r}{nearest(name, list(datasets.__all__))}")
+    takes = {part for base in kind.__mro__[:-1] for part in inspect.signature(base.__init__).parameters}
+    settings = OTHERS.get(name, {}) | ({"download": True} if download and "download" in takes else {})
+    root.mkdir(parents=True, exist_ok=True)
+    axis = next((axis for axis in SPLITS if axis in takes), None)
+    if axis is None:
+        whole = _opened(kind, root, [settings])
+        order = splits.shuffled(range(len(whole)))
+        held = round(splits.HELD_OUT * len(order))
+        return [Subset(whole, order[held:]), Subset(whole, order[:held])]
+    return [_opened(kind, root, [settings | {axis: value} for value in values]) for values in SPLITS[axis]]
+
+
+def _opened(kind: type, root: Path, tries: list[dict]) -> Dataset:
+    """The dataset with the first settings that it takes."""
+    for settings in tries:
+        try:
+            return kind(str(root), **settings)
+        except (RuntimeError, OSError, ModuleNotFoundError) as error:
+            raise FileNotFoundError(
+                f"torchvision's {kind.__name__} is not in {root} as torchvision keeps it, and it was not downloaded "
+                f"({error}). Put its files there, or pass their folder as root"
+            ) from None
+        except (ValueError, TypeError) as error:
+            reason = error
+    raise ValueError(f"torchvision's {kind.__name__} is no dataset of images and classes: {reason}")
+
+
+def write(found: list[Dataset], size: int, crop: int, folder: Path) -> None:
+    """Write the arrays of both splits, N C H W, and their labels, N, in a fixed random order.
+
+    One channel if the first image is grey, else RGB. Raises ValueError for what has no classes, and without `size` and
+    `crop` for images that are not squares of one size.
+    """
+    first, _ = _item(found[0], 0)
+    grey, side = first.mode in decode.GREY_MODES, size or crop or first.width
+    for split, images in zip(("train", "test"), found):
+        order, labels = splits.shuffled(range(len(images))), np.zeros(len(images), np.int64)
+        array = files.create_array(folder / f"{split}.npy", (len(images), 1 if grey else 3, side, side))
+
+        def decode_one(place: int, images: Dataset = images, order: list = order, to: tuple = (array, labels)) -> None:
+            image, to[1][place] = _item(images, order[place])
+            if image.size != (side, side) and not size and not crop:
+                raise ValueError(f"an image is {image.width}x{image.height}, not {side}x{side}; pass size, such as 64")
+            to[0][place] = decode.pixels(image, side, crop, grey)
+
+        decode.parallel(f"decoding {split}", decode_one, range(len(images)))
+        array.flush()
+        files.write_array(folder / f"{split}-labels.npy", labels)
+
+
+def _item(images: Dataset, place: int) -> tuple[Any, int]:
+    """An image and its class. Raises ValueError for anything else."""
+    image, label = images[place][:2]
+    if not hasattr(image, "convert") or not isinstance(label, (int, np.integer)):
+        raise ValueError(f"this is no dataset of images and classes: it has {type(image).__name__}, {label!r:.50}")
+    return image, int(label)
