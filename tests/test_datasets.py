@@ -6,19 +6,23 @@ import pickle
 import re
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+import torchvision
+from conftest import picture, says, tiny
 from PIL import Image
+from scipy.io import savemat
 from test_data import tree
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, SVHN
 
-from mocalib import RunConfig
+from mocalib import RunConfig, Scoring, evaluate, train
 from mocalib.config import paths
 from mocalib.data import builtin, catalogue, datasets
 from mocalib.data.cache import Dataset
+from mocalib.evaluation import classifiers
 
 
 def load(name: str, **settings) -> Dataset:
@@ -348,3 +352,102 @@ def test_a_given_root_is_never_downloaded_into(scratch):
     said = r"not on this disk, and nothing is downloaded into a root that you pass.\nExpected in .*typo/"
     refused(said, "cifar10", error=FileNotFoundError, root=str(scratch / "typo"))
     assert not (scratch / "typo").exists()
+
+
+# --------------------------------------------------------------------------------------- torchvision's, by their names
+
+
+def idx(path: Path, array: np.ndarray) -> None:
+    """MNIST's format: a magic number, the dimensions, the bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def fashion(root: Path) -> dict:
+    """FashionMNIST's four files, of few images."""
+    generator, content = np.random.default_rng(0), {}
+    for split, name, n in (("train", "train", 30), ("test", "t10k", 20)):
+        images, labels = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8), generator.integers(0, 10, n)
+        idx(root / "FashionMNIST" / "raw" / f"{name}-images-idx3-ubyte", images)
+        idx(root / "FashionMNIST" / "raw" / f"{name}-labels-idx1-ubyte", labels)
+        content[split] = (images[:, None], labels)
+    return content
+
+
+def emnist(root: Path) -> dict:
+    content = fashion(root)
+    for path in list((root / "FashionMNIST" / "raw").iterdir()):
+        split = "train" if path.name.startswith("train") else "test"
+        name = f"emnist-balanced-{split}-{path.name.split('-', 1)[1]}"
+        (root / "EMNIST" / "raw").mkdir(parents=True, exist_ok=True)
+        path.rename(root / "EMNIST" / "raw" / name)
+    return content
+
+
+def svhn(root: Path) -> dict:
+    """SVHN's two files of MATLAB."""
+    generator, content = np.random.default_rng(0), {}
+    root.mkdir(parents=True)
+    for split, n in (("train", 30), ("test", 20)):
+        x, y = generator.integers(0, 256, (32, 32, 3, n), dtype=np.uint8), generator.integers(1, 11, (n, 1))
+        savemat(root / f"{split}_32x32.mat", {"X": x, "y": y})
+        content[split] = (x.transpose(3, 2, 0, 1), y[:, 0] % 10)
+    return content
+
+
+def eurosat(root: Path) -> dict:
+    """EuroSAT's folders of classes; it has no splits."""
+    images = []
+    for label, name in enumerate(("Forest", "River")):
+        for i in range(10):
+            path = picture(root / "eurosat" / "2750" / name / f"{name}_{i}.png", size=(16, 16), seed=20 * label + i)
+            images.append((np.asarray(Image.open(path)).transpose(2, 0, 1), label))
+    return {"all": tuple(zip(*images))}
+
+
+FORMATS = {"FashionMNIST": (fashion, 28), "EMNIST": (emnist, 28), "SVHN": (svhn, 32), "EuroSAT": (eurosat, 16)}
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_dataset_of_torchvision_is_read_by_its_name(scratch, monkeypatch, name, given):
+    make, side = FORMATS[name]
+    place = scratch / "elsewhere" if given else paths.RAW / "torchvision" / name
+    content = make(place)
+    monkeypatch.setattr(SVHN, "_check_integrity", lambda self: True)
+    monkeypatch.setattr(torchvision.datasets.svhn, "check_integrity", lambda path, md5=None: path.exists())
+    monkeypatch.setattr(torchvision.datasets.utils, "check_integrity", lambda path, md5=None: Path(path).exists())
+    found = load(f"torchvision:{name}", **({"root": str(place)} if given else {}))
+    assert found.image_shape == (3 if name in ("SVHN", "EuroSAT") else 1, side, side)
+    if "all" in content:
+        assert sorted([*pairs(*found.train), *pairs(*found.test)]) == pairs(*content["all"])
+        assert len(found.test.images) == 2
+    else:
+        for split, mine in zip(("train", "test"), found):
+            assert pairs(*mine) == pairs(*content[split])
+    assert load(f"torchvision:{name}", size=32, **({"root": str(place)} if given else {})).image_shape[1:] == (32, 32)
+
+
+def test_a_run_on_a_dataset_of_torchvision(scratch, monkeypatch):
+    monkeypatch.setitem(classifiers.TRAINING, "steps", 5)
+    fashion(paths.RAW / "torchvision" / "FashionMNIST")
+    config = tiny(dataset="torchvision:FashionMNIST", size=16, limit=0, batch_size=8, epochs=1)
+    run = train(config, runs=scratch)
+    assert run.directory.name.startswith("torchvision-FashionMNIST-a2-moca-")
+    assert run.environment["data"]["train"] == 30
+    assert any(row["metric"] == "fd_classifier" for row in evaluate(run, Scoring(n=20)))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "error"),
+    [
+        ("FashionMnist", ["has no 'FashionMnist'", "did you mean 'FashionMNIST'"], ValueError),
+        ("", ["has no ''"], ValueError),
+        ("VOCDetection", ["VOCDetection is not in", "not downloaded"], FileNotFoundError),
+        ("KMNIST", ["KMNIST is not in", "KMNIST", "not downloaded", "pass their folder as root"], FileNotFoundError),
+    ],
+)
+def test_what_torchvision_cannot_give_is_said(scratch, name, said, error):
+    refused(says(*said), f"torchvision:{name}", error=error)
+    assert not paths.CACHE.exists() or not list(paths.CACHE.glob("torchvision-*/"))

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch_fidelity
+import torchvision
 from conftest import picture, says, tiny
 from PIL import Image
+from torch import nn
 
 from mocalib import evaluate, figures, load, train
 from mocalib.config import paths
@@ -402,36 +405,111 @@ def test_what_would_fail_after_training_fails_before_it(digits):
         check_scoring(few, Scoring(sampler="gmm10"))
 
 
-def test_missing_and_wrong_weights_of_inception_say_what_to_place_where(digits, tmp_path, monkeypatch):
+PLACED = {
+    "inception": ("weights-inception-2015-12-05-6726825d.pth", "6726825d"),
+    "vgg16": ("vgg16-397923af.pth", "397923af"),
+    "clip-vit-b-32": ("clip-vit-b-32-40d36571", "40d36571"),
+}
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_missing_and_wrong_weights_say_what_to_place_where(digits, tmp_path, monkeypatch, name):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    said = says("weights-inception-2015-12-05-6726825d.pth", tmp_path, "checkpoints", "for data with labels")
-    with pytest.raises(FileNotFoundError, match=said):
-        features.build("inception", digits, "digits")
-    with pytest.raises(FileNotFoundError, match=says("nowhere.pth", "does not exist")):
-        features.build("inception", digits, "digits", weights=tmp_path / "nowhere.pth")
-    assert not list(tmp_path.rglob("*.pth*"))
+    file, digest = PLACED[name]
+    with pytest.raises(FileNotFoundError, match=says(name, "https://", file, tmp_path, "checkpoints", "with labels")):
+        features.build(name, digits, "digits")
+    with pytest.raises(FileNotFoundError, match=says("nowhere.pth", "does not exist", file)):
+        features.build(name, digits, "digits", weights=tmp_path / "nowhere.pth")
+    assert not list(tmp_path.rglob("*.pt*"))
     (tmp_path / "wrong.pth").write_bytes(b"anything")
-    with pytest.raises(ValueError, match=says("wrong.pth", "ee087417", "6726825d")):  # sha256 of "anything"
-        features.build("inception", digits, "digits", weights=tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match=says("wrong.pth", name, "ee087417", digest)):  # sha256 of "anything"
+        features.build(name, digits, "digits", weights=tmp_path / "wrong.pth")
 
 
-def test_inception_features_are_taken_from_a_placed_file(digits, tmp_path, monkeypatch):
-    """The real net with random weights in the real file format, under a digest of its own."""
+def inception(monkeypatch, path):
+    """torch-fidelity's net with random weights, and its file."""
+    module = torch_fidelity.feature_extractor_inceptionv3
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        net = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    torch.save(net.state_dict(), path)
+    return lambda x: net.eval()(x)[0]
+
+
+class SmallVGG(nn.Module):
+    """VGG16's outline; the real one has 528 MB."""
+
+    def __init__(self, **_):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 2, 16, stride=16), nn.Flatten())
+        self.classifier = nn.Sequential(*(nn.Linear(392, 392) for _ in range(7)))
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+def vgg16(monkeypatch, path):
+    monkeypatch.setattr(torchvision.models, "vgg16", SmallVGG)
+    net = SmallVGG()
+    torch.save(net.state_dict(), path)
+
+    def features(x):
+        mean, sd = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        return net.classifier[:4](net.features((interpolated(x, 224) / 255 - mean) / sd)).relu()
+
+    return features
+
+
+def clip(monkeypatch, path):
+    """A small CLIP in OpenAI's format, a TorchScript archive."""
+    net = torch_fidelity.feature_extractor_clip.CLIPVisual(16, 64, 1, 64, 32).eval()
+    nn.init.normal_(net.visual.proj)
+    whole = nn.Module()
+    whole.visual, whole.text_projection = net.visual, nn.Parameter(torch.zeros(8, 16))
+    whole.forward = lambda x: x
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(whole, torch.zeros(1)).save(path)
+
+    def features(x):
+        mean = torch.tensor((0.48145466, 0.4578275, 0.40821073))[:, None, None]
+        sd = torch.tensor((0.26862954, 0.26130258, 0.27577711))[:, None, None]
+        return net.visual((interpolated(x, 64) / 255 - mean) / sd)
+
+    return features
+
+
+def interpolated(x: torch.Tensor, side: int) -> torch.Tensor:
+    """Bilinear, on the grid of TensorFlow 1: pixel i lies at i times the ratio of sizes."""
+    at = torch.arange(side) * x.shape[-1] / side
+    low = at.floor().long()
+    high, part = (low + 1).clamp(max=x.shape[-1] - 1), at - low
+    x = x.float()
+    x = x[..., low, :] * (1 - part)[:, None] + x[..., high, :] * part[:, None]
+    return x[..., low] * (1 - part) + x[..., high] * part
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize(("name", "made"), [("inception", inception), ("vgg16", vgg16), ("clip-vit-b-32", clip)])
+def test_features_are_taken_from_a_placed_file(digits, tmp_path, monkeypatch, name, made):
+    """Random weights in the real file format, under a digest of their own."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.manual_seed(0)
-    monkeypatch.setattr(torch_fidelity.feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {})
-    net = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3
-    monkeypatch.setattr(net, "load_state_dict", lambda self, state: None)
-    template = net("inception-v3-compat", ["2048"])
-    monkeypatch.undo()
-    path = tmp_path / "weights.pth"
-    torch.save(template.state_dict(), path)
-    monkeypatch.setattr(features, "INCEPTION_SHA256", files.sha256(path)[:8])
-    extractor = features.build("inception", digits, "digits", weights=path)
-    found = extractor(digits.test.images[:3])
-    assert found.shape == (3, 2048)
-    assert extractor.digest == files.sha256(path)
+    path = tmp_path / "hub" / "checkpoints" / features.NETS[name].file
+    path.parent.mkdir(parents=True)
+    expected = made(monkeypatch, path)
+    monkeypatch.setitem(features.NETS, name, features.NETS[name]._replace(digits=files.sha256(path)[:8]))
+    extractor = features.build(name, digits, "digits")
+    x = digits.test.images[:3]
     with torch.no_grad():
-        assert torch.allclose(found, template.eval()(digits.test.images[:3].expand(-1, 3, -1, -1))[0], atol=1e-5)
+        assert torch.allclose(extractor(x), expected(x.expand(-1, 3, -1, -1)), atol=1e-4)
+    assert extractor.digest == files.sha256(path)
+    rows = scoring_module.score_images(
+        extractor, {"prior": x.flip(0)}, digits._replace(test=digits.test._replace(images=x))
+    )
+    called = {row["metric"] for row in rows}
+    assert called == ({"fid", "kid"} if name == "inception" else {f"fd_{name}", f"kid_{name}"})
 
 
 def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():

@@ -68,26 +68,24 @@ def as_batch(given: Any, grey: bool = False) -> Tensor:
 
     Raises ValueError for other shapes, types and values, and for three dimensions that may be one image or several.
     """
-    x = given.detach().cpu() if isinstance(given, Tensor) else torch.as_tensor(np.ascontiguousarray(given))
+    x = given.detach().cpu() if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
     shape = tuple(x.shape)
-    if x.is_floating_point():
-        x = x.float()
-        if not (x.numel() and x.min() >= 0 and x.max() <= 1):  # NaN, too
-            raise ValueError(f"images of floats lie in [0, 1]; these go from {x.min():g} to {x.max():g}: pass uint8")
-    elif x.dtype != torch.uint8:
-        raise ValueError(f"images of type {x.dtype}; pass uint8 from 0 to 255, or floats in [0, 1]")
     if x.ndim == 3 and grey and shape[0] in COLOURS[1:]:
-        raise ValueError(
-            f"shape {shape} may be one image of {shape[0]} colours or {shape[0]} grey ones; pass 4 dimensions"
-        )
+        raise ValueError(f"shape {shape} is one image or {shape[0]} grey ones; pass four dimensions, N C H W")
     if x.ndim == 2:
         x = x[None]
     if x.ndim == 3:
         x = x[None] if {x.shape[0], x.shape[-1]} & {*COLOURS} else x[:, None]
     if x.ndim == 4 and x.shape[1] not in COLOURS:
-        x = x.movedim(-1, 1)
+        x = x.movedim(-1, 1).contiguous()
     if x.ndim != 4 or x.shape[1] not in COLOURS or 0 in shape:
         raise ValueError(f"images of shape {shape}; pass one of {SHAPES}")
+    if x.is_floating_point():
+        if not (x.min() >= 0 and x.max() <= 1):  # NaN, too
+            raise ValueError(f"images of floats lie in [0, 1]; these go from {x.min():g} to {x.max():g}: pass uint8")
+        return x.float()
+    if x.dtype != torch.uint8:
+        raise ValueError(f"images of type {x.dtype}; pass uint8 from 0 to 255, or floats in [0, 1]")
     return x
 
 

@@ -1,7 +1,8 @@
 """Datasets as uint8 arrays that are decoded once. Shapes: N images, C H W image.
 
-The arrays are memory-mapped from `data/cache/<name>-<key>/`, so a dataset may be larger than memory. Each start checks
-cache.json, the arrays' headers and sizes, and all bytes of small datasets; `verify` checks all bytes of any.
+The arrays are memory-mapped from the folder `<name>-<key>` of a cache (see `files.cache`), so a dataset may be larger
+than memory. Each start checks cache.json, the arrays' headers and sizes, and all bytes of small datasets; `verify`
+checks all bytes of any.
 """
 
 import contextlib
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mocalib.config import paths
 from mocalib.storage import files
 
 LAYOUT = 2  # version of the folder's layout; part of the key
@@ -60,12 +60,12 @@ def cached(name: str, key: dict, write: Callable[[Path], dict | None]) -> Datase
     One process writes and renames the finished folder; others wait. Raises ValueError for damaged arrays, OSError
     without space on the disk.
     """
-    folder = paths.CACHE / f"{name.replace(':', '-')}-{_digest(key | {'layout': LAYOUT})[:16]}"
+    folder = files.cache(f"{name.replace(':', '-')}-{_digest(key | {'layout': LAYOUT})[:16]}")
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         lock = filelock.FileLock(folder.with_suffix(".lock"))
         with files.writing(folder):
-            _sweep()
+            _sweep(folder.parent)
             lock.acquire()
         try:
             if not folder.is_dir():
@@ -96,7 +96,7 @@ def _verify_once(folder: Path, changed: tuple[int, ...]) -> None:
 def _damaged(folder: Path, reason: object) -> ValueError:
     return ValueError(
         f"the decoded images in {folder} are damaged ({reason}); remove them to decode them again, and also remove "
-        f"{paths.CACHE / 'features'}, which may hold their features"
+        f"{folder.parent / 'features'}, which may hold their features"
     )
 
 
@@ -133,9 +133,9 @@ def _header(path: Path) -> dict:
     }
 
 
-def _sweep() -> None:
+def _sweep(place: Path) -> None:
     """Remove what killed processes left: partial folders that no process has locked."""
-    for partial in paths.CACHE.glob("*.partial"):
+    for partial in place.glob("*.partial"):
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(partial.with_suffix(".lock"), timeout=0):
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -17,8 +17,6 @@ from mocalib.data.cache import Dataset, Split
 from mocalib.data.catalogue import CELEBA_SPLIT, CELEBA_ZIP
 from mocalib.storage import files
 
-DOWNLOADED = ("cifar10", TORCHVISION)
-
 
 class Source(NamedTuple):
     """How to make a dataset's decoded arrays."""
@@ -53,7 +51,7 @@ def _root(config: RunConfig) -> Path:
     root = Path(config.root) if config.root else paths.RAW.joinpath(*config.dataset.split(":"))
     within = (CIFAR10.filename, CIFAR10.base_folder, CELEBA_ZIP)
     root = root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
-    if not root.exists() and (config.root or config.kind not in DOWNLOADED):
+    if not root.exists() and config.dataset != "cifar10" and (config.root or config.kind != TORCHVISION):  # downloaded
         raise FileNotFoundError(catalogue.missing(config.dataset, root))
     return root
 

@@ -32,7 +32,6 @@ def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
         raise ValueError(f"torchvision.datasets has no {name!r}{nearest(name, list(datasets.__all__))}")
     takes = {part for base in kind.__mro__[:-1] for part in inspect.signature(base.__init__).parameters}
     settings = OTHERS.get(name, {}) | ({"download": True} if download and "download" in takes else {})
-    root.mkdir(parents=True, exist_ok=True)
     axis = next((axis for axis in SPLITS if axis in takes), None)
     if axis is None:
         whole = _opened(kind, root, [settings])

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mocalib.config import paths
 from mocalib.config.compute import Compute, Scoring
 from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS, RunConfig
 from mocalib.data import arrays, datasets
@@ -167,7 +166,7 @@ def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
         error = generate.reconstruction_error(autoencoder, images)
         rows.append(_row("reconstruction", error, "reconstruction", "train", n, n))
     if images[0].numel() <= LINEAR:
-        path = paths.CACHE / "features" / f"{dataset.fingerprint[:16]}-train-{n}-variances.pt"
+        path = files.cache(f"features/{dataset.fingerprint[:16]}-train-{n}-variances.pt")
         variances = files.kept(path, lambda: metrics.pca_variances(images, autoencoder.device))
         rows.append(_row("reconstruction", variances[d:].sum().item(), "pca", "train", n, n))
     return rows

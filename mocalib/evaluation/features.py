@@ -131,7 +131,7 @@ def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
     """The dataset's own classifier and its sha256: the committed one, checked, or one trained now and kept."""
     if (committed := paths.FEATURES / f"{dataset_name}.pt").exists():
         return committed, files.committed_digest(committed)
-    path = paths.CACHE / "features" / f"classifier-{dataset.fingerprint[:16]}.pt"
+    path = files.cache(f"features/classifier-{dataset.fingerprint[:16]}.pt")
     with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):  # only one of several processes trains it
         if not path.exists():
             classifiers.train(dataset, path)
@@ -141,4 +141,4 @@ def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
 def cached_features(extractor: Extractor, images: Tensor, fingerprint: str, split: str) -> Tensor:
     """Features of the first n real images of a split, kept under fingerprint, split, n and the extractor's digest."""
     name = f"{fingerprint[:16]}-{split}-{len(images)}-{extractor.name}-{extractor.digest[:16]}.pt"
-    return files.kept(paths.CACHE / "features" / name, lambda: extractor(images))
+    return files.kept(files.cache(f"features/{name}"), lambda: extractor(images))

@@ -23,6 +23,7 @@ from mocalib.storage.run import Run, epoch_file, open_run
 from mocalib.training.device import use_threads
 
 BATCH = 250  # images a forward pass outside of training
+TRAINING = ("key_encoder", "queue", "critic")  # parts of methods that only training needs
 COMPONENTS = 10  # of the Gaussian mixture, as in RAE
 
 
@@ -134,8 +135,11 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     try:
         state = files.read_tensors(path)
         objective = methods.build(run.config, tuple(state["image_shape"]))
-        found = state["objective"] | _untrained(objective, state.get("parts"))
-        files.check_state(found, objective.state_dict())
+        new = objective.state_dict()
+        found = {name: new[name] for name in new if name.split(".")[0] in state.get("left_out", ())} | state[
+            "objective"
+        ]
+        files.check_state(found, new)
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None
     objective.load_state_dict(found)
@@ -144,27 +148,18 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     return Autoencoder(objective.float(), state | about, torch.device(device), datasets.size_and_crop(run.config)[1])
 
 
-def _untrained(objective: methods.Objective, parts: list[str] | None) -> dict[str, Tensor]:
-    """New values of what shared weights lack, since only training needs it; {} for a run's own weights."""
-    new = objective.state_dict().items()
-    return {} if parts is None else {name: value for name, value in new if name.split(".")[0] not in parts}
-
-
 def share(run: Run, directory: Path | str) -> None:
-    """Write what others need to use a finished run to a new directory: its records, and its nets without the rest.
+    """Write what others need to use a finished run to a new directory: its records, and weights without TRAINING's.
 
-    Beside weights.pt, weights.json has its sha256, which `load` checks. Methods that draw from more than their nets
-    (two-stage-vae) cannot be shared. Raises ValueError for them, FileExistsError if the directory exists.
+    Beside weights.pt, weights.json has its sha256, which `load` checks. Raises FileExistsError for a directory that is
+    there already.
     """
-    parts, directory = ["encoder", "decoder"], Path(directory)
-    if run.config.objective.stages > 1:
-        raise ValueError(f"{run.config.objective} needs more than its nets to sample; copy {run.directory} instead")
-    state = files.read_tensors(run.directory / "weights.pt")
-    state["objective"] = {name: value for name, value in state["objective"].items() if name.split(".")[0] in parts}
+    directory, state = Path(directory), files.read_tensors(run.directory / "weights.pt")
+    kept = {name: value for name, value in state["objective"].items() if name.split(".")[0] not in TRAINING}
     directory.mkdir(parents=True)
-    for name in (*run.manifest["files"], "timing.jsonl", "manifest.json"):
+    for name in (*run.manifest["files"], "manifest.json"):
         files.write(directory / name, (run.directory / name).read_bytes())
-    files.write_tensors(directory / "weights.pt", state | {"parts": parts})
+    files.write_tensors(directory / "weights.pt", state | {"objective": kept, "left_out": TRAINING})
     files.write_json(directory / "weights.json", {"sha256": files.sha256(directory / "weights.pt")})
 
 

@@ -14,7 +14,7 @@ from mocalib import figures
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
-from mocalib.config.run import MIXTURE, PRIOR, RunConfig
+from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig
 from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
@@ -45,7 +45,9 @@ class Suite:
     root: str = ""  # folder or zip of images; "": data/raw/<dataset>
     crop: int = option(0, low=0)  # side of the central square that is cut out first; 0: the dataset's own
     seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: the scale's own number
+    features: str = option("", choices=("", *FEATURES, "none"))  # for the distances; "": the scale's own
     device: str = "cpu"
+    threads: int = option(0, low=0)  # of the CPU; 0: one for a narrow net, else torch's number
     engine: str = option("local", choices=ENGINES)  # processes here, or a Ray cluster
     jobs: int = option(0, low=0)  # runs at a time; 0: the scale's own number, on Ray as many as fit
     train: bool = True  # False: only show finished runs of the committed grid
@@ -120,8 +122,8 @@ class Suite:
         for folder in dict.fromkeys(self._folder(config) for config in configs):
             here = [config for config in configs if self._folder(config) == folder]
             for sampler in (PRIOR, MIXTURE) if set(names) <= set(experiments.MIXED) else (PRIOR,):
-                scoring = Scoring(self.settings.features, self.settings.n_generated, sampler=sampler)
-                sweep(here, folder, Compute(device=self.device), scoring, pool)
+                scoring = Scoring(self.features or self.settings.features, self.settings.n_generated, sampler=sampler)
+                sweep(here, folder, Compute(self.device, self.threads), scoring, pool)
         return [Run(self._folder(config) / config.name, config) for config in configs]
 
     def _folder(self, config: RunConfig) -> Path:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import secrets
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from mocalib.config import paths
 
 FOLDER = 0x10  # the bit in a zip entry's attributes that marks a folder
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -107,13 +110,29 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} is {there} in the file and {here} in this config's nets")
 
 
+def cache(name: str) -> Path:
+    """data/cache/<name> if it is there or can be written, else <runs>/cache/<name>: shared data may be read-only."""
+    path = paths.CACHE / name
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError:
+            return paths.RUNS / "cache" / name
+    return path
+
+
 def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """The value stored at `path`; if it is missing or damaged, the value that `make` returns, which is stored."""
+    """The value stored at `path`; if it is missing or damaged, the value that `make` returns.
+
+    That is stored, if it can be: it is no reason to fail after hours.
+    """
     if path.exists():
         with contextlib.suppress(ValueError):  # damaged
             return read_tensors(path)
     made = make()
-    write_tensors(path, made)
+    with contextlib.suppress(OSError):
+        write_tensors(path, made)
     return made
 
 

@@ -17,8 +17,9 @@ def verify(directories: list[Path] | None = None) -> Iterator[tuple[Path, str | 
     """
     checks = []
     if not directories:
-        checks += [(cache.verify, path.parent) for path in sorted(paths.CACHE.glob("*/cache.json"))]
-        checks += [(files.read_tensors, path) for path in sorted((paths.CACHE / "features").glob("*.pt"))]
+        for place in (paths.CACHE, paths.RUNS / "cache"):
+            checks += [(cache.verify, path.parent) for path in sorted(place.glob("*/cache.json"))]
+            checks += [(files.read_tensors, path) for path in sorted((place / "features").glob("*.pt"))]
         committed = sorted([*paths.FEATURES.glob("*.pt"), *paths.WEIGHTS.glob("*/*.pt")])
         checks += [(files.committed_digest, path) for path in committed]
     for place in directories or sorted({paths.WEIGHTS, *paths.RECORDS.glob("*"), *paths.RUNS.glob("*")}):

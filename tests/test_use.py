@@ -1,0 +1,278 @@
+"""A trained run at work: what a user has goes in, images come out, as tensors and as files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import picture, says, tiny
+from PIL import Image
+from test_methods import METHODS
+
+from mocalib import RunConfig, data, evaluate, from_arrays, load, save_images, train
+from mocalib.__main__ import main
+from mocalib.config import paths
+from mocalib.data import datasets
+from mocalib.evaluation import generate
+from mocalib.storage import files
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """A run on digits, 1x16x16."""
+    return train(tiny(epochs=1, latent_dim=8), runs=tmp_path_factory.mktemp("grey"))
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory):
+    """A run on one's own RGB images: a square of 20 pixels is cut out and resized to 16."""
+    place = tmp_path_factory.mktemp("colour")
+    for i in range(40):
+        picture(place / "mine" / f"{i}.png", size=(30, 24), seed=i)
+    own = {"dataset": "folder", "root": str(place / "mine"), "size": 16, "crop": 20, "limit": 0, "batch_size": 8}
+    return train(tiny(epochs=1, **own), runs=place)
+
+
+FORMS = {  # what a user may have -> made of uint8 images N H W C
+    "array N H W C": lambda x, _: x,
+    "tensor N C H W": lambda x, _: torch.from_numpy(x).permute(0, 3, 1, 2),
+    "floats": lambda x, _: x.astype(np.float64) / 255,
+    "float16 tensor": lambda x, _: (torch.from_numpy(x).permute(0, 3, 1, 2).double() / 255).float(),
+    "list of Pillow images": lambda x, _: [Image.fromarray(image.squeeze()) for image in x],
+    "list of arrays": lambda x, _: list(x),
+    "list of paths": lambda x, place: written(x, place),
+    "a folder": lambda x, place: written(x, place)[0].parent,
+    "a folder as str": lambda x, place: str(written(x, place)[0].parent),
+    "a mix": lambda x, place: [torch.from_numpy(x[0]) / 255, written(x, place)[1], *x[2:]],
+}
+
+
+def written(x: np.ndarray, place: Path) -> list[Path]:
+    place.mkdir()
+    for i, image in enumerate(x):
+        Image.fromarray(image.squeeze()).save(place / f"{i}.png")
+    return sorted(place.iterdir())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whatever_holds_the_same_images_is_encoded_alike(grey, colour, tmp_path, form, channels):
+    net = load((grey if channels == 1 else colour).directory)
+    x = np.random.default_rng(0).integers(0, 256, (4, 16, 16, channels), dtype=np.uint8)
+    with torch.no_grad():
+        expected = net.objective.encode(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255)
+    net.crop = 0  # of images that have the run's shape already
+    z = net.encode(FORMS[form](x, tmp_path / "x"))
+    assert torch.allclose(z, expected, atol=1e-5)
+    assert net.decode(z.numpy()).shape == (4, channels, 16, 16)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (1, 16, 16), (16, 16, 1), (1, 1, 16, 16)])
+def test_one_image_is_a_batch_of_one(grey, shape):
+    net, x = load(grey.directory), torch.rand(16, 16)
+    assert torch.allclose(net.encode(x.view(shape)), net.encode(x[None, None]), atol=1e-6)
+    [z] = net.encode(x)
+    assert torch.equal(net.decode(z), net.decode(z[None]))
+    assert torch.equal(net.reconstruct(x), net.decode(net.encode(x)))
+    assert net.interpolate(x, x.flip(0), 5).shape == (1, 5, 1, 16, 16)
+
+
+def test_other_sizes_are_cropped_and_resized_as_the_runs_own_images(grey, colour):
+    net, found = load(colour.directory), datasets.load(colour.config)
+    again = net.images(colour.config.root)
+    kept = {image.numpy().tobytes() for image in (*found.train.images, *found.test.images)}
+    assert {image.numpy().tobytes() for image in again} == kept
+    large = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    resized = Image.fromarray(large).resize((16, 16), Image.Resampling.LANCZOS)
+    assert torch.equal(load(grey.directory).encode(large), load(grey.directory).encode(np.asarray(resized)))
+    assert load(grey.directory).encode(Image.new("RGB", (40, 30), "red")).shape == (1, 8)
+
+
+def test_sixteen_bits_are_scaled_as_in_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    for i in range(20):
+        values = np.random.default_rng(i).integers(0, 4096, (16, 16)).astype(np.uint16)
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "scans" / f"{i}.png")
+    own = {"dataset": "folder", "root": str(tmp_path / "scans"), "limit": 0, "batch_size": 8}
+    run = train(tiny(epochs=1, **own), runs=tmp_path)
+    images = load(run.directory).images(tmp_path / "scans")
+    trained_on = datasets.load(run.config)
+    assert images.max() > 200
+    assert sorted(map(int, images.sum((1, 2, 3)))) == sorted(
+        map(int, torch.cat([trained_on.train.images, trained_on.test.images]).sum((1, 2, 3)))
+    )
+
+
+UNFIT = {  # what does not fit -> what is said
+    "floats to 255": (torch.rand(2, 1, 16, 16) * 255, ["floats", "[0, 1]", "uint8"]),
+    "negative floats": (torch.rand(16, 16) - 1, ["floats", "[0, 1]"]),
+    "nan": (torch.full((16, 16), torch.nan), ["floats", "[0, 1]", "nan"]),
+    "ints": (np.zeros((16, 16), np.int64), ["int64", "uint8"]),
+    "bools": (np.zeros((16, 16), bool), ["bool", "uint8"]),
+    "five dimensions": (torch.rand(1, 1, 1, 16, 16), ["(1, 1, 1, 16, 16)", "N C H W"]),
+    "one dimension": (torch.rand(16), ["(16,)", "H W"]),
+    "two channels": (torch.rand(4, 2, 16, 16), ["(4, 2, 16, 16)", "1, 3 or 4"]),
+    "no image": (torch.rand(0, 1, 16, 16), ["(0, 1, 16, 16)"]),
+    "greys or colours": (torch.rand(3, 16, 16), ["(3, 16, 16)", "one image", "3 grey ones", "N C H W"]),
+    "a dict": ({"image": 1}, ["dict", "path", "Pillow image", "array"]),
+    "nothing": ([], ["list", "path"]),
+    "no file": ("nowhere.png", ["nowhere.png", "does not exist", "folder or zip"]),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_does_not_fit_is_refused_in_words(grey, what):
+    given, said = UNFIT[what]
+    with pytest.raises((ValueError, FileNotFoundError), match=says(*said)):
+        load(grey.directory).encode(given)
+
+
+def test_latents_and_numbers_that_do_not_fit_are_refused(grey):
+    net = load(grey.directory)
+    for z in (torch.rand(2, 9), torch.rand(1, 2, 8), torch.rand(0, 8), 3.0):
+        with pytest.raises(ValueError, match=says("latents of shape", "B 8")):
+            net.decode(z)
+    with pytest.raises(ValueError, match=says("2 images and 3")):
+        net.interpolate(torch.rand(2, 1, 16, 16), torch.rand(3, 1, 16, 16), 4)
+    with pytest.raises(ValueError, match="1 steps"):
+        net.interpolate(torch.rand(16, 16), torch.rand(16, 16), 1)
+    with pytest.raises(ValueError, match="n = 0 samples"):
+        net.sample(0)
+
+
+# ------------------------------------------------------------------------------------------------------- PNG files
+
+
+def pixels(folder: Path) -> torch.Tensor:
+    found = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
+    return torch.from_numpy(np.stack(found))
+
+
+def test_samples_are_written_as_they_are_scored(grey, tmp_path, capsys):
+    assert main(["sample", str(grey.directory), "--n", "30", "--seed", "3", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
+    net = load(grey.directory)
+    assert torch.equal(pixels(tmp_path / "out"), generate.decode_uint8(net, net.prior(30, 3))[:, 0])
+    assert torch.equal(pixels(save_images(net.sample(30, 3), tmp_path / "python")), pixels(tmp_path / "out"))
+
+
+def test_reconstructions_and_the_test_split_are_written(colour, tmp_path):
+    place, found = str(colour.directory), datasets.load(colour.config)
+    assert main(["sample", place, "--reconstruct", colour.config.root, "--out", str(tmp_path / "a")]) == 0
+    assert main(["sample", place, "--reference", "--out", str(tmp_path / "b")]) == 0
+    assert pixels(tmp_path / "a").shape == (40, 16, 16, 3)
+    assert torch.equal(pixels(tmp_path / "b").permute(0, 3, 1, 2), found.test.images)
+
+
+def test_a_folder_with_anything_in_it_is_left_alone_and_no_half_is_left(grey, tmp_path, capsys, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("all of it", encoding="utf-8")
+    assert main(["sample", str(grey.directory), "--n", "3", "--out", str(tmp_path / "out")]) == 1
+    assert "not empty; pass the path of a new folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+    parts = (part for part in (torch.rand(2, 1, 4, 4), None))
+    with pytest.raises(AttributeError):
+        save_images(parts, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# ------------------------------------------------------------------------------------------------- anyone's samples
+
+
+def test_a_folder_of_images_is_scored_like_a_run(grey, tmp_path, capsys):
+    n, reference = 200, datasets.load(RunConfig())
+    save_images(load(grey.directory).sample(n), tmp_path / "samples")
+    assert main(["score", str(tmp_path / "samples"), "--dataset", "digits"]) == 0
+    printed = capsys.readouterr().out
+    from mocalib import Scoring
+
+    rows = {row["metric"]: row["value"] for row in evaluate(grey, Scoring(n=n)) if row["sampler"] == "prior"}
+    for metric in ("fd_classifier", "kid_classifier", "precision", "recall"):
+        assert f"{rows[metric]:.4f}" in printed
+    assert f"{n} against {len(reference.test.images)} test" in printed
+    assert "fid" not in printed.lower()
+
+
+def test_what_cannot_be_scored_is_said(colour, tmp_path, capsys):
+    save_images(torch.rand(1, 1, 16, 16), tmp_path / "one")
+    assert main(["score", str(tmp_path / "one"), "--dataset", "digits"]) == 1
+    assert "two images or more" in capsys.readouterr().err
+    unlabelled = ["--dataset", "folder", "--root", colour.config.root, "--size", "16"]
+    assert main(["score", str(tmp_path / "one"), *unlabelled]) == 1
+    assert "'inception', 'vgg16', 'clip-vit-b-32'" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- arrays to train on
+
+
+@pytest.mark.parametrize("form", ["uint8", "float", "tensor", "grey"])
+def test_arrays_are_a_root_that_any_run_takes(scratch, form):
+    x = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+    x = x[..., 0] if form == "grey" else x
+    given = {"float": x / 255, "tensor": torch.from_numpy(x).movedim(-1, 1)}.get(form, x)
+    root = data.from_arrays(given)
+    found = datasets.load(RunConfig(dataset="folder", root=root))
+    stacked = torch.cat([found.train.images, found.test.images])
+    plain = x[:, None] if form == "grey" else x.transpose(0, 3, 1, 2)
+    assert {image.numpy().tobytes() for image in stacked} == {np.ascontiguousarray(image).tobytes() for image in plain}
+    assert from_arrays(given) == root
+    assert from_arrays(given[::-1].copy() if form != "tensor" else given.flip(0)) != root
+    run = train(tiny(dataset="folder", root=root, limit=0, batch_size=8, epochs=1), runs=scratch)
+    assert run.environment["data"]["train"] == 45
+
+
+def test_labels_and_a_test_split_of_arrays(scratch):
+    x, y = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8), np.arange(60) % 3 * 5
+    found = datasets.load(RunConfig(dataset="folder", root=from_arrays(x[:40], x[40:], (y[:40], y[40:])), model="hq"))
+    for split, images, labels in ((found.train, x[:40], y[:40]), (found.test, x[40:], y[40:])):
+        mine = {image.tobytes(): label // 5 for image, label in zip(images, labels)}
+        assert {image.numpy().tobytes(): int(label) for image, label in zip(*split)} == mine
+    held = datasets.load(RunConfig(dataset="folder", root=from_arrays(x, labels=y.tolist()), model="hq"))
+    assert (len(held.train.labels), len(held.test.labels)) == (54, 6)
+
+
+ARRAYS = {  # wrong arguments of from_arrays, for 10 images -> what is said
+    "labels of another number": ({"labels": [0] * 9}, ["labels of shape (9,)", "10 images"]),
+    "labels that are no ints": ({"labels": [0.5] * 10}, ["float64", "one int"]),
+    "negative labels": ({"labels": [-1] * 10}, ["at least 0"]),
+    "labels of train alone": ({"test": np.zeros((2, 8, 8), np.uint8), "labels": [0] * 10}, ["pair", "labels of test"]),
+}
+
+
+@pytest.mark.parametrize("what", ARRAYS)
+def test_arrays_that_do_not_fit_are_refused(scratch, what):
+    arguments, said = ARRAYS[what]
+    with pytest.raises(ValueError, match=says(*said)):
+        from_arrays(np.zeros((10, 8, 8), np.uint8), **arguments)
+    assert not (paths.RAW / "arrays").exists()
+
+
+# -------------------------------------------------------------------------------------------- models that are shared
+
+
+def test_a_shared_model_is_smaller_and_gives_the_same_images(grey, tmp_path):
+    generate.share(grey, tmp_path / "shared")
+    mine, shared = load(grey.directory), load(tmp_path / "shared")
+    assert torch.equal(mine.sample(20), shared.sample(20))
+    x = datasets.load(grey.config).test.images[:20]
+    assert torch.equal(mine.encode(x), shared.encode(x))
+    sizes = [(place / "weights.pt").stat().st_size for place in (tmp_path / "shared", grey.directory)]
+    assert sizes[0] < 0.8 * sizes[1]
+    with pytest.raises(FileExistsError):
+        generate.share(grey, tmp_path / "shared")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_every_method_can_be_shared(tmp_path, method):
+    run = train(tiny(epochs=1, objective=method), runs=tmp_path)
+    generate.share(run, tmp_path / "shared")
+    assert torch.equal(load(run.directory).sample(5), load(tmp_path / "shared").sample(5))
+
+
+def test_weights_that_were_changed_are_refused(grey, tmp_path):
+    generate.share(grey, tmp_path / "shared")
+    other = files.read_tensors(tmp_path / "shared" / "weights.pt")
+    files.write_tensors(tmp_path / "shared" / "weights.pt", other | {"step": 0})
+    with pytest.raises(ValueError, match=says("weights.pt", "damaged", "sha256", "restore it")):
+        load(tmp_path / "shared")
