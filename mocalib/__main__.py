@@ -58,7 +58,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     configs, folder, compute = _configs(options), _folder(options), _compute(options)
     if options.commit and (options.names, options.runs, options.seeds) != (["all"], None, None):
-        raise ValueError("--commit takes the whole grid: python -m mocalib plan all --scale SCALE --commit")
+        raise ValueError(f"--commit takes the whole grid: {paths.SHELL} plan all --scale SCALE --commit")
     if options.commit:
         print(results.commit(options.scale))
         return 0
@@ -176,10 +176,10 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=function)
         return added
 
-    grid, compute, scoring = _shared_options()
+    grid, device, features, compute, scoring = _shared_options()
     one = command("run", _run, "train and score the run in each directory; finished ones are skipped", compute, scoring)
     one.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="run directories")
-    one.add_argument("--root", metavar="FOLDER", help="where the run's own images are now, if they were moved")
+    one.add_argument("--root", metavar="FOLDER", help="where the runs' own images are now, if they were moved")
     about = "train and score every run of the named experiments; interrupted runs resume"
     many = command("sweep", _sweep, about, grid, compute, scoring)
     many.add_argument("--engine", default="local", choices=ENGINES, help="processes here, or a Ray cluster")
@@ -192,66 +192,58 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--measure", action="store_true", help="take a few steps of each net; print hours and bytes")
     about = "write the scale's grid to its grid.json: claims count these runs, and later additions go to custom"
     plan.add_argument("--commit", action="store_true", help=about)
-    _describe_images(command("sample", _sample, "write images of a trained run as PNG files"))
-    _describe_score(command("score", _score, "score a folder of images against the test split of a dataset"))
     found = command("list", _list, "a line for each run of a folder: state, what differs, scores")
     found.add_argument("folder", nargs="?", type=Path, default=paths.RUNS / "custom", help="(data/runs/custom)")
-    about = "check the given runs, or all runs, caches and weights, and name damaged files"
-    verify = command("verify", _verify, about)
-    verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
-    clock = command("benchmark", _benchmark, "compare the speed of the training step and Algorithm 1")
-    clock.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the nets (laptop)")
-    clock.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    clock.add_argument("--runs", type=Path, metavar="FOLDER", help="folder for the record (default: data/throughput)")
-    clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
-    return parser
-
-
-def _describe_images(sample: argparse.ArgumentParser) -> None:
-    sample.add_argument("run", type=Path, metavar="RUN", help="run directory, which has weights.pt")
-    sample.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    sample.add_argument("--n", type=int, help="number of images (default: 1000 samples, or all of a folder or split)")
-    sample.add_argument("--seed", type=int, default=0, help="seed of the samples (0)")
-    sample.add_argument("--epoch", type=int, help="weights kept at this epoch (default: the last)")
-    sample.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    what = sample.add_mutually_exclusive_group()
-    what.add_argument("--reconstruct", type=Path, metavar="FOLDER", help="encode and decode these images instead")
-    what.add_argument("--reference", action="store_true", help="write the run's test split, as it was decoded, instead")
-
-
-def _describe_score(score: argparse.ArgumentParser) -> None:
+    draw = command("sample", _sample, "write images of a trained run as PNG files", device)
+    draw.add_argument("run", type=Path, metavar="RUN", help="run directory with weights")
+    draw.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    draw.add_argument("--n", type=int, help="number of images (default: 1000 samples, or all of a folder or split)")
+    draw.add_argument("--seed", type=int, default=0, help="seed of the samples (0)")
+    draw.add_argument("--epoch", type=int, help="weights kept at this epoch (default: the last)")
+    instead = draw.add_mutually_exclusive_group()
+    instead.add_argument("--reconstruct", type=Path, metavar="FOLDER", help="encode and decode these images instead")
+    instead.add_argument("--reference", action="store_true", help="write the run's decoded test split instead")
+    about = "score a folder of anyone's images against the test split of a dataset"
+    score = command("score", _score, about, device, features)
     score.add_argument("folder", type=Path, metavar="FOLDER", help="folder or zip of images")
     score.add_argument("--dataset", required=True, help="dataset whose test split is the reference")
     score.add_argument("--root", default="", help="the dataset's folder or zip (default: data/raw/<dataset>)")
     score.add_argument("--size", type=int, default=0, help="pixels a side (default: the dataset's own)")
     score.add_argument("--crop", type=int, default=0, help="square that is cut out of the dataset's images first")
-    score.add_argument("--features", choices=FEATURES, help="features for the distances (classifier)")
-    score.add_argument("--weights", type=Path, help="file of the features' weights")
-    score.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    about = "check the given runs, or all runs, caches and weights, and name damaged files"
+    verify = command("verify", _verify, about)
+    verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
+    clock = command("benchmark", _benchmark, "compare the speed of the training step and Algorithm 1", device)
+    clock.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the nets (laptop)")
+    clock.add_argument("--runs", type=Path, metavar="FOLDER", help="folder for the record (default: data/throughput)")
+    clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
+    return parser
 
 
 def _shared_options() -> tuple[argparse.ArgumentParser, ...]:
-    """Options that several commands take: which runs, how to compute them, and how to score them."""
-    grid, compute, scoring = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    """Options that several commands take: which runs, where and how to compute them, and how to score them."""
+    grid, device, features = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     names = (*experiments.NAMES, "all")
     grid.add_argument("names", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
     grid.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the grid (laptop)")
     grid.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the scale's own)")
     grid.add_argument("--part", type=_part, default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
+    device.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    about = "features for the distances (default: classifier if the dataset has labels)"
+    features.add_argument("--features", choices=(*FEATURES, "none"), help=about)
+    features.add_argument("--weights", type=Path, help="file of the features' weights")
+    compute = argparse.ArgumentParser(add_help=False, parents=[device])
     compute.add_argument("--runs", type=Path, metavar="FOLDER", help="folder that holds the run directories")
-    compute.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     threads = "CPU threads; fixed at a run's first start (default: 1 up to net width 16, else torch's number)"
     compute.add_argument("--threads", type=int, default=0, help=threads)
     compiled = "compile the step, on a GPU into a CUDA graph; fixed at a run's first start (default: on a GPU)"
     compute.add_argument("--compile", action=argparse.BooleanOptionalAction, help=compiled)
     compute.add_argument("--checkpoint-seconds", type=float, default=60.0, help="seconds between checkpoints (60)")
-    features = "features for the distances (default: classifier if the dataset has labels)"
-    scoring.add_argument("--features", choices=(*FEATURES, "none"), help=features)
-    scoring.add_argument("--weights", type=Path, help="file of the features' weights")
+    scoring = argparse.ArgumentParser(add_help=False, parents=[features])
     sampler = "gmm10: also score samples from ten Gaussians fitted to the training latents (needs features)"
     scoring.add_argument("--sampler", default=PRIOR, choices=SAMPLERS, help=sampler)
     scoring.add_argument("--n", type=int, help="samples to score (default: 10000, or the scale's number)")
-    return grid, compute, scoring
+    return grid, device, features, compute, scoring
 
 
 def _part(text: str) -> tuple[int, int]:

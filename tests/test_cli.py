@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import tiny
+from conftest import picture, stopped, tiny
 
 from mocalib.__main__ import main
 from mocalib.config import paths
@@ -156,3 +156,43 @@ def test_experiments_are_of_the_seeds_that_notebooks_show(capsys):
     own, more = planned(capsys, "baselines_celeba"), planned(capsys, "baselines_celeba", "--seeds", "3")
     assert own.keys() == {config.name for config in experiments.listed("laptop", 3)["baselines_celeba"]}
     assert more.keys() > own.keys()
+
+
+def test_runs_are_listed_with_what_differs_and_their_scores(tmp_path, capsys):
+    for name, changed in (("a", {}), ("b", {"seed": 1}), ("c", {"learning_rate": 0.002}), ("d", {}), ("e", {})):
+        files.write_json(tmp_path / name / "config.json", tiny(epochs=1, **changed).to_dict())
+    main(["run", str(tmp_path / "a"), str(tmp_path / "b"), "--n", "100"])
+    stopped(tmp_path / "d", 3, tiny(epochs=1))
+    (tmp_path / "e" / "config.json").write_bytes(b"{")
+    capsys.readouterr()
+    assert main(["list", str(tmp_path)]) == 0
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        "state",
+        "learning_rate",
+        "seed",
+        "features",
+        "n",
+        "fd",
+        "reconstruction",
+        "effective_rank",
+    ]
+    assert [line.split()[:2] for line in lines] == [
+        ["a", "finished"], ["b", "finished"], ["c", "new"], ["d", "begun"], ["e", "damaged"],
+    ]  # fmt: skip
+    [fd] = [row["value"] for row in open_run(tmp_path / "a").scores if row["metric"] == "fd_classifier"][:1]
+    assert lines[0].split()[2:7] == ["0.001", "0", "classifier", "100", f"{fd:.4g}"]
+    assert main(["list", str(tmp_path / "a")]) == 1
+    assert "has no runs; pass a folder of run directories" in capsys.readouterr().err
+
+
+def test_a_run_whose_images_were_moved_is_told_where_they_are(tmp_path, capsys):
+    for i in range(20):
+        picture(tmp_path / "old" / f"{i}.png", size=(16, 16), seed=i)
+    own = {"dataset": "folder", "root": str(tmp_path / "old"), "limit": 0, "batch_size": 8, "epochs": 1}
+    files.write_json(tmp_path / "run" / "config.json", tiny(**own).to_dict())
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert main(["run", str(tmp_path / "run")]) == 1
+    assert "old' does not exist" in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "run"), "--root", str(tmp_path / "new")]) == 0
+    assert open_run(tmp_path / "run").finished

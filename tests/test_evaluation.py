@@ -503,11 +503,11 @@ def test_features_are_taken_from_a_placed_file(digits, tmp_path, monkeypatch, na
     extractor = features.build(name, digits, "digits")
     x = digits.test.images[:3]
     with torch.no_grad():
-        assert torch.allclose(extractor(x), expected(x.expand(-1, 3, -1, -1)), atol=1e-4)
+        found = extractor(x)
+        assert torch.allclose(found, expected(x.expand(-1, 3, -1, -1)), rtol=1e-3, atol=5e-3)  # CLIP: float16
     assert extractor.digest == files.sha256(path)
-    rows = scoring_module.score_images(
-        extractor, {"prior": x.flip(0)}, digits._replace(test=digits.test._replace(images=x))
-    )
+    few = digits._replace(test=digits.test._replace(images=x))
+    rows = scoring_module.score_images(extractor, {"prior": x.flip(0)}, few)
     called = {row["metric"] for row in rows}
     assert called == ({"fid", "kid"} if name == "inception" else {f"fd_{name}", f"kid_{name}"})
 

@@ -170,8 +170,8 @@ def test_every_claim_has_a_key_of_its_own_and_a_committed_verdict():
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_take_the_same_parameters_and_show_committed_evidence_by_default(path):
-    same = {"scale": "", "dataset": "", "root": "", "crop": 0, "seeds": 0, "device": "cpu", "engine": "local"}
-    assert parameters(path) == same | {"jobs": 0, "train": True}
+    same = {"scale": "", "dataset": "", "root": "", "crop": 0, "seeds": 0, "features": "", "device": "cpu"}
+    assert parameters(path) == same | {"threads": 0, "engine": "local", "jobs": 0, "train": True}
 
 
 def test_a_function_of_figures_serves_two_notebooks_or_the_suite():

@@ -48,7 +48,7 @@ def test_other_data_change_every_config_and_nothing_else_and_go_to_custom(folder
         assert Suite("laptop", **other).output == "custom"
     own, other = Suite("paper").configs("table3"), Suite("paper", "folder", str(folder), crop=16).configs("table3")
     for config, changed in zip(own, other):
-        expected = ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "crop: 0 | 16"]
+        expected = ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "size: 0 | 64", "crop: 0 | 16"]
         assert differences(config, changed) == expected
 
 
@@ -167,6 +167,31 @@ def test_engine_and_jobs_reach_the_sweep(monkeypatch, scratch):
     for suite in (Suite("laptop"), Suite("laptop", jobs=2), Suite("paper"), Suite("laptop", engine="ray")):
         suite.run("figure1")
     assert [(pool.engine, pool.jobs) for pool in pools] == [("local", 0), ("local", 2), ("local", 1), ("ray", None)]
+
+
+def test_threads_and_features_reach_the_sweep_and_other_features_go_to_custom(monkeypatch, scratch):
+    calls = []
+    monkeypatch.setattr("mocalib.paper.suite.sweep", lambda *arguments: calls.append(arguments[1:4]))
+    for suite in (Suite("smoke", threads=1), Suite("smoke", features="vgg16")):
+        suite.run("figure1")
+    assert [(folder.name, compute.threads, scoring.features) for folder, compute, scoring in calls] == [
+        ("smoke", 1, ""),
+        ("custom", 0, "vgg16"),
+    ]
+    assert [Suite("smoke", **changed).output for changed in ({"threads": 1}, {"features": "vgg16"})] == [
+        "smoke",
+        "custom",
+    ]
+
+
+def test_own_images_without_labels_are_told_in_one_line_what_to_pass(folder, capsys):
+    suite = Suite("smoke", "folder", str(folder))
+    runs = suite.run("figure5")
+    capsys.readouterr()
+    for _ in range(2):
+        assert suite.results(runs)["fd"].isna().all()
+    said = "no distances: these images have no labels. Pass features: inception, vgg16 or clip-vit-b-32\n"
+    assert capsys.readouterr().out == said
 
 
 def test_a_missing_record_is_named_and_never_left_out_unseen(scratch):

@@ -42,6 +42,7 @@ class Options:
 
     scale: str = option("", choices=("", *SCALES))  # "": MOCALIB_SCALE, else laptop
     device: str = "cpu"
+    threads: int = option(0, low=0)  # of the CPU; 0: torch's number
     measure: bool = False
 
     def __post_init__(self) -> None:

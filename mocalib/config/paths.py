@@ -1,6 +1,8 @@
 """All folders. `MOCALIB_DATA`, `MOCALIB_RUNS` and `MOCALIB_FIGURES` move the large ones to another disk."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,3 +15,4 @@ THROUGHPUT = ROOT / "data" / "throughput"  # measurements
 FEATURES = ROOT / "data" / "features"  # weights of classifiers
 WEIGHTS = ROOT / "data" / "weights"  # trained models
 FIGURES = Path(os.environ.get("MOCALIB_FIGURES") or ROOT / "figures").expanduser().resolve()
+SHELL = f"{shlex.quote(sys.executable)} -m mocalib"  # in messages: a command that can be pasted

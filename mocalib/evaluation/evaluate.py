@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mocalib.config.compute import Compute, Scoring
-from mocalib.config.run import MIXTURE, PRIOR, SAMPLERS, RunConfig
+from mocalib.config.run import FEATURES, MIXTURE, PRIOR, SAMPLERS, RunConfig
 from mocalib.data import arrays, datasets
 from mocalib.data.cache import Dataset
 from mocalib.evaluation import features as extractors
@@ -73,7 +73,8 @@ def score_folder(
     if there are no features to compare.
     """
     device, dataset = check_device(device), datasets.load(config)
-    name = scoring.features or "classifier"
+    if (name := scoring.features or "classifier") == "none":
+        raise ValueError(f"features = 'none': a folder is scored by distances alone; pass one of {', '.join(FEATURES)}")
     extractor = extractors.build(name, dataset, config.dataset, scoring.weights, device)
     images = arrays.as_uint8(arrays.like(Path(folder), dataset.image_shape))
     return score_images(extractor, {GIVEN: images, "real": dataset.train.images[: len(images)]}, dataset)

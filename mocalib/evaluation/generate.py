@@ -165,7 +165,7 @@ def share(run: Run, directory: Path | str) -> None:
 
 def _no_weights(run: Run, path: Path) -> str:
     if not run.finished:
-        return f"{path} does not exist: the run is not finished. Finish it with: python -m mocalib run {run.directory}"
+        return f"{path} does not exist: the run is not finished. Finish it with: {paths.SHELL} run {run.directory}"
     kept = [found.name for found in sorted(run.directory.glob("*.pt"))]
     return (
         f"{path} does not exist (weights here: {', '.join(kept) or 'none'}): weights are not committed, and earlier "
@@ -177,7 +177,7 @@ def _retrain(run: Run) -> str:
     elsewhere = paths.RUNS / "custom"
     if run.directory.resolve().parent == elsewhere:
         elsewhere = elsewhere / "again"
-    return f"Retrain the run elsewhere with: python -m mocalib run {run.directory} --runs {elsewhere}"
+    return f"Retrain the run elsewhere with: {paths.SHELL} run {run.directory} --runs {elsewhere}"
 
 
 def mixture(z: Tensor, n: int, seed: int) -> Tensor:

@@ -33,7 +33,7 @@ def tiles(run: Run, name: str) -> Tensor:
     """Images of a recorded grid, uint8 (R, columns, C, H, W). Raises FileNotFoundError if the run was not scored."""
     path = run.directory / name
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; score the run first: python -m mocalib run {run.directory}")
+        raise FileNotFoundError(f"{path} does not exist; score the run first: {paths.SHELL} run {run.directory}")
     channels, height, width = run.environment["data"]["image_shape"]
     pixels = torch.from_numpy(np.array(Image.open(path).convert("L" if channels == 1 else "RGB")))
     pixels = pixels.reshape(len(pixels) // height, height, -1, width, channels)  # R H columns W C

@@ -14,7 +14,7 @@ from mocalib import figures
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
-from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig
+from mocalib.config.run import FEATURES, MIXTURE, OWN_SIZES, PRIOR, RunConfig
 from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
@@ -62,19 +62,26 @@ class Suite:
         if self.engine == "local":  # a cluster has devices of its own
             check_device(self.device)
         self._own = own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
-        self.output = "custom" if own or self.seeds != self.settings.seeds else self.scale
+        self.output = "custom" if own or self.features or self.seeds != self.settings.seeds else self.scale
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
-        self._configs, self._known, self._evidence = {}, {}, set()
-        first = replace(self.settings.table1[CIFAR, A2], limit=0)
-        n = len(datasets.load(replace(first, **own)).train.images) if own else 0
-        fixed = results.committed(self.scale)
+        self._configs, self._known, self._evidence, self._told = {}, {}, set(), False
+        fixed, n = results.committed(self.scale), 0
+        if own:
+            n = len(datasets.load(replace(self._on_own(self.settings.table1[CIFAR, A2], 0), limit=0)).train.images)
         for name, configs in experiments.listed(self.scale, self.seeds).items():
-            mine = [replace(config, **own) for config in configs]
-            mine = [replace(config, limit=0) if n and config.limit > n else config for config in mine]  # few images
+            mine = [self._on_own(config, n) for config in configs]
             known = [name not in fixed or replace(config, seed=0).name in fixed[name] for config in configs]
             self._configs[name] = mine
             self._known[name] = {config for config, is_known in zip(mine, known) if is_known}
-            self._evidence |= set() if own else {c for c in self._known[name] if c.seed < self.settings.seeds}
+            if not own and not self.features:
+                self._evidence |= {c for c in self._known[name] if c.seed < self.settings.seeds}
+
+    def _on_own(self, config: RunConfig, n: int) -> RunConfig:
+        """A config on the user's n training images, if there are any, at the size that it has."""
+        if not self._own:
+            return config
+        limit = config.limit if config.limit <= n else 0
+        return replace(config, size=config.size or OWN_SIZES[config.dataset], limit=limit, **self._own)
 
     def __repr__(self) -> str:
         seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
@@ -139,10 +146,10 @@ class Suite:
             listed = ", ".join(directory.name for directory in missing)
             count = f"{len(missing)} of {len(runs)} runs are missing in {missing[0].parent}"
             if not self.settings.partial:
-                remedy = f"train = True, or python -m mocalib sweep {names[0]} --scale {self.scale}"
+                remedy = f"train = True, or {paths.SHELL} sweep {names[0]} --scale {self.scale}"
                 message = f"{', '.join(names)}: {count}: {listed}; restore them with git, or train them: {remedy}"
                 raise FileNotFoundError(message)
-            print(f"{', '.join(names)}: {count}: {listed}; python -m mocalib sweep makes them")
+            print(f"{', '.join(names)}: {count}: {listed}; {paths.SHELL} sweep makes them")
         return done
 
     def results(self, runs: list[Run], history: bool = False) -> pd.DataFrame:
@@ -156,6 +163,9 @@ class Suite:
         labels = [self._label(configs[row.run], row.epoch) for row in table.itertuples()]
         table["of"], table["method"] = [of for of, _ in labels], [method for _, method in labels]
         table["data"] = [self.images(of, configs[run]) for of, run in zip(table["of"], table["run"])]
+        if self._own and not self._told and len(table) and table["features"].eq("").all():
+            self._told = True
+            print("no distances: these images have no labels. Pass features: inception, vgg16 or clip-vit-b-32")
         table["added"] = pd.Series([configs[run] not in self._judged for run in table["run"]], dtype=bool)
         return table
 
@@ -210,9 +220,10 @@ class Suite:
         """What a figure's runs are: images, features and seeds."""
         shapes = {(run.config.dataset, *run.environment["data"]["image_shape"][1:]) for run in runs}
         images = ", ".join(f"{name} {height}x{width}" for name, height, width in sorted(shapes)) or "no runs"
-        of = {"inception": "fd is FID", "classifier": "fd of classifier features, not FID", "": "no distances"}
+        features = results.common_features(runs)
+        of = {"inception": "fd is FID", "": "no distances"}.get(features, f"fd of {features} features, not FID")
         seeds = len({run.config.seed for run in runs})
-        return f"{images}; {of[results.common_features(runs)]}; {seeds} seed{'' if seeds == 1 else 's'}"
+        return f"{images}; {of}; {seeds} seed{'' if seeds == 1 else 's'}"
 
     def verdict(
         self, claim: Claim, effects: Effects, here: Numbers, paper: Numbers, room: pd.Series | None = None
@@ -230,7 +241,7 @@ class Suite:
 def _said(numbers: Numbers, digits: int) -> str:
     """Numbers as a sentence's part, each named by the index: "m0 0: 39.3, m0 0.9: 16.3"."""
     if isinstance(numbers, str):
-        return numbers
+        return numbers or "no runs"
     name = f"{numbers.index.name} " if numbers.index.name else ""
     places = [place if isinstance(place, str) else f"{name}{place:g}" for place in numbers.index]
     values = [f"{value:.{digits}g}" if value < 1_000 else f"{value:,.0f}" for value in numbers]

@@ -103,7 +103,9 @@ def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[
         try:
             import ray
         except ImportError:
-            raise ValueError("engine = 'ray' needs Ray; pip install -e '.[ray]', or use engine 'local'") from None
+            raise ValueError(
+                f"engine = 'ray' needs Ray: {sys.executable} -m pip install 'ray>=2.50', or engine 'local'"
+            ) from None
         if ray.is_initialized():
             if address:
                 raise ValueError(f"address = {address!r}: Ray is already connected; leave it out, or ray.shutdown()")
