@@ -124,7 +124,7 @@ def signalled(method, directory, step, *numbers):
 def test_an_interrupted_run_goes_on_at_its_step(whole, number, tmp_path, monkeypatch, capsys, no_death):
     """And the error is short: the call of `train`, and one line."""
     handlers = signal.getsignal(signal.SIGINT), no_death
-    with pytest.raises(Interrupted, match=f"^stopped at step 5 of 8; {AGAIN}$") as caught:
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped at step 5 of 8; {AGAIN}$") as caught:
         signalled(whole.config.objective, tmp_path / "run", 4, number)
     assert [entry.name for entry in caught.traceback][-2:] == ["trained", "train"]
     assert caught.value.__suppress_context__
@@ -157,7 +157,7 @@ def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_changes_nothing(tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_in_its_last_step_is_finished_and_its_caller_stops(tmp_path, no_death, number):
-    with pytest.raises(Interrupted, match=f"^stopped after the last step, so this run is trained; {AGAIN}$"):
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped after the last step, so this run is trained; {AGAIN}$"):
         signalled(METHODS[0], tmp_path, STEPS - 1, number)
     assert open_run(tmp_path).finished
     assert not any((tmp_path / name).exists() for name in CHECKPOINTS)
@@ -165,7 +165,7 @@ def test_a_run_that_is_interrupted_in_its_last_step_is_finished_and_its_caller_s
 
 def test_an_interrupt_is_not_hidden_by_a_loss_that_is_not_finite(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.AverageMeter, "check", lambda self: (_ for _ in ()).throw(loop.NotFinite("nan at 4")))
-    with pytest.raises(Interrupted, match=r"^stopped, but with an error: nan at 4; no checkpoint was written yet"):
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped, but with an error: nan at 4; no checkpoint was written yet"):
         signalled(METHODS[0], tmp_path, 1, signal.SIGINT)
 
 

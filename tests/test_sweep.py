@@ -21,7 +21,6 @@ from mocalib.storage import files
 from mocalib.storage.run import Run
 from mocalib.sweep.pool import Event, in_processes
 from mocalib.sweep.run import SweepError, _followed, _places, _shared, sweep
-from mocalib.training.interrupt import Interrupted
 
 
 def test_runs_come_in_the_configs_order_and_equal_configs_are_run_once(tmp_path, monkeypatch):
@@ -113,7 +112,7 @@ def test_workers_end_with_their_parent_after_a_checkpoint(tmp_path, how):
 def test_an_interrupt_ends_a_sweep_in_this_process(tmp_path, monkeypatch, no_death, number, step):
     configs = [tiny(epochs=1, seed=seed) for seed in range(2)]
     monkeypatch.setattr(ResidentImages, "batch", victims.signals(step, number))
-    with pytest.raises(Interrupted):
+    with pytest.raises(KeyboardInterrupt, match="^stopped "):
         sweep(configs, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [configs[0].name]
     assert Run(tmp_path / configs[0].name, configs[0]).finished == (step == 7)
