@@ -165,7 +165,7 @@ def test_a_run_that_is_interrupted_in_its_last_step_is_finished_and_its_caller_s
 
 def test_an_interrupt_is_not_hidden_by_a_loss_that_is_not_finite(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.AverageMeter, "check", lambda self: (_ for _ in ()).throw(loop.NotFinite("nan at 4")))
-    with pytest.raises(KeyboardInterrupt, match=r"^stopped, but with an error: nan at 4; no checkpoint was written yet"):
+    with pytest.raises(KeyboardInterrupt, match="^stopped, but with an error: nan at 4; no checkpoint was written"):
         signalled(METHODS[0], tmp_path, 1, signal.SIGINT)
 
 

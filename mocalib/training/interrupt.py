@@ -21,10 +21,9 @@ def held() -> Iterator[list[int]]:
     A second SIGINT acts as before. Of SIGTERM some senders send two. Work that ends or fails meanwhile ends in
     Interrupted, too. Outside the main thread, and for ignored signals, nothing changes.
     """
-    noted, before, main = [], {}, threading.current_thread() is threading.main_thread()
-    for number in (signal.SIGINT, signal.SIGTERM) if main else ():
-        if signal.getsignal(number) not in (None, signal.SIG_IGN):
-            before[number] = signal.getsignal(number)
+    noted, main = [], threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
 
     def note(number: int, _: object) -> None:
         noted.append(number)
