@@ -1,6 +1,7 @@
 """The command line. Each command imports only what it needs, so `--help` is quick."""
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
 from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
 from mocalib.paper import experiments
 from mocalib.paper.grids import SCALES
+from mocalib.training.interrupt import terminate
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,9 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:  # the user can fix these: no traceback
         print(f"mocalib: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("mocalib: interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print("mocalib:", str(stopped) or "interrupted; run the same command again to resume", file=sys.stderr)
+        return getattr(stopped, "code", 130)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -254,4 +256,5 @@ def _part(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(main())

@@ -42,6 +42,18 @@ def scratch(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def no_death():
+    """A SIGTERM that nothing handles fails the test; it does not end the tests."""
+
+    def fail(*_):
+        raise AssertionError("nothing handles SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, fail)
+    yield fail
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """The digits at 16x16."""

@@ -1,15 +1,19 @@
 """The shell: each command does its work, refuses what it cannot do in words, and old spellings are answered."""
 
 import re
+import signal
 import subprocess
 import sys
 
+import filelock
 import pytest
+import victims
 from conftest import picture, stopped, tiny
 
 from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.data import datasets
+from mocalib.data.batches import ResidentImages
 from mocalib.paper import experiments
 from mocalib.storage import files
 from mocalib.storage.run import open_run
@@ -35,6 +39,42 @@ def test_run_trains_and_scores_a_directory_once_and_prints_it(tmp_path, capsys, 
     assert open_run(tmp_path / "copy" / tiny(epochs=1).name).finished
     monkeypatch.setattr(datasets, "load", None)  # what is finished needs neither weights nor data
     assert main(["run", str(tmp_path / "mine"), "--n", "100"]) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_in_one_line_and_the_same_command_resumes(
+    tmp_path, capsys, monkeypatch, no_death, number, code
+):
+    command = ["run", str(tmp_path), "--n", "100"]
+    files.write_json(tmp_path / "config.json", tiny(epochs=1).to_dict())
+    monkeypatch.setattr(ResidentImages, "batch", victims.signals(3, number))
+    assert main(command) == code
+    said = "mocalib: stopped at step 4 of 8; run the same command or cell again to resume\n"
+    assert capsys.readouterr().err == said
+    assert main(command) == 0
+    assert f"{tiny(epochs=1).name}: resumes at step 4 of 8\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted; run the same command again to resume"),
+        (signal.SIGTERM, 143, "stopped; run the same command or cell again to resume"),
+    ],
+)
+def test_a_command_that_is_interrupted_before_training_says_so_in_one_line(tmp_path, number, code, said):
+    """While it waits for another process."""
+    files.write_json(tmp_path / "config.json", tiny().to_dict())
+    command = [sys.executable, "-m", "mocalib", "run", str(tmp_path)]
+    with (
+        filelock.FileLock(tmp_path / ".lock"),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
+    ):
+        assert "waiting for it to end" in child.stdout.readline()
+        child.send_signal(number)
+        assert child.stderr.read() == f"mocalib: {said}\n"
+        assert child.wait() == code
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", ".lock"}
 
 
 def test_run_says_before_training_that_features_cannot_be_had(tmp_path, capsys, monkeypatch):

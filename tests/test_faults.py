@@ -124,6 +124,15 @@ def test_a_full_disk_is_named_and_the_run_resumes(tmp_path, whole, name):
     finish(tmp_path, whole)
 
 
+def test_an_interrupt_on_a_full_disk_says_both_and_the_run_resumes(tmp_path, whole):
+    work = victims.interrupt_at, 3, victims.train_here, CONFIG, tmp_path, 1.0e9
+    code, error = victims.in_a_process(victims.with_files_below, 20_000, *work)
+    assert code == 1
+    told = "checkpoint.pt cannot be written; free some space and start again to resume"
+    assert re.match(says("Interrupted: stopped, but with an error: [Errno 27] File too large: ", told), error)
+    finish(tmp_path, whole)
+
+
 def decode(folder: Path) -> None:
     paths.CACHE = folder
     datasets.load(RunConfig())
@@ -182,11 +191,15 @@ def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path):
     assert errors == [None, None]
 
 
-def test_a_killed_worker_costs_no_run_and_the_bytes_are_those_of_one_process(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("victim", "checkpoint_seconds"), [("killed", 0), ("terminated", 1.0e9)])
+def test_a_dead_worker_costs_no_run_and_the_bytes_are_those_of_one_process(
+    tmp_path, monkeypatch, victim, checkpoint_seconds
+):
+    """One that is terminated writes a checkpoint first."""
     configs = [tiny(epochs=2, seed=seed) for seed in range(2)]
-    how = Compute(threads=1, checkpoint_seconds=0), Scoring(n=100)
+    how = Compute(threads=1, checkpoint_seconds=checkpoint_seconds), Scoring(n=100)
     whole = sweep(configs, tmp_path / "whole", *how)
-    monkeypatch.setattr("mocalib.sweep.run.run_one", victims.run_one_killed_once)
+    monkeypatch.setattr("mocalib.sweep.run.run_one", getattr(victims, f"run_one_{victim}_once"))
     found = sweep(configs, tmp_path / "runs", *how, Pool(jobs=2))
     killed, other = (victims.processes(run.directory / LOG) for run in found)
     assert len(killed) == len(set(killed)) == 2
@@ -195,6 +208,16 @@ def test_a_killed_worker_costs_no_run_and_the_bytes_are_those_of_one_process(tmp
     assert (found[0].directory / LOG).read_text().count("| 0/16 ") == 1  # resumed, not begun anew
     for run, alone in zip(found, whole, strict=True):
         assert_same_bytes(run, alone)
+
+
+def test_a_worker_that_heeds_no_signal_ends_with_its_parent_all_the_same(tmp_path):
+    log = log_in(tmp_path)
+    events = in_processes(victims.heed_nothing, [CONFIG], log, retries=0, gpus=[None])
+    while "working" not in (log(CONFIG).read_text() if log(CONFIG).exists() else ""):
+        next(events)
+    events.close()
+    [pid] = victims.processes(log(CONFIG))
+    assert not psutil.pid_exists(int(pid))
 
 
 def share(folder: Path) -> None:

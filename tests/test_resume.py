@@ -6,12 +6,15 @@ the file that is being written cut in half: SIGKILL leaves the same. test_faults
 
 import os
 import shutil
+import signal
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
+import victims
 from conftest import tiny
 from test_methods import METHODS
 from test_training import assert_same, stopped, weights
@@ -19,7 +22,9 @@ from test_training import assert_same, stopped, weights
 from mocalib import Compute, train
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment, files
+from mocalib.storage.run import CHECKPOINTS, open_run
 from mocalib.training import loop
+from mocalib.training.interrupt import Interrupted
 
 STEPS = 8  # two epochs of four; a log line at 3, 6 and 8
 PLACES = {  # name -> moment, the how many-th of its kind, and the step at which the run then goes on
@@ -92,12 +97,81 @@ def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(whole, pla
     before(ResidentImages, "batch", lambda _, step: taken.append(step), monkeypatch)
     resumed = trained(whole.config.objective, whole.directory.parent / place)
     assert taken == list(range(start, STEPS))
+    assert_equal(resumed, whole)
+
+
+def assert_equal(resumed, whole):
+    """In records and weights, and nothing else is left."""
     for name in ("config.json", "environment.json", "metrics.jsonl", "manifest.json"):
         assert (resumed.directory / name).read_bytes() == (whole.directory / name).read_bytes(), name
     for name in ("weights.pt", "epoch-0001.pt"):
         assert_same(*(files.read_tensors(run.directory / name)["objective"] for run in (whole, resumed)))
     assert [line["step"] for line in resumed.timing] == [3, 6, 8]
     assert {path.name for path in resumed.directory.iterdir()} == {path.name for path in whole.directory.iterdir()}
+
+
+AGAIN = "run the same command or cell again to resume"
+
+
+def signalled(method, directory, step, *numbers):
+    """Train without periodic checkpoints; the signals come in the middle of a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResidentImages, "batch", victims.signals(step, *numbers))
+        return trained(method, directory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_at_its_step(whole, number, tmp_path, monkeypatch, capsys, no_death):
+    """And the error is short: the call of `train`, and one line."""
+    handlers = signal.getsignal(signal.SIGINT), no_death
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped at step 5 of 8; {AGAIN}$") as caught:
+        signalled(whole.config.objective, tmp_path / "run", 4, number)
+    assert [entry.name for entry in caught.traceback][-2:] == ["trained", "train"]
+    assert caught.value.__suppress_context__
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    taken, printed = [], capsys.readouterr().out
+    before(ResidentImages, "batch", lambda _, step: taken.append(step), monkeypatch)
+    resumed = trained(whole.config.objective, tmp_path / "run")
+    assert taken == list(range(5, STEPS))
+    assert_equal(resumed, whole)
+    said = f"{whole.config.name}: resumes at step 5 of 8"
+    assert said not in printed
+    assert capsys.readouterr().out.splitlines()[0] == said
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error"),
+    [
+        ((signal.SIGINT, signal.SIGINT), KeyboardInterrupt),  # who presses twice does not want to wait
+        ((signal.SIGTERM, signal.SIGTERM), Interrupted),
+        ((signal.SIGINT, signal.SIGTERM), Interrupted),
+    ],
+)
+def test_a_second_ctrl_c_ends_at_once_and_a_second_sigterm_changes_nothing(tmp_path, no_death, numbers, error):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        signalled(METHODS[0], tmp_path, 4, *numbers)
+    assert caught.type is error
+    assert (tmp_path / "checkpoint.pt").exists() == (error is Interrupted)
+    assert signal.getsignal(signal.SIGTERM) is no_death
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_in_its_last_step_is_finished_and_its_caller_stops(tmp_path, no_death, number):
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped after the last step, so this run is trained; {AGAIN}$"):
+        signalled(METHODS[0], tmp_path, STEPS - 1, number)
+    assert open_run(tmp_path).finished
+    assert not any((tmp_path / name).exists() for name in CHECKPOINTS)
+
+
+def test_an_interrupt_is_not_hidden_by_a_loss_that_is_not_finite(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.AverageMeter, "check", lambda self: (_ for _ in ()).throw(loop.NotFinite("nan at 4")))
+    with pytest.raises(KeyboardInterrupt, match="^stopped, but with an error: nan at 4; no checkpoint was written"):
+        signalled(METHODS[0], tmp_path, 1, signal.SIGINT)
+
+
+def test_in_another_thread_training_handles_no_signals(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(trained, METHODS[0], tmp_path).result().finished
 
 
 def test_a_resumed_run_is_computed_as_it_was_begun(tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from conftest import says, tiny
 from tqdm import tqdm
 
 from mocalib import Compute, Pool, Scoring
+from mocalib.data.batches import ResidentImages
+from mocalib.storage import files
 from mocalib.storage.run import Run
 from mocalib.sweep.pool import Event, in_processes
 from mocalib.sweep.run import SweepError, _followed, _places, _shared, sweep
@@ -81,13 +83,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_parent(tmp_path, how):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_workers_end_with_their_parent_after_a_checkpoint(tmp_path, how):
+    """In training they have begun and never logged; the next periodic checkpoint would come after a minute."""
     script = tmp_path / "sweep_two.py"
     script.write_text(SCRIPT.format(folder=str(tmp_path / "runs")))
     with subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 600  # for a hang, not for speed
-        while len(list(tmp_path.glob("runs/*/environment.json"))) < 2:
+        while sum("| 0/" in log.read_text() for log in tmp_path.glob("runs/*/log.txt")) < 2:
             assert time.monotonic() < deadline
             assert parent.poll() is None
             time.sleep(0.2)
@@ -97,6 +100,22 @@ def test_workers_end_with_their_parent(tmp_path, how):
         parent.wait(60)
     _, alive = psutil.wait_procs(workers, timeout=600)
     assert not alive
+    runs = [log.parent for log in tmp_path.glob("runs/*/log.txt")]
+    steps = [files.read_tensors(run / "checkpoint.pt")["step"] for run in runs]
+    assert min(steps) > 0
+    for run, step in zip(runs, steps, strict=True):
+        assert f"stopped at step {step:,} of 31,000; " in (run / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [3, 7])  # in the middle, and the last
+def test_an_interrupt_ends_a_sweep_in_this_process(tmp_path, monkeypatch, no_death, number, step):
+    configs = [tiny(epochs=1, seed=seed) for seed in range(2)]
+    monkeypatch.setattr(ResidentImages, "batch", victims.signals(step, number))
+    with pytest.raises(KeyboardInterrupt, match="^stopped "):
+        sweep(configs, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [configs[0].name]
+    assert Run(tmp_path / configs[0].name, configs[0]).finished == (step == 7)
 
 
 def test_scores_of_other_features_are_added_by_the_same_sweep(tmp_path):

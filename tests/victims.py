@@ -18,8 +18,11 @@ from typing import Any
 
 from mocalib import Compute, train
 from mocalib.config.run import RunConfig
+from mocalib.data.batches import ResidentImages
+from mocalib.sweep import pool
 from mocalib.sweep.pool import LOG
 from mocalib.sweep.run import run_one
+from mocalib.training import interrupt
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["mocalib.sweep.run", "mocalib.figures"])
@@ -53,7 +56,7 @@ def reported(pipe: Connection, function: Callable, arguments: tuple) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
         function(*arguments)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         pipe.send(f"{type(error).__name__}: {error}")
         os._exit(1)
     pipe.send("")
@@ -83,6 +86,23 @@ def die_at(boundary: int, function: Callable, *arguments: Any) -> None:
     function(*arguments)
 
 
+def signals(at: int, *numbers: int) -> Callable:
+    """A `ResidentImages.batch` that sends this process signals in the middle of a step."""
+    batch = ResidentImages.batch
+
+    def signalling(images: ResidentImages, step: int) -> Any:
+        for number in numbers if step == at else ():
+            signal.raise_signal(number)
+        return batch(images, step)
+
+    return signalling
+
+
+def interrupt_at(step: int, function: Callable, *arguments: Any) -> None:
+    ResidentImages.batch = signals(step, signal.SIGINT)
+    function(*arguments)
+
+
 def with_files_below(limit: int, function: Callable, *arguments: Any) -> None:
     """The disk takes no more than so many bytes of a file: the system's own error, as of a full one."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -105,6 +125,23 @@ def run_one_killed_once(config: RunConfig, runs: Path, **how: Any) -> None:
     if config.seed == 0 and len(processes(runs / config.name / LOG)) == 1:
         die_at(20, work)
     work()
+
+
+def run_one_terminated_once(config: RunConfig, runs: Path, **how: Any) -> None:
+    """A sweep's work, whose first process with seed 0 gets a SIGTERM in a step."""
+    work = partial(run_one, config, runs, **how)
+    if config.seed == 0 and len(processes(runs / config.name / LOG)) == 1:
+        ResidentImages.batch = signals(5, signal.SIGTERM)
+    work()
+
+
+def heed_nothing(config: RunConfig) -> None:
+    """Work that goes on after every signal, in a worker whose grace is short."""
+    pool.GRACE = 0.1
+    with interrupt.held():
+        print("working", flush=True)
+        while True:
+            time.sleep(0.05)
 
 
 def processes(log: Path) -> list[str]:

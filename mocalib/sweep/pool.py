@@ -22,10 +22,12 @@ from unittest.mock import patch
 
 from mocalib.config.run import RunConfig
 from mocalib.storage import files
+from mocalib.training.interrupt import Interrupted
 
 Work = Callable[[RunConfig], object]
 LOG = "log.txt"  # in a run's directory: the output of its workers; not a record
 LAST_LINES = 15  # lines of a log in an error message
+GRACE = 20.0  # seconds for a last checkpoint after the parent has ended
 LOOK = 1.0  # seconds without news before an empty event
 SPAWN = multiprocessing.get_context("spawn")  # the forked child of a process with threads can hang
 
@@ -120,8 +122,11 @@ def _begin(leash: Connection) -> None:
 
     def end_with_parent() -> None:
         leash.poll(None)
+        os.kill(os.getpid(), signal.SIGTERM)  # in training it waits for a checkpoint, elsewhere it ends the process
+        time.sleep(GRACE)
         os._exit(1)
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts all processes; the parent handles it
 
@@ -132,6 +137,11 @@ def attempt(work: Work, config: RunConfig, log: Path | None = None) -> str | Non
         if log is not None:
             print_to(log)
         work(config)
+    except Interrupted as stopped:
+        if log is None:
+            raise
+        print(stopped, flush=True)
+        os._exit(stopped.code)  # the process that started this one was not stopped
     except Exception as error:  # the other runs continue
         if log is not None:
             traceback.print_exc()

@@ -17,6 +17,7 @@ from mocalib.storage import environment
 from mocalib.storage.progress import bar
 from mocalib.storage.run import CHECKPOINTS, Run, RunMismatch, epoch_file
 from mocalib.training.device import check_device, check_threads, compiled, place, threads, tuned
+from mocalib.training.interrupt import Interrupted, held
 from mocalib.training.loop import Callbacks, NotFinite, fit
 from mocalib.training.step import Trainer, check_turns
 
@@ -36,6 +37,7 @@ def train(
 
     Raises RunMismatch for a directory of another config, other data or the other `compile`, NotFinite if a loss is not
     finite, ValueError for a batch larger than the dataset, an unknown device, or more threads than this machine has.
+    Ctrl-C and SIGTERM write a checkpoint and raise Interrupted, a KeyboardInterrupt.
     """
     check_threads(compute.threads)
     run = Run(Path(directory) if directory else Path(runs) / config.name, config)
@@ -60,7 +62,10 @@ def train(
             run.start(device, how, dataset.description, trained)
             place(objective, device, how["nets"])
             trainer = Trainer(objective, steps, device, how["compiled"], config.seed)
-            _fit(run, trainer, images, compute.checkpoint_seconds)
+            try:
+                _fit(run, trainer, images, compute.checkpoint_seconds)
+            except Interrupted as stopped:
+                raise stopped.with_traceback(None) from None  # its message says all
     return run
 
 
@@ -87,15 +92,19 @@ def _how(run: Run, device: torch.device, compute: Compute) -> dict:
 def _fit(run: Run, trainer: Trainer, images: ResidentImages, checkpoint_seconds: float) -> None:
     """Train from the latest checkpoint, if any, to the end of the run."""
     state = run.restore(trainer.device, trainer.objective.state_dict())
-    with bar(run.config.name, trainer.steps, initial=state["step"] if state else 0, unit="step") as shown:
+    first = state["step"] if state else 0
+    if state:
+        tqdm.write(f"{run.config.name}: resumes at step {first:,} of {trainer.steps:,}")
+    with held() as signals, bar(run.config.name, trainer.steps, initial=first, unit="step") as shown:
         recorder = Recorder(run, trainer.objective, shown, checkpoint_seconds, state)
+        recorder.signals = signals
         try:
             step, epoch = fit(trainer, images.batch, run.config, images.steps_per_epoch, recorder, state)
         except NotFinite as error:
             kept = next((name for name in CHECKPOINTS if (run.directory / name).exists()), None)
             good = f"the last good checkpoint is {run.directory / kept}" if kept else "no checkpoint was written yet"
             raise NotFinite(f"{error}; {good}. A lower learning_rate or weight may help") from None
-    run.finish(trainer.objective.state_dict(), step, epoch)
+        run.finish(trainer.objective.state_dict(), step, epoch)
 
 
 class Recorder(Callbacks):
@@ -105,6 +114,7 @@ class Recorder(Callbacks):
         self, run: Run, objective: methods.Objective, shown: tqdm, checkpoint_seconds: float, state: dict | None
     ) -> None:
         self.run, self.objective, self.shown, self.checkpoint_seconds = run, objective, shown, checkpoint_seconds
+        self.signals: list[int] = []  # that ask to stop
         self.before = state["seconds"] if state else 0.0  # of training, before this start
         self.started = self.checkpointed = time.monotonic()
         self.logged = (self.before, state["step"] if state else 0)
@@ -116,9 +126,12 @@ class Recorder(Callbacks):
 
     def on_step(self, step: int, state: Callable[[], dict]) -> None:
         self.shown.update()
-        if time.monotonic() - self.checkpointed >= self.checkpoint_seconds:
+        stopping = self.signals and step < self.shown.total  # after its last step a run is finished first
+        if stopping or time.monotonic() - self.checkpointed >= self.checkpoint_seconds:
             self.run.save_checkpoint(state() | {"seconds": self.seconds})
             self.checkpointed = time.monotonic()
+        if stopping:
+            raise Interrupted(f"stopped at step {step:,} of {self.shown.total:,}", self.signals[0])
 
     def on_line(self, line: dict[str, float]) -> None:
         self.run.append("metrics.jsonl", line)
