@@ -1,21 +1,25 @@
 """Shared by all tests: no network, no display, and a scratch place for runs, caches and figures."""
 
+import math
 import os
 import re
 import runpy
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mocalib import MoCA, RunConfig
 from mocalib.config import paths
 from mocalib.data import datasets
+from mocalib.figures import live
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
@@ -44,6 +48,19 @@ def scratch(tmp_path, monkeypatch):
 def digits():
     """The digits at 16x16."""
     return datasets.load(RunConfig())
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[bytes]:
+    """All that `figures.Live` shows, at each step, as if this process were a notebook's kernel; nothing is rendered."""
+    shown = []
+    monkeypatch.setattr(live, "get_ipython", lambda: SimpleNamespace(kernel=None))
+    monkeypatch.setattr(live, "display", lambda display_id: SimpleNamespace(update=shown.append))
+    monkeypatch.setattr(live, "Image", bytes)
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    monkeypatch.setattr(live, "SECONDS", 0.0)
+    monkeypatch.setattr(live, "SHARE", math.inf)
+    return shown
 
 
 def tiny(**changes) -> RunConfig:

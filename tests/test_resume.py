@@ -16,7 +16,7 @@ from conftest import tiny
 from test_methods import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, train
+from mocalib import Compute, figures, train
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment, files
 from mocalib.training import loop
@@ -44,9 +44,12 @@ def _few_lines():
         yield
 
 
+def short(method):
+    return tiny(objective=method, limit=128, epochs=2, learning_rate=0.01, decay_every=1, keep_epochs=(1,))
+
+
 def trained(method, directory, checkpoint_seconds=1.0e9):
-    config = tiny(objective=method, limit=128, epochs=2, learning_rate=0.01, decay_every=1, keep_epochs=(1,))
-    return train(config, directory=directory, compute=Compute(checkpoint_seconds=checkpoint_seconds))
+    return train(short(method), directory=directory, compute=Compute(checkpoint_seconds=checkpoint_seconds))
 
 
 def before(owner, name, do, patch):
@@ -98,6 +101,17 @@ def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(whole, pla
         assert_same(*(files.read_tensors(run.directory / name)["objective"] for run in (whole, resumed)))
     assert [line["step"] for line in resumed.timing] == [3, 6, 8]
     assert {path.name for path in resumed.directory.iterdir()} == {path.name for path in whole.directory.iterdir()}
+
+
+def test_a_run_that_is_drawn_at_each_step_killed_and_resumed_equals_one_that_is_not(whole, tmp_path, drawn):
+    """In each stage of a method; the kill comes between two log lines."""
+    config = short(whole.config.objective)
+    directory = stopped(tmp_path / "drawn", 5, config, watch=figures.Live)
+    resumed = train(config, directory=directory, watch=figures.Live)
+    assert len(drawn) == STEPS
+    for name in ("environment.json", "metrics.jsonl", "manifest.json"):
+        assert (directory / name).read_bytes() == (whole.directory / name).read_bytes(), name
+    assert_same(weights(whole), weights(resumed))
 
 
 def test_a_resumed_run_is_computed_as_it_was_begun(tmp_path, monkeypatch):
