@@ -175,14 +175,14 @@ def test_studies_take_the_same_parameters_and_show_committed_evidence_by_default
 
 
 def test_a_function_of_figures_serves_two_notebooks_or_the_suite():
-    """What one notebook needs stands in that notebook."""
+    """A class, too. What one notebook needs stands in that notebook."""
     room = paths.ROOT / "mocalib" / "figures"
     trees = {path.stem: ast.parse(path.read_text()) for path in room.glob("*.py")}
     functions = {
         node.name: ast.unparse(node)
         for tree in trees.values()
         for node in tree.body
-        if isinstance(node, ast.FunctionDef)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     }
     suite = (paths.ROOT / "mocalib" / "paper" / "suite.py").read_text()
     served = {
