@@ -46,15 +46,15 @@ class Live(Callbacks):
         self.due = time.monotonic() + max(SECONDS, (time.monotonic() - started) / SHARE)
 
     def figure(self) -> Figure:
-        """Up to four terms against steps, with dots at lines of the log; and samples, decoded by a copy of the nets."""
-        figure = Figure(figsize=(9, 3.6))  # pyplot does not know it, so it needs no closing
-        axes = figure.subplot_mosaic("01s;23s", width_ratios=(1, 1, 1.3))
+        """Up to four terms, light since the log's last line; and samples, decoded by a copy of the nets."""
+        figure = Figure(figsize=(9, 4))  # pyplot does not know it, so it needs no closing
+        axes = figure.subplot_mosaic("01s;23s", width_ratios=(1, 1, 1.4), subplot_kw={"xlabel": "steps"})
         autoencoder = Autoencoder(copy.deepcopy(self.trainer.objective).float(), 0, 0, self.trainer.device)
         show(axes.pop("s"), to_uint8(autoencoder.sample(25)).unflatten(0, (5, 5)), "samples")
         seen = dict.fromkeys(name for row in self.lines + self.points for name in row if name not in PLACES)
         for ax, term in zip(axes.values(), sorted(seen, key=lambda name: name not in LOGGED)):  # MoCA's four first
-            for rows, style in ((self.points, {"alpha": 0.4}), (self.lines, {"marker": "."})):
+            for rows, style in ((self.points, {"color": "C5"}), (self.lines, {"color": "C0"})):
                 known = [row for row in rows if term in row]
-                ax.plot([row["step"] for row in known], [row[term] for row in known], color="C0", **style)
+                ax.plot([row["step"] for row in known], [row[term] for row in known], marker=".", **style)
             ax.set_title(LOGGED.get(term, term.replace("_", " ")).replace("\n", " "), fontsize=8)
         return figure
