@@ -1,6 +1,7 @@
-"""Run All in a real JupyterLab in a real browser; `make browser`. Exit code 1 if a cell fails or a figure is missing.
+"""Run All in a real JupyterLab in a real browser; `make browser`. Exit code 1 if something does not work.
 
-Not part of `make test`: it needs Chromium and the playwright package. Screenshots are for looking at.
+A cell that fails, a figure that is missing, a slider that moves no picture, or a picture of a run that trains and stays
+as it is. Not part of `make test`: it needs Chromium and the playwright package. Screenshots are for looking at.
 """
 
 import argparse
@@ -21,8 +22,8 @@ import nbformat
 
 from mocalib.config import paths
 
-FIGURES = {  # that each notebook shows
-    "01_quickstart": 5,
+FIGURES = {  # that each notebook shows, beside widgets
+    "01_quickstart": 6,
     "02_main_results": 10,
     "03_celeba_hq": 5,
     "04_latent_dimension": 1,
@@ -34,10 +35,11 @@ FIGURES = {  # that each notebook shows
     "10_throughput": 1,
     "11_report": 1,
     "12_convergence": 1,
-    "train": 6,
+    "14_explore": 0,
+    "train": 7,
 }
 SECONDS = 600  # a notebook
-TALL = {"width": 1300, "height": 9000}  # pixels: JupyterLab draws only the cells that are in sight
+TALL = {"width": 1280, "height": 9000}  # pixels: JupyterLab draws only the cells that are in sight
 
 
 @contextlib.contextmanager
@@ -66,14 +68,19 @@ def lab(folder: Path) -> Iterator[tuple[str, str]]:
             server.terminate()
 
 
-def run_all(page, address: str, token: str, path: Path, screenshot: Path) -> None:
-    """Open a notebook, choose Run All Cells in the menu, and wait until the saved file says that all have run."""
+def start(page, address: str, token: str, path: Path) -> None:
+    """Open a notebook and choose Run All Cells in the menu."""
     # A workspace of its own: in the default one Lab restores the tab of the notebook before, and runs that.
     page.goto(f"{address}/lab/workspaces/{path.stem}/tree/{path.name}?token={token}")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
     page.get_by_text("| Idle").first.wait_for(timeout=60_000)  # before that, Lab asks which kernel to take
     page.get_by_text("Run", exact=True).first.click()
     page.get_by_text("Run All Cells", exact=True).first.click()
+
+
+def run_all(page, address: str, token: str, path: Path, screenshot: Path) -> None:
+    """Start a notebook, and wait until the saved file says that all its cells have run."""
+    start(page, address, token, path)
     deadline = time.monotonic() + SECONDS
     while not ended(path):
         if time.monotonic() > deadline:
@@ -82,6 +89,37 @@ def run_all(page, address: str, token: str, path: Path, screenshot: Path) -> Non
         page.keyboard.press("Control+s")
     page.wait_for_timeout(2_000)
     page.screenshot(path=screenshot)
+
+
+def slider_moves(page, folder: Path) -> bool:
+    """Whether arrow keys on the third slider of 14_explore, the part of the way, change the picture below it."""
+    shown, handle = page.locator("img.widget-image").first, page.locator(".noUi-handle").nth(2)
+    before = shown.screenshot(path=folder / "14_explore_before.png")
+    handle.focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(5_000)
+    return shown.screenshot(path=folder / "14_explore_after.png") != before
+
+
+def picture_moves(page, address: str, token: str, path: Path, folder: Path) -> bool:
+    """Whether the picture of a run changes while it trains, in a longer train.ipynb at `path`; then interrupt it."""
+    notebook = nbformat.read(paths.ROOT / "notebooks" / "train.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("\nepochs = 2\n", "\nepochs = 1000\n")
+    nbformat.write(notebook, path)
+    start(page, address, token, path)
+    shown = page.locator(".jp-CodeCell", has_text="mocalib.train(").locator(".jp-OutputArea img").first
+    shown.wait_for(timeout=120_000)
+    before = shown.screenshot(path=folder / "live_before.png")
+    page.wait_for_timeout(20_000)
+    after = shown.screenshot(path=folder / "live_after.png")
+    trains = page.get_by_text("| Busy").first.is_visible()
+    page.screenshot(path=folder / "live.png", clip={"x": 0, "y": 0, "width": 1280, "height": 6000})
+    page.get_by_text("Kernel", exact=True).first.click()
+    page.get_by_text("Interrupt Kernel", exact=True).first.click()
+    page.get_by_text("| Idle").first.wait_for(timeout=60_000)
+    return trains and after != before
 
 
 def code(path: Path) -> list:
@@ -127,11 +165,18 @@ def main() -> int:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
         for name, expected in FIGURES.items():
             copy = Path(shutil.copy(paths.ROOT / "notebooks" / f"{name}.ipynb", scratch))
-            run_all(browser.new_page(viewport=TALL), address, token, copy, options.screenshots / f"{name}.png")
+            page = browser.new_page(viewport=TALL)
+            run_all(page, address, token, copy, options.screenshots / f"{name}.png")
             found = errors(copy)
             wrong += bool(found) or figures(copy) != expected
             shown = f"{figures(copy)} of {expected} figures"
             print(f"{name}: {len(code(copy))} cells, {shown}, {found or 'no error'}", flush=True)
+            if name == "14_explore":
+                moves = {"a slider moves its picture": slider_moves(page, options.screenshots)}
+        page, watched = browser.new_page(viewport=TALL), Path(scratch) / "watched.ipynb"
+        moves["the picture of a run moves"] = picture_moves(page, address, token, watched, options.screenshots)
+        print(moves)
+        wrong += not all(moves.values())
         browser.close()
     print(f"screenshots: {options.screenshots}")
     return 1 if wrong else 0

@@ -1,23 +1,27 @@
 """Shared by all tests: no network, no display, and a scratch place for runs, caches and figures."""
 
+import math
 import os
 import re
 import runpy
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mocalib import Compute, MoCA, RunConfig, train
 from mocalib.config import paths
 from mocalib.data import datasets
 from mocalib.data.batches import ResidentImages
+from mocalib.figures import live
 
 OFFLINE = Path(__file__).parent / "offline"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
@@ -60,6 +64,19 @@ def digits():
     return datasets.load(RunConfig())
 
 
+@pytest.fixture
+def drawn(monkeypatch) -> list[bytes]:
+    """All that `figures.Live` shows, at each step, as if this process were a notebook's kernel; nothing is rendered."""
+    shown = []
+    monkeypatch.setattr(live, "get_ipython", lambda: SimpleNamespace(kernel=None))
+    monkeypatch.setattr(live, "display", lambda display_id: SimpleNamespace(update=shown.append))
+    monkeypatch.setattr(live, "Image", bytes)
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    monkeypatch.setattr(live, "SECONDS", 0.0)
+    monkeypatch.setattr(live, "SHARE", math.inf)
+    return shown
+
+
 def tiny(**changes) -> RunConfig:
     """A run of a few seconds: 8 steps an epoch on 256 digits with a narrow net."""
     moca = MoCA(temperature=0.1, momentum=0.9, queue_size=100, weight=1.0)
@@ -99,7 +116,7 @@ class Stopped(Exception):
     """Stands for a kill, at a chosen step."""
 
 
-def stopped(directory, step: int, config=None, compute=None):
+def stopped(directory, step: int, config=None, compute=None, watch=None):
     """Train with a checkpoint a step until the loop asks for the batch of `step`, and die; return the directory."""
     batch = ResidentImages.batch
 
@@ -110,6 +127,7 @@ def stopped(directory, step: int, config=None, compute=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ResidentImages, "batch", dying)
+        compute = replace(compute or Compute(), checkpoint_seconds=0)
         with pytest.raises(Stopped):
-            train(config or tiny(), compute=replace(compute or Compute(), checkpoint_seconds=0), directory=directory)
+            train(config or tiny(), compute=compute, directory=directory, watch=watch)
     return directory

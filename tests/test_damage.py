@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
-from test_training import Stopped, stopped
+from conftest import Stopped, stopped, tiny
 
 from mocalib import RunConfig, Scoring, evaluate, load, train
 from mocalib.__main__ import main

@@ -13,14 +13,23 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import tiny
+from matplotlib.figure import Figure
 from PIL import Image
 
-from mocalib import figures, open_run, train
+from mocalib import figures, methods, open_run, train
 from mocalib.config import paths
-from mocalib.config.methods import RAE, VAE
+from mocalib.config.methods import RAE, VAE, TwoStageVAE
+from mocalib.evaluation.generate import to_uint8
+from mocalib.figures import live
+from mocalib.figures.live import Live
+from mocalib.methods import latent
 from mocalib.paper import execute, experiments, results
+from mocalib.storage import environment, files
 from mocalib.storage.run import Run
+from mocalib.training import loop
+from mocalib.training.step import Trainer
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
 
@@ -258,3 +267,99 @@ def test_curves_of_a_method_are_what_it_logs(tmp_path):
     assert [ax.get_ylabel() for ax in alone.axes if ax.axison] == [figures.curves.LOGGED["reconstruction"], "kl"]
     both = figures.training_curves(found).axes
     assert [len([line for line in ax.get_lines() if len(line.get_xdata())]) for ax in both] == [2, 1, 1 + 1, 1]
+
+
+@pytest.fixture
+def watched(drawn):
+    """A function that trains and draws at each step; it returns the run and what drew it."""
+
+    def trained(config, directory):
+        makers = []
+        run = train(config, directory=directory, watch=lambda trainer: makers.append(Live(trainer)) or makers[0])
+        return run, makers[0]
+
+    return trained
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+def test_a_run_that_is_drawn_has_the_same_bytes_in_each_precision(watched, drawn, tmp_path, monkeypatch, precision):
+    """Every method in float32 is in test_resume."""
+    monkeypatch.setattr(environment, "has_bfloat16", lambda device: True)
+    config = tiny(precision=precision, epochs=2)
+    random = torch.random.get_rng_state()
+    run, _ = watched(config, tmp_path / "drawn")
+    assert torch.equal(torch.random.get_rng_state(), random)
+    alone = train(config, directory=tmp_path / "alone")
+    assert len(drawn) == 16
+    for name in ("environment.json", "metrics.jsonl"):
+        assert (run.directory / name).read_bytes() == (alone.directory / name).read_bytes()
+    tensors, expected = (files.read_tensors(each.directory / "weights.pt")["objective"] for each in (run, alone))
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_what_is_drawn_while_a_run_trains_is_its_log_and_the_means_since_its_last_line(watched, tmp_path, monkeypatch):
+    """A point is the mean since the last line, here of the log of the same run with a line a step."""
+    config = tiny(objective=TwoStageVAE(second_width=16), epochs=2)
+    each_step = train(config, directory=tmp_path / "alone").metrics
+    monkeypatch.setattr(loop, "LOG_LINES", 5)
+    run, seen = watched(config, tmp_path / "drawn")
+    assert [row["step"] for row in run.metrics] == [4, 8, 12, 16]
+    axes = {ax.get_title(): ax.get_lines() for ax in seen.figure().axes if ax.get_lines()}
+    assert list(axes) == ["reconstruction loss", "kl", "sigma", "second loss"]
+    for title, term in zip(axes, ("reconstruction", "kl", "sigma", "second_loss")):
+        points, lines = (dict(line.get_xydata()[~np.isnan(line.get_ydata())]) for line in axes[title])
+        assert lines == {row["step"]: row[term] for row in run.metrics if term in row}
+        since = {step: each_step[step - step % 4 : step] for step in range(17) if step % 4}  # rows since the last line
+        known = {step: [row[term] for row in rows if term in row] for step, rows in since.items()}
+        assert points == pytest.approx({step: np.mean(values) for step, values in known.items() if values})
+
+
+def test_samples_of_a_run_that_trains_are_decoded_in_evaluation_mode_and_its_nets_keep_their_own_modes():
+    objective = methods.build(tiny(), (1, 16, 16)).train()
+    objective.encoder.eval()
+    modes = [module.training for module in objective.modules()]
+    figure = Live(Trainer(objective, 1, torch.device("cpu"))).figure()
+    [image] = [image for ax in figure.axes for image in ax.get_images()]
+    assert [module.training for module in objective.modules()] == modes
+    z = latent.sphere_prior(25, 8, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = to_uint8(objective.eval().decode(z))
+    shown = image.get_array()[1:-1, 1:-1, 0]
+    assert np.array_equal(shown[:16, :16], expected[0, 0])
+    assert np.array_equal(shown[-16:, -16:], expected[24, 0])
+
+
+def test_an_error_in_drawing_is_said_once_and_the_run_goes_on(watched, drawn, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(Live, "figure", broken)
+    run, _ = watched(tiny(epochs=1), tmp_path)
+    assert run.finished
+    assert drawn == []
+    assert capsys.readouterr().out.count("the run goes on, but is not drawn any more: ValueError('no ink')") == 1
+
+
+def test_pictures_take_a_small_share_of_the_time_and_outside_a_kernel_there_are_none(drawn, monkeypatch):
+    """By a clock that only drawing moves: a picture takes 1 s, and a step 1 s."""
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(live, "SECONDS", 5.0)
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: now.__setitem__(0, now[0] + 1))
+    state = {"names": {"turn": ["reconstruction"]}, "sums": {"turn": torch.ones(1)}, "counts": {"turn": 1}}
+
+    def pictures_of(share: float, steps: int = 40) -> list[int]:
+        monkeypatch.setattr(live, "SHARE", share)
+        drawn.clear()
+        seen, after = Live(Trainer(methods.build(tiny(), (1, 16, 16)), steps, torch.device("cpu"))), []
+        for step in range(1, steps + 1):
+            before = len(drawn)
+            seen.on_step(step, lambda: {"meters": {"line": state}})
+            after += [step] * (len(drawn) - before)
+            now[0] += 1
+        return after
+
+    assert pictures_of(0.5) == [1, 6, 11, 16, 21, 26, 31, 36, 40]  # at 6, 5 s passed since a picture
+    assert pictures_of(0.05) == [1, 21, 40]
+    monkeypatch.setattr(live, "get_ipython", lambda: None)
+    assert pictures_of(0.5) == []

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import stopped, tiny
 from test_methods import METHODS
-from test_training import assert_same, stopped, weights
+from test_training import assert_same, weights
 
 from mocalib import Compute, Pool, Scoring, evaluate, methods, train
 from mocalib.data import batches, datasets

@@ -2,22 +2,28 @@
 
 import ast
 import json
+import os
 import re
 import statistics
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import papermill
 import pytest
-from conftest import picture
+import torch
+from conftest import picture, tiny
 from test_papermill import code, run_here
 from test_suite import fake_run, rescore, seal
 
+from mocalib import load, train
 from mocalib.benchmark.measure import Options
 from mocalib.config import paths
+from mocalib.config.methods import VAE
 from mocalib.config.parameters import notebook_parameters
+from mocalib.data import datasets
 from mocalib.paper import experiments
 from mocalib.paper.suite import Suite
 from mocalib.storage import files
@@ -175,14 +181,14 @@ def test_studies_take_the_same_parameters_and_show_committed_evidence_by_default
 
 
 def test_a_function_of_figures_serves_two_notebooks_or_the_suite():
-    """What one notebook needs stands in that notebook."""
+    """A class, too. What one notebook needs stands in that notebook."""
     room = paths.ROOT / "mocalib" / "figures"
     trees = {path.stem: ast.parse(path.read_text()) for path in room.glob("*.py")}
     functions = {
         node.name: ast.unparse(node)
         for tree in trees.values()
         for node in tree.body
-        if isinstance(node, ast.FunctionDef)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     }
     suite = (paths.ROOT / "mocalib" / "paper" / "suite.py").read_text()
     served = {
@@ -207,6 +213,44 @@ def test_the_quickstart_is_the_experiment_of_that_name():
     assert {"latent_dim", "weight", "temperature", "epochs", "seed"} <= shared
     assert {name: values[name] for name in shared} == {name: stored[name] for name in shared}
     assert values["epochs"] * 3 // 5 == mine.decay_every
+
+
+EXPLORE = paths.ROOT / "notebooks" / "14_explore.ipynb"
+
+
+def test_the_explorer_draws_the_run_that_is_picked_and_stays_where_its_sliders_say(scratch):
+    """The newest is picked first: MoCA, then a VAE, whose latents are on no sphere."""
+    vae, moca = (train(tiny(objective=each, epochs=1), paths.RUNS / "custom") for each in (VAE(), tiny().objective))
+    for age, run in enumerate((moca, vae)):
+        os.utime(run.directory / "weights.pt", (1e9 - age, 1e9 - age))
+    here = run_here(code(EXPLORE), n=5, seed=3)
+    picked, pictures = here["chosen"], [here[name] for name in ("walked", "moved", "sampled")]
+    assert [path for _, path in picked.options[:2]] == [moca.directory.resolve(), vae.directory.resolve()]
+    z = load(moca.directory).encode(datasets.load(moca.config).test.images[:1])
+    assert torch.allclose(here["nearby"]() @ z.T, torch.tensor(30.0).deg2rad().cos(), atol=1e-5)
+    here["distance"].value = 2.0
+    points, reached, along = here["move"]()
+    assert torch.allclose(points[2], z[0], atol=1e-5)
+    assert torch.allclose(along.std(), torch.ones(()))
+    before = [picture.value for picture in pictures]
+    picked.value = vae.directory.resolve()
+    assert all(picture.value != old for picture, old in zip(pictures, before))
+    points, reached, along = here["move"]()
+    assert torch.allclose(reached - reached[2], torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]), atol=1e-4)
+    assert abs(along.mean()) < 1e-4
+    assert plt.get_fignums() == []
+
+
+def test_the_explorer_refuses_what_it_cannot_take(scratch):
+    for changed, said in (
+        ({"n": 1}, "n = 1 is out of range: it must be at least 2"),
+        ({"run": 3}, "run = 3 is not a str"),
+        ({"threads": 10**6, "run": str(scratch)}, "threads = 1000000: at most the"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            run_here(code(EXPLORE), **changed)
+    with pytest.raises(FileNotFoundError, match="pass a run directory"):
+        run_here(code(EXPLORE), run=str(scratch))
 
 
 def verdicts() -> dict[str, str]:

@@ -1,19 +1,23 @@
 """Notebooks as people run them: papermill's own command and a kernel that is interrupted; what they say and leave."""
 
+import base64
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from conftest import picture, says, tiny
 from jupyter_client.manager import start_new_kernel
 from papermill import cli
+from PIL import Image
 from test_data import tree
 
 from mocalib import Compute, open_run, train
@@ -36,13 +40,14 @@ def code(path: Path = TRAIN) -> list[str]:
 UP_TO_TRAINING = next(i for i, source in enumerate(code()) if "mocalib.train(" in source)  # cells before that one
 
 
-def run_here(cells: list[str], **changed) -> None:
-    """Run cells in this process, with parameters changed after the first."""
+def run_here(cells: list[str], **changed) -> dict:
+    """Run cells in this process, with parameters changed after the first; return their names."""
     kernel = {"In": ["", *cells], "display": lambda *_: None}
     exec(cells[0], kernel)
     kernel |= changed
     for source in cells[1:]:
         exec(source, kernel)
+    return kernel
 
 
 @pytest.fixture
@@ -115,8 +120,13 @@ def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, 
     found = [getattr(run.config.objective, name) for run in finished]
     assert sorted(found) == sorted(map(float, values.split()))
     assert len(found) > 1
-    shown = "".join(nbformat.read(last, as_version=4).cells[-1].outputs[0]["data"]["text/plain"])
+    executed = [cell for cell in nbformat.read(last, as_version=4).cells if cell.cell_type == "code"]
+    shown = "".join(executed[-1].outputs[0]["data"]["text/plain"])
     assert "weight" in shown
+    [training] = [cell for cell in executed if "mocalib.train(" in cell.source]
+    [drawn] = [output["data"]["image/png"] for output in training.outputs if "image/png" in output.get("data", {})]
+    with Image.open(BytesIO(base64.b64decode(drawn))) as image:  # while it trained; one picture in the place of all
+        assert np.asarray(image.convert("L")).std() > 20
     for run in finished:
         run.verify()
         assert {row["metric"] for row in run.scores} >= {"fd_classifier", "reconstruction", "uniformity"}

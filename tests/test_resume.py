@@ -19,7 +19,7 @@ from conftest import tiny
 from test_methods import METHODS
 from test_training import assert_same, stopped, weights
 
-from mocalib import Compute, train
+from mocalib import Compute, figures, train
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment, files
 from mocalib.storage.run import CHECKPOINTS, open_run
@@ -49,9 +49,12 @@ def _few_lines():
         yield
 
 
+def short(method):
+    return tiny(objective=method, limit=128, epochs=2, learning_rate=0.01, decay_every=1, keep_epochs=(1,))
+
+
 def trained(method, directory, checkpoint_seconds=1.0e9):
-    config = tiny(objective=method, limit=128, epochs=2, learning_rate=0.01, decay_every=1, keep_epochs=(1,))
-    return train(config, directory=directory, compute=Compute(checkpoint_seconds=checkpoint_seconds))
+    return train(short(method), directory=directory, compute=Compute(checkpoint_seconds=checkpoint_seconds))
 
 
 def before(owner, name, do, patch):
@@ -172,6 +175,17 @@ def test_an_interrupt_is_not_hidden_by_a_loss_that_is_not_finite(tmp_path, monke
 def test_in_another_thread_training_handles_no_signals(tmp_path):
     with ThreadPoolExecutor() as pool:
         assert pool.submit(trained, METHODS[0], tmp_path).result().finished
+
+
+def test_a_run_that_is_drawn_at_each_step_killed_and_resumed_equals_one_that_is_not(whole, tmp_path, drawn):
+    """In each stage of a method; the kill comes between two log lines."""
+    config = short(whole.config.objective)
+    directory = stopped(tmp_path / "drawn", 5, config, watch=figures.Live)
+    resumed = train(config, directory=directory, watch=figures.Live)
+    assert len(drawn) == STEPS
+    for name in ("environment.json", "metrics.jsonl", "manifest.json"):
+        assert (directory / name).read_bytes() == (whole.directory / name).read_bytes(), name
+    assert_same(weights(whole), weights(resumed))
 
 
 def test_a_resumed_run_is_computed_as_it_was_begun(tmp_path, monkeypatch):

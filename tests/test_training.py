@@ -26,7 +26,7 @@ from mocalib.methods.algorithm1 import Settings, algorithm1
 from mocalib.storage import environment, files
 from mocalib.storage.run import CHECKPOINTS, Run, RunMismatch, open_run
 from mocalib.training import loop
-from mocalib.training.loop import AverageMeter, NotFinite, learning_rate
+from mocalib.training.loop import AverageMeter, Callbacks, NotFinite, learning_rate
 from mocalib.training.step import Trainer, check_turns, due, make_optimizers
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -148,6 +148,45 @@ def test_a_run_draws_the_noise_of_its_own_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "noise", lambda self, *batch: seeds.add(self.seed) or noise(self, *batch))
     train(tiny(objective=VAE(), epochs=1, seed=5), runs=tmp_path)
     assert seeds == {5}
+
+
+class Seen(Callbacks):
+    """Writes down each call."""
+
+    def __init__(self, trainer):
+        self.objective, self.calls = trainer.objective, []
+
+    def on_step(self, step, state):
+        assert state()["step"] == step
+        self.calls.append(step)
+
+    def on_line(self, line):
+        self.calls.append(line)
+
+    def on_epoch(self, step, epoch):
+        self.calls.append((step, epoch))
+
+
+def test_a_watcher_sees_all_that_the_loop_says_and_of_a_resumed_run_the_lines_before(finished, tmp_path):
+    seen = []
+
+    def watch(trainer):
+        seen.append(Seen(trainer))
+        return seen[-1]
+
+    config, lines = finished.config, finished.metrics
+    directory = stopped(tmp_path / "parts", 14, config, watch=watch)
+    resumed = train(config, directory=directory, watch=watch)
+    first, second = (watcher.calls for watcher in seen)
+    assert [call for call in first if type(call) is int] == [*range(1, 15)]
+    assert [call for call in second if type(call) is int] == [*range(15, 25)]
+    assert [call for call in first if type(call) is dict] == [line for line in lines if line["step"] <= 14]
+    assert [call for call in second if type(call) is dict] == lines == resumed.metrics
+    epochs = [call for call in first + second if type(call) is tuple]
+    assert epochs == [(0, 0), (8, 1), (16, 2), (24, 3)]
+    assert_same(weights(resumed), seen[1].objective.state_dict())
+    train(config, directory=directory, watch=watch)
+    assert len(seen) == 2  # of a finished run there is nothing to see
 
 
 def test_a_finished_run_returns_before_data_or_device_is_touched_and_refuses_another_config(finished, monkeypatch):

@@ -21,6 +21,7 @@ class NotebookOptions:
     output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
     feature_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
+    run: str = ""  # directory of a run with weights; "": the newest here
 
 
 def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOptions) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mocalib.paper.grids import SCALES
 from mocalib.storage import files
 
 REPORT = "11_report"  # reads what the others decided
-TRAINING = ("01_quickstart", "train")  # these train
+TRAINING = ("01_quickstart", "14_explore", "train")  # these train, or need weights, which are not among the records
 
 
 def execute(name: str, scale: str) -> Path:
@@ -55,7 +55,7 @@ def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def all_notebooks(scale: str) -> list[Path]:
-    """Run every notebook that does not train, two at a time, the report last; return the copies."""
+    """Run every notebook that needs records alone, two at a time, the report last; return the copies."""
     shutil.rmtree(paths.FIGURES / scale / "claims", ignore_errors=True)
     names = sorted(path.stem for path in (paths.ROOT / "notebooks").glob("*.ipynb"))
     others = [name for name in names if name not in (*TRAINING, REPORT)]

@@ -27,13 +27,15 @@ def train(
     runs: Path | str = paths.RUNS / "custom",
     compute: Compute = Compute(),
     directory: Path | str | None = None,
+    watch: Callable[[Trainer], Callbacks] | None = None,
 ) -> Run:
     """Train a run to its end and return it. A finished run returns at once; a partial one resumes.
 
-    The run lives in `runs`/<config.name>, or in `directory`. Its results depend on the number of threads, on `compile`
-    (it needs Triton on a GPU, where a step is replayed as a CUDA graph, and a C++ compiler on a CPU), and on the nets'
-    precision: bfloat16 falls back to float32 on a processor without bfloat16 instructions. All three are recorded, and
-    kept from the first checkpoint on, so a run that is resumed on a CPU equals an uninterrupted one bit for bit.
+    The run lives in `runs`/<config.name>, or in `directory`. `watch(trainer)` makes callbacks that look on and change
+    nothing; `figures.Live` draws in a notebook. Results depend on the number of threads, on `compile` (it needs Triton
+    on a GPU, where a step is replayed as a CUDA graph, and a C++ compiler on a CPU), and on the nets' precision:
+    bfloat16 falls back to float32 on a processor without bfloat16 instructions. All three are recorded, and kept from
+    the first checkpoint on, so a run that is resumed on a CPU equals an uninterrupted one bit for bit.
 
     Raises RunMismatch for a directory of another config, other data or the other `compile`, NotFinite if a loss is not
     finite, ValueError for a batch larger than the dataset, an unknown device, or more threads than this machine has.
@@ -63,7 +65,7 @@ def train(
             place(objective, device, how["nets"])
             trainer = Trainer(objective, steps, device, how["compiled"], config.seed)
             try:
-                _fit(run, trainer, images, compute.checkpoint_seconds)
+                _fit(run, trainer, images, compute.checkpoint_seconds, watch(trainer) if watch else Callbacks())
             except Interrupted as stopped:
                 raise stopped.with_traceback(None) from None  # its message says all
     return run
@@ -89,14 +91,14 @@ def _how(run: Run, device: torch.device, compute: Compute) -> dict:
     return how
 
 
-def _fit(run: Run, trainer: Trainer, images: ResidentImages, checkpoint_seconds: float) -> None:
+def _fit(run: Run, trainer: Trainer, images: ResidentImages, checkpoint_seconds: float, watcher: Callbacks) -> None:
     """Train from the latest checkpoint, if any, to the end of the run."""
     state = run.restore(trainer.device, trainer.objective.state_dict())
     first = state["step"] if state else 0
     if state:
         tqdm.write(f"{run.config.name}: resumes at step {first:,} of {trainer.steps:,}")
     with held() as signals, bar(run.config.name, trainer.steps, initial=first, unit="step") as shown:
-        recorder = Recorder(run, trainer.objective, shown, checkpoint_seconds, state)
+        recorder = Recorder(run, trainer, shown, checkpoint_seconds, state, watcher)
         recorder.signals = signals
         try:
             step, epoch = fit(trainer, images.batch, run.config, images.steps_per_epoch, recorder, state)
@@ -108,12 +110,15 @@ def _fit(run: Run, trainer: Trainer, images: ResidentImages, checkpoint_seconds:
 
 
 class Recorder(Callbacks):
-    """Writes log lines, kept epochs and checkpoints into a run's directory, and updates the progress bar."""
+    """Writes log lines, kept epochs and checkpoints into a run's directory, updates the bar, lets a watcher look."""
 
     def __init__(
-        self, run: Run, objective: methods.Objective, shown: tqdm, checkpoint_seconds: float, state: dict | None
+        self, run: Run, trainer: Trainer, shown: tqdm, checkpoint_seconds: float, state: dict | None, watcher: Callbacks
     ) -> None:
-        self.run, self.objective, self.shown, self.checkpoint_seconds = run, objective, shown, checkpoint_seconds
+        self.run, self.objective, self.shown, self.watcher = run, trainer.objective, shown, watcher
+        for line in run.logs["metrics.jsonl"]:  # of a resumed run
+            watcher.on_line(line)
+        self.checkpoint_seconds = checkpoint_seconds
         self.signals: list[int] = []  # that ask to stop
         self.before = state["seconds"] if state else 0.0  # of training, before this start
         self.started = self.checkpointed = time.monotonic()
@@ -130,6 +135,7 @@ class Recorder(Callbacks):
         if stopping or time.monotonic() - self.checkpointed >= self.checkpoint_seconds:
             self.run.save_checkpoint(state() | {"seconds": self.seconds})
             self.checkpointed = time.monotonic()
+        self.watcher.on_step(step, state)
         if stopping:
             raise Interrupted(f"stopped at step {step:,} of {self.shown.total:,}", self.signals[0])
 
@@ -140,7 +146,9 @@ class Recorder(Callbacks):
         timing = {"step": step, "seconds": round(now, 3), "images_per_second": round(speed, 1)}
         self.run.append("timing.jsonl", timing)
         self.logged = (now, step)
+        self.watcher.on_line(line)
 
     def on_epoch(self, step: int, epoch: int) -> None:
         if epoch in self.run.config.keep_epochs:
             self.run.save_weights(epoch_file(epoch), self.objective.state_dict(), step, epoch)
+        self.watcher.on_epoch(step, epoch)
