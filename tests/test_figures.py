@@ -21,7 +21,7 @@ from PIL import Image
 from mocalib import figures, methods, open_run, train
 from mocalib.config import paths
 from mocalib.config.methods import RAE, VAE, TwoStageVAE
-from mocalib.evaluation.generate import to_uint8
+from mocalib.data.arrays import as_uint8
 from mocalib.figures import live
 from mocalib.figures.live import Live
 from mocalib.methods import latent
@@ -323,7 +323,7 @@ def test_samples_of_a_run_that_trains_are_decoded_in_evaluation_mode_and_its_net
     assert [module.training for module in objective.modules()] == modes
     z = latent.sphere_prior(25, 8, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = to_uint8(objective.eval().decode(z))
+        expected = as_uint8(objective.eval().decode(z))
     shown = image.get_array()[1:-1, 1:-1, 0]
     assert np.array_equal(shown[:16, :16], expected[0, 0])
     assert np.array_equal(shown[-16:, -16:], expected[24, 0])

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 import victims
-from conftest import tiny
+from conftest import stopped, tiny
 from test_methods import METHODS
-from test_training import assert_same, stopped, weights
+from test_training import assert_same, weights
 
 from mocalib import Compute, figures, train
 from mocalib.data.batches import ResidentImages

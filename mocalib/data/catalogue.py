@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from torchvision.datasets import CIFAR10, CelebA
+from torchvision.datasets import CelebA
 
 from mocalib.data import builtin
 
@@ -17,7 +17,6 @@ class Named(NamedTuple):
     source: str  # data/README.md has more
 
 
-CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"  # Keras and torchdata have it too
 CELEBA_FILES = {name: (file_id, md5) for file_id, md5, name in CelebA.file_list}  # torchvision's table
 CELEBA_ZIP, CELEBA_SPLIT = "img_align_celeba.zip", "list_eval_partition.txt"
 COUNTS = {  # training and test images; CelebA's validation images count as training
@@ -33,12 +32,6 @@ TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # ev
 }
 
 NAMED = {
-    "cifar10": Named(
-        0,
-        f"{CIFAR10.filename} (170 MB), or the folder {CIFAR10.base_folder} unpacked from it",
-        f"sha256 {CIFAR10_SHA256}",
-        f"with a network, start again: it is downloaded from {CIFAR10.url}",
-    ),
     "celeba": Named(
         140,
         f"{CELEBA_ZIP} (1.4 GB; or its 202,599 images in any folders) and {CELEBA_SPLIT} (or Kaggle's .csv)",

@@ -2,20 +2,17 @@
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import check_integrity
 
 from mocalib.config import paths
 from mocalib.config.run import OWN_SIZES, TORCHVISION, RunConfig
 from mocalib.data import builtin, cache, catalogue, decode, image_folder, splits, torchvision_sets
 from mocalib.data.cache import Dataset, Split
 from mocalib.data.catalogue import CELEBA_SPLIT, CELEBA_ZIP
-from mocalib.storage import files
 
 
 class Source(NamedTuple):
@@ -49,9 +46,9 @@ def source(config: RunConfig) -> Source:
 def _root(config: RunConfig) -> Path:
     """The dataset's folder; `root` may also be the archive or subfolder that it contains."""
     root = Path(config.root) if config.root else paths.RAW.joinpath(*config.dataset.split(":"))
-    within = (CIFAR10.filename, CIFAR10.base_folder, CELEBA_ZIP)
+    within = (CIFAR10.base_folder, CELEBA_ZIP)
     root = root.parent if root.name in within and config.dataset in ("cifar10", "celeba") else root
-    if not root.exists() and config.dataset != "cifar10" and (config.root or config.kind != TORCHVISION):  # downloaded
+    if not root.exists() and (config.root or config.kind not in ("cifar10", TORCHVISION)):  # those are downloaded
         raise FileNotFoundError(catalogue.missing(config.dataset, root))
     return root
 
@@ -121,16 +118,13 @@ def _check_counts(dataset: str, place: Path, halves: list[list[str]]) -> None:
 
 
 def _check_celeba(path: Path, way_out: str) -> None:
-    _check(path, "md5", catalogue.CELEBA_FILES[path.name][1], f"if you trust it, {way_out}")
-
-
-def _check(path: Path, kind: str, expected: str, way_out: str) -> None:
+    expected = catalogue.CELEBA_FILES[path.name][1]
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
+        found = hashlib.file_digest(file, "md5").hexdigest()
     if found != expected:
         raise ValueError(
-            f"{path} is cut short or not the official file: its {kind} is {found}, not {expected}. Get it again (see "
-            f"data/README.md), or {way_out}"
+            f"{path} is cut short or not the official file: its md5 is {found}, not {expected}. Get it again (see "
+            f"data/README.md), or if you trust it, {way_out}"
         )
 
 
@@ -149,54 +143,10 @@ def _celebahq(config: RunConfig) -> Source:
     return _images(config, splits.Listing(found, *halves, official=True))
 
 
-def _cifar10(config: RunConfig) -> Source:
-    """CIFAR-10 from its official archive, downloaded if missing, or from the folder unpacked from it."""
-    root, (size, crop) = _root(config), size_and_crop(config)
-    archive, batches = root / CIFAR10.filename, root / CIFAR10.base_folder
-
-    def write_from(place: Path, folder: Path) -> None:
-        torchvision_sets.write([CIFAR10(place, train) for train in (True, False)], size, crop, folder)
-
-    def write(folder: Path) -> None:
-        if batches.is_dir():
-            _check_batches(batches)
-            write_from(root, folder)
-            return
-        if not archive.exists():
-            _download_cifar10(archive, given=bool(config.root))
-        _check(archive, "sha256", catalogue.CIFAR10_SHA256, "with a network, remove it to download it again")
-        with files.writing(folder):
-            shutil.unpack_archive(archive, folder, filter="data")  # not into root, which may be read-only
-        write_from(folder, folder)
-        shutil.rmtree(folder / CIFAR10.base_folder)
-
-    key = {"sha256": catalogue.CIFAR10_SHA256, "size": size, "crop": crop, "format": decode.FORMAT}
-    return Source(key, write, here=batches.is_dir() or archive.exists())
-
-
-def _download_cifar10(archive: Path, given: bool) -> None:
-    reason = ", and nothing is downloaded into a root that you pass"
-    if not given:
-        try:
-            return files.download(CIFAR10.url, archive, catalogue.CIFAR10_SHA256)
-        except (OSError, RuntimeError) as error:
-            reason = f", and the download failed ({error})"
-    raise FileNotFoundError(catalogue.missing("cifar10", archive.parent, reason))
-
-
-def _check_batches(folder: Path) -> None:
-    """Raise ValueError naming the first damaged file. Check all before any is read: a pickle can run code."""
-    for name, md5 in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]:
-        if not check_integrity(folder / name, md5):
-            raise ValueError(
-                f"{folder / name} is missing or damaged: its md5 is not {md5}; get it again (see data/README.md)"
-            )
-
-
 def _torchvision(config: RunConfig) -> Source:
-    """A dataset of torchvision, which downloads it unless its folder is given."""
-    name, (size, crop) = config.dataset.partition(":")[2], size_and_crop(config)
-    root = _root(config)
+    """A dataset of torchvision, which checks it, and downloads it unless its folder is given."""
+    root, (size, crop) = _root(config), size_and_crop(config)
+    name = CIFAR10.__name__ if config.dataset == "cifar10" else config.dataset.partition(":")[2]
 
     def write(folder: Path) -> None:
         torchvision_sets.write(torchvision_sets.open_splits(name, root, not config.root), size, crop, folder)
@@ -220,8 +170,7 @@ SOURCES = {
     "digits": _digits,
     "photos": _photos,
     **dict.fromkeys(("folder", "cifar10-jpeg", "faces10k"), _folder),
-    "cifar10": _cifar10,
     "celeba": _celeba,
     "celebahq": _celebahq,
-    TORCHVISION: _torchvision,
+    **dict.fromkeys(("cifar10", TORCHVISION), _torchvision),
 }

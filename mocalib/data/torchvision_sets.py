@@ -1,5 +1,6 @@
 """Any image-classification dataset of torchvision, by the name of its class, decoded like all others. N images."""
 
+import contextlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from mocalib.storage import files
 
 SPLITS = {  # parameter of a class -> its values for training and for testing; the first that the class takes counts
     "train": ((True,), (False,)),
-    "background": ((True,), (False,)),
-    "version": (("2021_train_mini",), ("2021_valid",)),
     "split": (("trainval", "train", "train-standard"), ("test", "val", "valid")),
 }
 OTHERS = {"EMNIST": {"split": "balanced"}}  # parameters without a default
@@ -28,32 +27,31 @@ def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
     for files that are missing or damaged.
     """
     kind = getattr(datasets, name, None)
-    if name not in datasets.__all__ or not issubclass(kind, datasets.VisionDataset):
+    if name not in datasets.__all__:
         raise ValueError(f"torchvision.datasets has no {name!r}{nearest(name, list(datasets.__all__))}")
     takes = {part for base in kind.__mro__[:-1] for part in inspect.signature(base.__init__).parameters}
     settings = OTHERS.get(name, {}) | ({"download": True} if download and "download" in takes else {})
     axis = next((axis for axis in SPLITS if axis in takes), None)
-    if axis is None:
-        whole = _opened(kind, root, [settings])
-        order = splits.shuffled(range(len(whole)))
-        held = round(splits.HELD_OUT * len(order))
-        return [Subset(whole, order[held:]), Subset(whole, order[:held])]
-    return [_opened(kind, root, [settings | {axis: value} for value in values]) for values in SPLITS[axis]]
+    if axis is not None:
+        return [_opened(kind, root, [settings | {axis: value} for value in values]) for values in SPLITS[axis]]
+    whole = _opened(kind, root, [settings])
+    order = splits.shuffled(range(len(whole)))
+    held = round(splits.HELD_OUT * len(order))
+    return [Subset(whole, order[held:]), Subset(whole, order[:held])]
 
 
 def _opened(kind: type, root: Path, tries: list[dict]) -> Dataset:
     """The dataset with the first settings that it takes."""
     for settings in tries:
-        try:
-            return kind(str(root), **settings)
-        except (RuntimeError, OSError, ModuleNotFoundError) as error:
-            raise FileNotFoundError(
-                f"torchvision's {kind.__name__} is not in {root} as torchvision keeps it, and it was not downloaded "
-                f"({error}). Put its files there, or pass their folder as root"
-            ) from None
-        except (ValueError, TypeError) as error:
-            reason = error
-    raise ValueError(f"torchvision's {kind.__name__} is no dataset of images and classes: {reason}")
+        with contextlib.suppress(ValueError):  # no split of this name
+            try:
+                return kind(str(root), **settings)
+            except (RuntimeError, OSError, ImportError, TypeError) as error:
+                raise FileNotFoundError(
+                    f"{kind.__name__} is not in {root} as torchvision keeps it, or damaged, and it was not downloaded "
+                    f"({error}). Put its files there, or pass their folder as root"
+                ) from None
+    raise FileNotFoundError(f"torchvision's {kind.__name__} has no training and test split: use another dataset")
 
 
 def write(found: list[Dataset], size: int, crop: int, folder: Path) -> None:
