@@ -136,6 +136,16 @@ def test_notebook_parameters_come_back_checked():
     assert notebook_parameters(namespace, *given) == {"epochs": 3, "weight": 2.0, "output": "demo"}
 
 
+def test_names_that_papermill_itself_injects_are_let_through():
+    """--inject-input-path, --inject-output-path and --inject-paths add them to the cell of the user's parameters."""
+    own = 'PAPERMILL_INPUT_PATH = "in.ipynb"\nPAPERMILL_OUTPUT_PATH = "out.ipynb"\n'
+    namespace = {"epochs": 3, "In": ["", f"# Parameters\nepochs = 3\n{own}"]}
+    assert notebook_parameters(namespace, "epochs") == {"epochs": 3}
+    for misspelled in ("epoch", "papermill_output_path", "OUTPUT_PATH"):
+        with pytest.raises(ValueError, match=f"unknown parameter {misspelled} = "):
+            notebook_parameters(namespace | {"In": ["", f"# Parameters\n{own}{misspelled} = 3\n"]}, "epochs")
+
+
 def test_a_parameter_missing_from_its_cell_is_named():
     with pytest.raises(ValueError, match="does not set: weight"):
         notebook_parameters({"epochs": 3}, "epochs", "weight")

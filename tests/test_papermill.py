@@ -89,6 +89,13 @@ def test_what_papermills_command_makes_of_a_wrong_value_is_refused(tmp_path, opt
         run_here(code(tmp_path / "out.ipynb")[:3])
 
 
+def test_papermills_own_paths_are_no_parameters_of_the_notebook(tmp_path):
+    command = [str(TRAIN), str(tmp_path / "out.ipynb"), "--prepare-only", "-p", "epochs", "3", "--inject-paths"]
+    cli.papermill(command, standalone_mode=False)
+    assert str(tmp_path / "out.ipynb") in (tmp_path / "out.ipynb").read_text("utf-8")
+    run_here(code(tmp_path / "out.ipynb")[:3])
+
+
 def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(scratch / "hub"))
     placed = scratch / "hub" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
