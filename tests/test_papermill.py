@@ -96,6 +96,19 @@ def test_papermills_own_paths_are_no_parameters_of_the_notebook(tmp_path):
     run_here(code(tmp_path / "out.ipynb")[:3])
 
 
+@pytest.mark.parametrize("backend", ["agg", "TkAgg"])
+def test_an_executed_copy_has_its_pictures_whatever_backend_the_environment_names(tmp_path, backend):
+    """Batch systems set one that draws into files, desktops one that opens windows."""
+    cells = ["import matplotlib.pyplot as plt\nfrom mocalib import figures", "plt.plot([1, 2])", "plt.subplots()\nx = 1"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    nbformat.write(notebook, tmp_path / "draws.ipynb")
+    command = papermill(tmp_path / "draws.ipynb", tmp_path / "out.ipynb")
+    subprocess.run(command, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, check=True)
+    copy = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    shown = [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in copy.cells]
+    assert shown == [0, 1, 1]
+
+
 def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(scratch / "hub"))
     placed = scratch / "hub" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
