@@ -170,6 +170,16 @@ def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp
     assert len({first, failed, last}) == 3
 
 
+def test_deaths_count_since_the_last_checkpoint(tmp_path):
+    """A machine that takes its workers away all the time fails no run that goes on."""
+    configs, log = [tiny(seed=seed) for seed in victims.KILLS], log_in(tmp_path)
+    work = partial(victims.die_again_and_again, tmp_path)
+    events = in_processes(work, configs, log, retries=1, gpus=[None])
+    errors = {event.config.seed: event.error for event in events if event.ended}
+    assert errors == {0: None, 1: "its process died (tried 2 times)", 2: None}
+    assert [len(victims.processes(log(config))) for config in configs] == [3, 3, 1]
+
+
 def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path):
     configs, log = [tiny(seed=seed) for seed in range(2)], log_in(tmp_path)
     errors = []

@@ -99,7 +99,11 @@ def test_papermills_own_paths_are_no_parameters_of_the_notebook(tmp_path):
 @pytest.mark.parametrize("backend", ["agg", "TkAgg"])
 def test_an_executed_copy_has_its_pictures_whatever_backend_the_environment_names(tmp_path, backend):
     """Batch systems set one that draws into files, desktops one that opens windows."""
-    cells = ["import matplotlib.pyplot as plt\nfrom mocalib import figures", "plt.plot([1, 2])", "plt.subplots()\nx = 1"]
+    cells = [
+        "import matplotlib.pyplot as plt\nfrom mocalib import figures",
+        "plt.plot([1, 2])",
+        "plt.subplots()\nx = 1",
+    ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     nbformat.write(notebook, tmp_path / "draws.ipynb")
     command = papermill(tmp_path / "draws.ipynb", tmp_path / "out.ipynb")

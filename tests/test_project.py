@@ -38,6 +38,10 @@ def test_environment_yml_installs_the_lock_with_a_python_that_the_project_takes(
     assert environment["name"] == "mocalib"
     python, *rest = environment["dependencies"]
     assert rest == ["pip", {"pip": ["-r requirements.lock", "-e ."]}]
+    asked = [word for line in rest[1]["pip"] for word in line.split()]
+    dry = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-build-isolation", *asked]
+    done = subprocess.run(dry, cwd=paths.ROOT, capture_output=True, encoding="utf-8", check=True)
+    assert re.findall(r"^Would install (.+)$", done.stdout, re.MULTILINE) == [f"mocalib-{PROJECT['version']}"]
     version = tuple(map(int, re.fullmatch(r"python=(\d+)\.(\d+)", python).groups()))
     assert version >= tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
 

@@ -17,7 +17,7 @@ from papermill import cli
 from test_papermill import code, run_here
 
 from mocalib import RunConfig
-from mocalib.__main__ import _parser
+from mocalib.__main__ import _configs, _parser
 from mocalib.config import paths
 
 LINES = {
@@ -194,6 +194,25 @@ def test_every_notebook_takes_its_parameters(name, command, tmp_path):
     [checked] = [i for i, cell in enumerate(cells) if "= notebook_parameters(" in cell]
     run_here(cells[: checked + 1])
     assert len(nbformat.read(out, as_version=4).cells) > checked
+
+
+def test_the_tasks_of_a_slurm_array_share_the_grid_out_and_any_of_them_can_be_run_again():
+    """Each task as if it were run again alone, when SLURM counts one task."""
+    [script] = [block for block in blocks("notebooks/README.md", "sh") if "#SBATCH" in block]
+    [last] = re.findall(r"--array=1-(\d+)", script)
+    printing = script.replace(".venv/bin/python -m mocalib", "echo")
+    parts = []
+    for task in range(1, int(last) + 1):
+        env = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "1"}
+        done = subprocess.run(
+            ["bash", "-e"], input=printing, env=env, capture_output=True, encoding="utf-8", check=True
+        )
+        parts.append([shlex.split(line) for line in done.stdout.splitlines()])
+    for tasks in zip(*parts, strict=True):  # of one command
+        names = [config.name for words in tasks for config in _configs(_parser().parse_args(words))]
+        whole = [*tasks[0][: tasks[0].index("--part")], "--part", "1/1"]
+        assert sorted(names) == sorted({config.name for config in _configs(_parser().parse_args(whole))})
+    assert {words[1] for words in parts[0]} == {"table1", "all"}
 
 
 def test_shell_and_papermill_are_shown():

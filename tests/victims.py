@@ -18,6 +18,7 @@ from typing import Any
 
 from mocalib import Compute, train
 from mocalib.config.run import RunConfig
+from mocalib.storage import files
 from mocalib.sweep.pool import LOG
 from mocalib.sweep.run import run_one
 
@@ -97,6 +98,19 @@ def die_on(seed: int, config: RunConfig) -> None:
     if config.seed == seed + 1:
         raise ValueError(f"seed {config.seed} is impossible")
     time.sleep(0.1)
+
+
+KILLS = {0: "++", 1: "-+-", 2: ""}  # seed -> kills of its worker, "+": after a new checkpoint
+
+
+def die_again_and_again(runs: Path, config: RunConfig) -> None:
+    """Work whose process is killed as KILLS says; it ends when there are no more."""
+    directory = runs / config.name
+    before = len(processes(directory / LOG)) - 1
+    if before < len(KILLS[config.seed]):
+        if KILLS[config.seed][before] == "+":
+            files.write(directory / "checkpoint.pt", b"")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_one_killed_once(config: RunConfig, runs: Path, **how: Any) -> None:

@@ -72,10 +72,7 @@ def run_config(settings: dict[str, Any]) -> RunConfig:
 
 
 def _injected(history: list[str]) -> list[str]:
-    """Names that the user gave to papermill: its injected cell sets them, and PAPERMILL_* for itself (--inject-paths).
-
-    It is the last cell in the history that starts with its comment.
-    """
+    """Names that the user gave: papermill's last cell in the history sets them, and PAPERMILL_* if asked for paths."""
     source = next((cell for cell in reversed(history) if cell.startswith("# Parameters\n")), "")
     assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     names = [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
