@@ -44,7 +44,7 @@ def test_files_and_names_keep_the_older_word_for_the_decoupled_loss():
     assert literal.to_dict()["objective"]["form"] == "eq6_literal"
     assert RunConfig.from_dict(literal.to_dict()) == literal
     for path in (paths.RECORDS / "laptop").glob("*/config.json"):
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text("utf-8"))
         assert RunConfig.from_dict(stored).name == path.parent.name
         assert RunConfig.from_dict(stored).to_dict() == stored
 

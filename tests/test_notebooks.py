@@ -103,7 +103,7 @@ def test_raising_cells_turn_the_checks_red(tmp_path):
     notebook.cells = [*notebook.cells[:2], nbformat.v4.new_code_cell("assert scale == 'paper', 'red'")]
     nbformat.write(notebook, tmp_path / "raises.ipynb")
     nbval = [sys.executable, "-m", "pytest", "-q", "-p", "no:python", "--nbval-lax", "--nbval-current-env", tmp_path]
-    done = subprocess.run(nbval, capture_output=True, text=True, check=False)
+    done = subprocess.run(nbval, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert "raises.ipynb::Cell 1" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
@@ -200,14 +200,14 @@ def test_studies_take_the_same_parameters_and_show_committed_evidence_by_default
 def test_a_function_of_figures_serves_two_notebooks_or_the_suite():
     """What one notebook needs stands in that notebook."""
     room = paths.ROOT / "mocalib" / "figures"
-    trees = {path.stem: ast.parse(path.read_text()) for path in room.glob("*.py")}
+    trees = {path.stem: ast.parse(path.read_text("utf-8")) for path in room.glob("*.py")}
     functions = {
         node.name: ast.unparse(node)
         for tree in trees.values()
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
     }
-    suite = (paths.ROOT / "mocalib" / "paper" / "suite.py").read_text()
+    suite = (paths.ROOT / "mocalib" / "paper" / "suite.py").read_text("utf-8")
     served = {
         name: {path.stem for path in NOTEBOOKS if re.search(rf"figures\.{name}\b", source(path))} for name in functions
     }
@@ -233,7 +233,7 @@ def test_the_quickstart_is_the_experiment_of_that_name():
 
 
 def verdicts() -> dict[str, str]:
-    found = [json.loads(path.read_text()) for path in (paths.FIGURES / "paper" / "claims").glob("*.json")]
+    found = [json.loads(path.read_text("utf-8")) for path in (paths.FIGURES / "paper" / "claims").glob("*.json")]
     return {claim["key"]: claim["verdict"] for claim in found}
 
 
@@ -282,10 +282,9 @@ def test_of_a_scale_that_is_run_in_part_what_is_there_is_shown_and_judged(scratc
     assert decided.pop("wae-mmd") == "holds"
     assert set(decided.values()) == {"not run"}  # the best of some baselines is not the best of all
     run_here(code(of_name["11_report"]), scale="paper", train=False)
-    assert (
-        "| MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10. | Table 1 | holds |"
-        in (paths.FIGURES / "paper" / "report.md").read_text()
-    )
+    assert "| MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10. | Table 1 | holds |" in (
+        paths.FIGURES / "paper" / "report.md"
+    ).read_text("utf-8")
 
 
 def test_an_axis_of_which_one_value_is_there_decides_nothing_until_all_are(scratch):

@@ -62,7 +62,7 @@ def papermill(notebook: Path, out: Path, **parameters) -> list[str]:
 
 def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(tmp_path, runs):
     command = papermill(TRAIN, tmp_path / "out.ipynb", sead=3)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert re.search(says("ValueError", "sead = 3", "'seed'", "dataset, root, size"), done.stderr)
     executed = [cell.get("execution_count") for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells]
@@ -125,7 +125,7 @@ def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch
 def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, runs):
     """Its loop prepares the notebooks; the last one runs in a kernel, which is slow to start, the others here."""
     both = r"^(mkdir -p figures/executed\S*\nfor .*train\.ipynb.*; done)$"
-    [lines] = re.findall(both, (paths.ROOT / "notebooks" / "README.md").read_text(), re.MULTILINE)
+    [lines] = re.findall(both, (paths.ROOT / "notebooks" / "README.md").read_text("utf-8"), re.MULTILINE)
     assert lines.count("figures/executed") == 2
     lines = lines.replace(".venv/bin/python", sys.executable).replace("figures/executed", str(tmp_path / "executed"))
     lines = lines.replace("; done", " -p limit 512 -p n_generated 200 --prepare-only; done")  # the same in less time

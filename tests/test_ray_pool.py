@@ -83,7 +83,7 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
     thread.join()
     assert lost["node"]
     for directory in lost["begun"]:  # resumed, not begun anew
-        assert (directory / LOG).read_text().count("| 0/48 ") == 1
+        assert (directory / LOG).read_text("utf-8").count("| 0/48 ") == 1
     for run, here in zip(found, sweep(configs, tmp_path / "here", *HOW), strict=True):
         assert_same_bytes(run, here)
 
@@ -100,7 +100,7 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     how = Pool("ray", retries=1, address=cluster.address), 1
     events = list(in_cluster(victims.say_place, configs, log, *how, 0.5))
     assert [event.error for event in events if event.ended] == [None] * 4
-    told = [re.search(r"GPU (\d of [\d.]+) (.*)", log(config).read_text()) for config in configs]
+    told = [re.search(r"GPU (\d of [\d.]+) (.*)", log(config).read_text("utf-8")) for config in configs]
     assert {match[1] for match in told} <= {"0 of 0.5", "1 of 0.5"}  # which, depends on who ends first
     assert {match[2] for match in told} == {str(tmp_path / "moved")}
     events = list(in_cluster(partial(victims.die_on, 1), configs, log, *how, 0.0))
@@ -108,7 +108,7 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     assert errors[0] is errors[3] is None
     assert errors[1].startswith("WorkerCrashedError: The worker died unexpectedly")
     assert errors[2] == "ValueError: seed 2 is impossible"
-    assert log(configs[1]).read_text().count("working on seed 1") == 2
+    assert log(configs[1]).read_text("utf-8").count("working on seed 1") == 2
     started = [event.config.seed for event in events if event.config and not event.ended]
     assert sorted(started) == [0, 1, 1, 2, 3]
 

@@ -123,11 +123,11 @@ def run_one_killed_once(config: RunConfig, runs: Path, **how: Any) -> None:
 
 def processes(log: Path) -> list[str]:
     """Those that a run was in, by its log."""
-    return re.findall(r", process (\d+)$", log.read_text(errors="replace"), re.MULTILINE)
+    return re.findall(r", process (\d+)$", log.read_text("utf-8", errors="replace"), re.MULTILINE)
 
 
 def say_gpu(config: RunConfig) -> None:
-    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], "prêt", flush=True)
 
 
 def say_place(config: RunConfig) -> None:

@@ -7,6 +7,7 @@ browser.
 import argparse
 import multiprocessing
 import shutil
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -68,6 +69,7 @@ def main() -> None:
     """Run the notebooks of a scale; a failure ends with its message and exit code 1."""
     parser = argparse.ArgumentParser("python -m mocalib.paper.execute", description=__doc__.splitlines()[0])
     parser.add_argument("scale", choices=SCALES)
+    sys.stdout.reconfigure(errors="backslashreplace")  # of a path that the terminal cannot show
     try:
         print(*all_notebooks(parser.parse_args().scale), sep="\n")
     except RuntimeError as error:

@@ -158,6 +158,7 @@ def print_to(log: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
             stream.reconfigure(line_buffering=True)  # so that a crash loses no line
     faulthandler.enable()
 
@@ -166,5 +167,5 @@ def last_lines(log: Path) -> str:
     """The end of a run's log, indented; "" if it has none."""
     if not log.is_file():
         return ""
-    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()[-LAST_LINES:]
+    lines = log.read_text("utf-8", errors="replace").replace("\r", "\n").splitlines()[-LAST_LINES:]
     return "\n".join(["", f"  the end of {log}:", *(f"    {line}" for line in lines)])
