@@ -40,14 +40,10 @@ format: $(STAMP)  ## let ruff mend and format modules, tests and notebooks
 	$(PY) -m ruff check -q --fix .
 	$(PY) -m ruff format -q mocalib tests notebooks
 
-# What running a notebook leaves in it, in JupyterLab or under papermill, beside outputs.
-LEFT := metadata.papermill cell.metadata.papermill cell.metadata.execution metadata.language_info.version \
-  metadata.language_info.codemirror_mode metadata.language_info.file_extension metadata.language_info.mimetype \
-  metadata.language_info.nbconvert_exporter metadata.language_info.pygments_lexer
 NOTEBOOKS ?= notebooks/*.ipynb
 
 strip: $(STAMP)  ## remove outputs and what running leaves in notebooks, as they are committed
-	$(PY) -m nbstripout --keep-id --extra-keys "$(LEFT)" $(NOTEBOOKS)
+	$(PY) tests/strip.py $(NOTEBOOKS)
 
 # One at a time: of two kernels that start at once one may take the other's port, and never answer.
 # Runs and figures go to a folder of their own: in the checkout a finished run would be skipped, and nothing tested.

@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--engine", default="local", choices=ENGINES, help="processes here, or a Ray cluster")
     many.add_argument("--jobs", type=int, help="runs at a time (local: 1, or 0 for one per core; ray: all that fit)")
     many.add_argument("--gpus", type=float, help="GPUs per run: 1, or a fraction (0.5: two runs share one)")
-    many.add_argument("--retries", type=int, default=Pool.retries, help="restarts after a process or node dies (2)")
+    many.add_argument("--retries", type=int, default=Pool.retries, help="restarts after deaths without progress (2)")
     many.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else the one running here, else a new one)")
     about = "list the runs of the named experiments and their states; run nothing"
     plan = command("plan", _plan, about, grid, compute)
@@ -257,4 +257,6 @@ def _part(text: str) -> tuple[int, int]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, terminate)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a letter that a terminal cannot show must end no run
     sys.exit(main())

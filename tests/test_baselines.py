@@ -21,7 +21,7 @@ from mocalib.paper import baselines, experiments
 from mocalib.paper.grids import CELEBA, CIFAR, PAPER, SCALES
 from mocalib.training.loop import learning_rate
 
-FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text())
+FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text("utf-8"))
 
 
 def codes(n=7, d=5, seed=0, scale=1.0):

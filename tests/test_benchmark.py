@@ -58,7 +58,7 @@ def record(tmp_path_factory):
         patch.setattr(measure, "REPEATS", 2)
         patch.setattr(measure, "_ceiling", lambda dtype, device: ceiling(torch.float32, device))  # the fast one
         assert __main__.main(["benchmark", "--scale", "smoke", "--runs", str(folder), "--threads", "1"]) == 0
-    return json.loads((folder / "smoke-cpu.json").read_text())
+    return json.loads((folder / "smoke-cpu.json").read_text("utf-8"))
 
 
 def test_a_record_says_what_was_measured_where_and_how(record):
@@ -206,7 +206,7 @@ def test_every_scale_times_nets_of_the_size_of_its_images(scale):
 
 def test_the_committed_record_keeps_what_the_project_promises():
     """On a processor with bfloat16 instructions: twice Algorithm 1 and more, and what should be free is."""
-    records = [json.loads(path.read_text()) for path in paths.THROUGHPUT.glob("*.json")]
+    records = [json.loads(path.read_text("utf-8")) for path in paths.THROUGHPUT.glob("*.json")]
     [record] = [r for r in records if r["scale"] == "laptop" and r["environment"]["device"] == "cpu"]
     assert record["environment"]["dirty"] is False
     cases = {(case["config"]["width"], case["image_shape"][1]): case for case in record["cases"]}

@@ -1,5 +1,6 @@
 """The shell: each command does its work, refuses what it cannot do in words, and old spellings are answered."""
 
+import os
 import re
 import signal
 import subprocess
@@ -140,6 +141,20 @@ def test_what_a_command_does_not_take_is_refused_by_name(arguments, told, capsys
     assert told in refused(arguments, capsys)
 
 
+@pytest.mark.parametrize("environment", [{"PYTHONUTF8": "0", "LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}], ids=str)
+def test_what_a_terminal_cannot_show_is_escaped(environment):
+    code = (
+        "import runpy, sys\n"
+        "from mocalib.sweep import verify\n"
+        "verify.verify = lambda _: [('run', 'Fr\\u00e9chet is damaged')]\n"
+        "sys.argv[1:] = ['verify']\n"
+        "runpy.run_module('mocalib', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True)
+    assert done.stdout.startswith(b"Fr\\xe9chet is damaged"), done.stderr
+    assert done.returncode == 1
+
+
 COMMANDS = ("run", "sweep", "plan", "verify", "benchmark")
 
 
@@ -151,7 +166,9 @@ def test_help_names_every_command_and_needs_no_torch():
         "print('torch' in sys.modules, 'matplotlib' in sys.modules)\n"
     )
     for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", check=True
+        )
         assert done.stdout.endswith("False False\n")
         if arguments == ["--help"]:
             assert all(re.search(rf"^ +{command}\b", done.stdout, re.MULTILINE) for command in COMMANDS)

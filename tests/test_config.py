@@ -45,7 +45,7 @@ def test_files_and_names_keep_the_older_word_for_the_decoupled_loss():
     assert literal.to_dict()["objective"]["form"] == "eq6_literal"
     assert RunConfig.from_dict(literal.to_dict()) == literal
     for path in (paths.RECORDS / "laptop").glob("*/config.json"):
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text("utf-8"))
         assert RunConfig.from_dict(stored).name == path.parent.name
         assert RunConfig.from_dict(stored).to_dict() == stored
 
@@ -135,6 +135,16 @@ def test_notebook_parameters_come_back_checked():
     given = {"epochs": 3, "weight": 2, "output": "demo"}
     namespace = given | {"In": ["# Parameters\nepochs = 3\n", "table = 5"], "table": 5, "anything": object()}
     assert notebook_parameters(namespace, *given) == {"epochs": 3, "weight": 2.0, "output": "demo"}
+
+
+def test_names_that_papermill_itself_injects_are_let_through():
+    """--inject-input-path, --inject-output-path and --inject-paths add them to the cell of the user's parameters."""
+    own = 'PAPERMILL_INPUT_PATH = "in.ipynb"\nPAPERMILL_OUTPUT_PATH = "out.ipynb"\n'
+    namespace = {"epochs": 3, "In": ["", f"# Parameters\nepochs = 3\n{own}"]}
+    assert notebook_parameters(namespace, "epochs") == {"epochs": 3}
+    for misspelled in ("epoch", "papermill_output_path", "OUTPUT_PATH"):
+        with pytest.raises(ValueError, match=f"unknown parameter {misspelled} = "):
+            notebook_parameters(namespace | {"In": ["", f"# Parameters\n{own}{misspelled} = 3\n"]}, "epochs")
 
 
 def test_a_parameter_missing_from_its_cell_is_named():

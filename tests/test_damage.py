@@ -106,13 +106,13 @@ def test_a_damaged_manifest_is_named_or_harmless(copy):
     manifest = copy / "manifest.json"
     refusals(manifest, lambda: answers(copy), answers(copy), str(copy))
     assert refusals(manifest, lambda: open_run(copy).verify(), None, str(copy)) >= PLACES + PLACES // 2
-    whole = json.loads(manifest.read_text())
+    whole = json.loads(manifest.read_text("utf-8"))
     for field, other in (("step", 9), ("epoch", 2)):
-        manifest.write_text(json.dumps(whole | {field: other}))
+        manifest.write_text(json.dumps(whole | {field: other}), "utf-8")
         with pytest.raises(ValueError, match="step or epoch differs from the last line of metrics.jsonl"):
             answers(copy)
     for text in ("[]", "null", '{"step": 1, "epoch": 1, "files": 7}', '{"step": 1}'):
-        manifest.write_text(text)
+        manifest.write_text(text, "utf-8")
         with pytest.raises(ValueError, match="manifest.json is damaged"):
             answers(copy)
 
@@ -172,7 +172,7 @@ def test_a_damaged_config_of_a_run_that_resumes_is_refused_or_harmless(begun, re
 
 @pytest.fixture
 def decoded(digits, scratch) -> Path:
-    [whole] = [path for path in DECODED.glob("digits-*/cache.json") if digits.fingerprint in path.read_text()]
+    [whole] = [path for path in DECODED.glob("digits-*/cache.json") if digits.fingerprint in path.read_text("utf-8")]
     return Path(shutil.copytree(whole.parent, paths.CACHE / whole.parent.name))
 
 
@@ -351,7 +351,7 @@ def test_a_record_that_is_replaced_while_it_is_read_is_not_called_damaged(copy, 
             evaluate(open_run(copy), Scoring(n=50))
         return read(directory)
 
-    before = len(json.loads((copy / "scores.json").read_text()))
+    before = len(json.loads((copy / "scores.json").read_text("utf-8")))
     monkeypatch.setattr(manifest, "_manifest", late)
     assert len(json.loads(manifest.read(copy, "scores.json"))) > before
 
@@ -365,7 +365,7 @@ def test_what_a_run_is_sealed_with_is_what_it_knows(tmp_path, monkeypatch):
         append(self, name, line)
         for record in RECORDS[:3]:
             path = self.directory / record
-            path.write_text(path.read_text().replace("1", "2"))
+            path.write_text(path.read_text("utf-8").replace("1", "2"), "utf-8")
 
     monkeypatch.setattr(Run, "append", spoiling)
     run = train(tiny(epochs=1), tmp_path / "spoiled")
@@ -387,7 +387,7 @@ def test_a_run_that_lost_its_manifest_is_named_and_made_again_with_its_scores(co
     """Scores without a manifest are not taken for its own."""
     before = open_run(copy).scores
     (copy / "manifest.json").unlink()
-    (copy / "scores.json").write_text((copy / "scores.json").read_text().replace("1", "7"))
+    (copy / "scores.json").write_text((copy / "scores.json").read_text("utf-8").replace("1", "7"), "utf-8")
     [(_, wrong)] = verify([copy])
     assert "has scores but no manifest.json; restore it, or start the run again" in wrong
     run = train(open_run(copy).config, directory=copy)

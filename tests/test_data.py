@@ -365,7 +365,7 @@ def test_the_second_start_decodes_nothing_and_maps_the_same_arrays(photos, monke
     monkeypatch.setattr(decode, "decode", None)
     second = folder(photos)
     assert torch.equal(first.train.images, second.train.images)
-    about = json.loads((arrays()[0] / "cache.json").read_text())
+    about = json.loads((arrays()[0] / "cache.json").read_text("utf-8"))
     assert about["fingerprint"] == first.fingerprint == second.fingerprint
     [path] = paths.CACHE.glob("*/train.npy")
     on_disk = np.load(path, mmap_mode="r+")

@@ -178,7 +178,7 @@ def celeba(scratch, monkeypatch):
     root, names = paths.RAW / "celeba", [f"{i:06d}.jpg" for i in range(1, 13)]
     tree(root / "img_align_celeba", *names, size=(178, 218))
     lines = [f"{name} {part}" for name, part in zip(names, "000000111222")]
-    (root / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    (root / "list_eval_partition.txt").write_text("\n".join(lines) + "\n", "utf-8")
     monkeypatch.setitem(catalogue.COUNTS, "celeba", (9, 3))
     trust(root / "list_eval_partition.txt", monkeypatch)
     return root
@@ -226,8 +226,8 @@ def test_celeba_is_the_same_from_the_zip_and_from_kaggles_folders(celeba, monkey
     unpacked = load("celeba")
     kaggle = celeba.with_name("kaggle")
     shutil.copytree(celeba / "img_align_celeba", kaggle / "img_align_celeba" / "img_align_celeba")
-    rows = (celeba / "list_eval_partition.txt").read_text().replace(" ", ",")
-    (kaggle / "list_eval_partition.csv").write_text("image_id,partition\n" + rows)
+    rows = (celeba / "list_eval_partition.txt").read_text("utf-8").replace(" ", ",")
+    (kaggle / "list_eval_partition.csv").write_text("image_id,partition\n" + rows, "utf-8")
     assert load("celeba", root=str(kaggle)).fingerprint == unpacked.fingerprint
     pack(celeba, monkeypatch)
     assert load("celeba").fingerprint == unpacked.fingerprint
@@ -235,9 +235,9 @@ def test_celeba_is_the_same_from_the_zip_and_from_kaggles_folders(celeba, monkey
 
 def test_another_partition_is_not_taken_for_a_decoded_one(celeba, monkeypatch):
     first = load("celeba")
-    text = (celeba / "list_eval_partition.txt").read_text()
+    text = (celeba / "list_eval_partition.txt").read_text("utf-8")
     moved = text.replace("01.jpg 0", "01.jpg 2").replace("12.jpg 2", "12.jpg 0")
-    (celeba / "list_eval_partition.txt").write_text(moved)
+    (celeba / "list_eval_partition.txt").write_text(moved, "utf-8")
     refused("list_eval_partition.txt is cut short or not the official file: its md5 is", "celeba")
     trust(celeba / "list_eval_partition.txt", monkeypatch)
     assert load("celeba").fingerprint != first.fingerprint
@@ -298,7 +298,7 @@ def test_part_of_a_set_is_refused(scratch, name):
 @pytest.mark.parametrize(("name", "size"), [("digits", 8), ("digits", 16), ("digits", 32), ("photos", 64)])
 def test_fingerprints_of_the_readme_are_those_of_the_decoded_images(scratch, name, size):
     shown = rf"^\| `{name}`, {size} pixels \| `(\w+)` \|$"
-    [stated] = re.findall(shown, (paths.DATA / "README.md").read_text(), re.MULTILINE)
+    [stated] = re.findall(shown, (paths.DATA / "README.md").read_text("utf-8"), re.MULTILINE)
     assert load(name, size=size).fingerprint == stated
 
 

@@ -210,8 +210,8 @@ def test_an_evaluation_that_dies_is_made_again_whole(run, fresh, monkeypatch, la
 
 
 def test_an_evaluation_blesses_no_damaged_record(fresh):
-    lines = (fresh.directory / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (fresh.directory / "metrics.jsonl").write_text("".join(lines[1:]))
+    lines = (fresh.directory / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (fresh.directory / "metrics.jsonl").write_text("".join(lines[1:]), "utf-8")
     with pytest.raises(ValueError, match=says("metrics.jsonl is damaged")):
         evaluate(fresh, Scoring(n=300))
     with pytest.raises(ValueError, match=says("manifest", "metrics.jsonl", "restore")):
@@ -298,7 +298,7 @@ def test_a_second_evaluation_recomputes_no_features_of_real_images(fresh, passed
 def test_the_committed_classifier_is_what_its_record_says_and_reads_larger_images(digits):
     """Digits of 32 pixels, averaged down to 16, as Inception's to 299, are nearly the ones it was trained on."""
     path = paths.FEATURES / "digits.pt"
-    record, net = json.loads(path.with_suffix(".json").read_text()), classifiers.read(path)
+    record, net = json.loads(path.with_suffix(".json").read_text("utf-8")), classifiers.read(path)
     guesses = net(digits.test.images.float() / 255).argmax(1)
     assert (guesses == digits.test.labels).double().mean().item() == pytest.approx(record["test_accuracy"], abs=0.002)
     assert record["test_accuracy"] >= 0.96

@@ -171,12 +171,22 @@ def test_a_run_whose_worker_dies_each_time_is_reported_and_the_others_finish(tmp
         (4, None),
         (1, "its process died (tried 2 times)"),
     ]
-    assert log(configs[1]).read_text().count("working on seed 1") == 2
-    assert "Traceback" in log(configs[2]).read_text()
+    assert log(configs[1]).read_text("utf-8").count("working on seed 1") == 2
+    assert "Traceback" in log(configs[2]).read_text("utf-8")
     (first,), (_, last), (failed,), (third,), (fourth,) = (victims.processes(log(config)) for config in configs)
     assert victims.processes(log(configs[1])) == [first, last]
     assert third == fourth == last
     assert len({first, failed, last}) == 3
+
+
+def test_deaths_count_since_the_last_checkpoint(tmp_path):
+    """A machine that takes its workers away all the time fails no run that goes on."""
+    configs, log = [tiny(seed=seed) for seed in victims.KILLS], log_in(tmp_path)
+    work = partial(victims.die_again_and_again, tmp_path)
+    events = in_processes(work, configs, log, retries=1, gpus=[None])
+    errors = {event.config.seed: event.error for event in events if event.ended}
+    assert errors == {0: None, 1: "its process died (tried 2 times)", 2: None}
+    assert [len(victims.processes(log(config))) for config in configs] == [3, 3, 1]
 
 
 def test_a_worker_that_dies_between_two_runs_costs_none(tmp_path):
@@ -205,7 +215,7 @@ def test_a_dead_worker_costs_no_run_and_the_bytes_are_those_of_one_process(
     assert len(killed) == len(set(killed)) == 2
     assert len(other) == 1
     assert int(killed[0]) not in {child.pid for child in multiprocessing.active_children()}
-    assert (found[0].directory / LOG).read_text().count("| 0/16 ") == 1  # resumed, not begun anew
+    assert (found[0].directory / LOG).read_text("utf-8").count("| 0/16 ") == 1  # resumed, not begun anew
     for run, alone in zip(found, whole, strict=True):
         assert_same_bytes(run, alone)
 
@@ -236,7 +246,7 @@ def test_of_two_sweeps_over_one_grid_each_run_is_trained_once(tmp_path):
     for seed in range(3):
         run = open_run(tmp_path / tiny(epochs=4, seed=seed).name)
         run.verify()
-        assert (run.directory / LOG).read_text().count("| 0/32 ") == 1  # one bar of training
+        assert (run.directory / LOG).read_text("utf-8").count("| 0/32 ") == 1  # one bar of training
         assert len({(row["metric"], row["sampler"], row["split"]) for row in run.scores}) == len(run.scores)
 
 
@@ -287,7 +297,7 @@ def test_a_read_only_checkout_at_an_odd_path_says_why_it_fails_and_works_with_it
     for path in places:
         path.chmod(0o555 if path.is_dir() else 0o444)
     refused, done = (
-        subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, preexec_fn=obey_modes)
+        subprocess.run(command, env=env, cwd="/", capture_output=True, encoding="utf-8", preexec_fn=obey_modes)
         for env in (setting, setting | moved)
     )
     for path in reversed(places):

@@ -94,7 +94,7 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(run
         "runs": [name], "seeds": [run.config.seed], "n_train": [4000], "caption": "a caption", "scale": "demo",
         "command": f"python -m mocalib run data/runs/laptop/{name}",
     }  # fmt: skip
-    assert again[2].read_text() == "x\n1\n2\n"
+    assert again[2].read_text("utf-8") == "x\n1\n2\n"
 
 
 def test_a_run_without_scores_says_how_to_make_them(tmp_path):
@@ -114,7 +114,9 @@ def again(tmp_path_factory) -> Path:
 
 def numbers(path: Path) -> list:
     """What a csv or json file holds, as one list."""
-    found = pd.read_csv(path).to_numpy().ravel() if path.suffix == ".csv" else leaves(json.loads(path.read_text()))
+    found = (
+        pd.read_csv(path).to_numpy().ravel() if path.suffix == ".csv" else leaves(json.loads(path.read_text("utf-8")))
+    )
     return list(found)
 
 
@@ -149,9 +151,11 @@ COPIES = sorted((paths.ROOT / "figures" / "laptop" / "notebooks").glob("*.ipynb"
 @pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
 def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
     """No times, no places of this machine, no addresses of objects; its pictures are there, and it is not too large."""
-    text = path.read_text()
+    text = path.read_text("utf-8")
     assert path.stat().st_size <= 1_000_000
-    copy, source = (nbformat.reads(found, 4) for found in (text, (paths.ROOT / "notebooks" / path.name).read_text()))
+    copy, source = (
+        nbformat.reads(found, 4) for found in (text, (paths.ROOT / "notebooks" / path.name).read_text("utf-8"))
+    )
     shown = [cell for cell in copy.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     assert [cell.source for cell in shown] == [cell.source for cell in source.cells]
     for cell in copy.cells:

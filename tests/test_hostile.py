@@ -136,7 +136,7 @@ def test_no_test_and_no_process_of_a_test_reaches_a_network():
     with pytest.raises(OSError, match="tests have no network"):
         socket.gethostbyname("example.org")
     reach = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
-    done = subprocess.run([sys.executable, "-c", reach], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", reach], capture_output=True, encoding="utf-8")
     assert "tests have no network: 192.0.2.1" in done.stderr
-    assert "tests/offline" in (paths.ROOT / "Makefile").read_text()  # notebooks run without this conftest
+    assert "tests/offline" in (paths.ROOT / "Makefile").read_text("utf-8")  # notebooks run without this conftest
     assert str(Path("tests", "offline")) in os.environ["PYTHONPATH"]

@@ -25,7 +25,7 @@ NAMES = {module(path): path for path in sorted((paths.ROOT / "mocalib").rglob("*
 def imported(path) -> set[str]:
     """Modules of mocalib that a file imports, by their dotted names below it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mocalib":
             below = node.module.split(".")[1:]
             inner = [".".join([*below, alias.name]) for alias in node.names]
@@ -50,7 +50,7 @@ def test_the_core_imports_nothing_else(name):
 
 
 def test_the_core_reads_in_twenty_minutes_and_no_file_takes_more_than_five():
-    lines = {name: len(path.read_text().splitlines()) for name, path in NAMES.items()}
+    lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in NAMES.items()}
     assert sum(count for name, count in lines.items() if in_core(name)) <= 1_800
     assert [name for name, count in lines.items() if count > 260] == []
 
@@ -61,7 +61,7 @@ def test_neither_losses_nor_algorithm_1_use_the_rest():
 
 
 def functions(name: str) -> list[ast.FunctionDef]:
-    return [node for node in ast.walk(ast.parse(NAMES[name].read_text())) if isinstance(node, ast.FunctionDef)]
+    return [node for node in ast.walk(ast.parse(NAMES[name].read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
 
 
 def parameters(function: ast.FunctionDef) -> list[str]:

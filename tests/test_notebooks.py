@@ -51,23 +51,46 @@ OPTIONS = {"seeds": Suite, "measure": Options}  # by a parameter that only these
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-def test_make_strip_removes_all_that_running_leaves(tmp_path):
-    """Outputs, counts, papermill's metadata and what JupyterLab adds; each is then as it is committed, without them."""
+LEFT = {  # by JupyterLab, its extensions, other editors, kernels and papermill
+    "kernelspec": {"display_name": "Python [conda env:mocalib]", "language": "python", "name": "conda-env-moca"},
+    "language_info": {"name": "python", "version": "3.11.2", "codemirror_mode": {"name": "x"}, "mimetype": "x"},
+    "papermill": {"duration": 3.0, "parameters": {"seed": 3}},
+    "widgets": {"application/vnd.jupyter.widget-state+json": {"state": {}}},
+    "toc": {"base_numbering": 1}, "vscode": {"interpreter": {"hash": "x"}}, "colab": {"provenance": []},
+    "toc-autonumbering": True, "accelerator": "GPU", "orig_nbformat": 4,
+}  # fmt: skip
+LEFT_IN_CELLS = {
+    "papermill": {"status": "completed"}, "execution": {"shell.execute_reply": "now"}, "collapsed": True,
+    "jupyter": {"outputs_hidden": True}, "editable": True, "slideshow": {"slide_type": ""}, "id": "x", "trusted": True,
+    "ExecuteTime": {"end_time": "now"}, "vscode": {"languageId": "python"}, "colab": {"height": 3}, "scrolled": True,
+}  # fmt: skip
+
+
+def left(text: str, ids: bool) -> str:
+    """A notebook as it is saved after Run All."""
+    notebook = json.loads(text)
+    notebook["metadata"] |= LEFT
+    for cell in notebook["cells"]:
+        cell["metadata"] |= LEFT_IN_CELLS
+        if cell["cell_type"] == "code":
+            printed = {"output_type": "stream", "name": "stdout", "text": ["printed"]}
+            cell |= {"execution_count": 7, "outputs": [printed]}
+        if not ids:
+            cell.pop("id")
+    return json.dumps(notebook)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_make_strip_removes_all_that_running_leaves(tmp_path, ids):
+    """Each is then as it is committed, whoever ran it; cells without ids, as older programs leave them, get none."""
     for path in NOTEBOOKS:
-        notebook = nbformat.read(path, as_version=4)
-        assert notebook.metadata.kernelspec.name == "python3"
-        notebook.metadata["papermill"] = {"duration": 3.0, "parameters": {"seed": 3}}
-        notebook.metadata.language_info |= {"version": "3.11.2", "codemirror_mode": {"name": "x"}, "mimetype": "x"}
-        for cell in notebook.cells:
-            cell.metadata |= {"papermill": {"status": "completed"}, "execution": {"iopub.status.idle": "now"}}
-            if cell.cell_type == "code":
-                cell.execution_count = 7
-                cell.outputs = [nbformat.v4.new_output("stream", text="printed")]
-        nbformat.write(notebook, tmp_path / path.name)
+        (tmp_path / path.name).write_text(left(path.read_text("utf-8"), ids), "utf-8")
     command = ["make", "-C", paths.ROOT, "strip", f"PY={sys.executable}", f"NOTEBOOKS={tmp_path}/*.ipynb"]
     subprocess.run(command, check=True, capture_output=True)
     for path in NOTEBOOKS:
-        assert (tmp_path / path.name).read_text() == path.read_text(), path.name
+        committed = path.read_text("utf-8")
+        expected = committed if ids else re.sub(r'^   "id": ".*",\n', "", committed, flags=re.MULTILINE)
+        assert (tmp_path / path.name).read_text("utf-8") == expected, path.name
 
 
 @each
@@ -86,7 +109,7 @@ def test_raising_cells_turn_the_checks_red(tmp_path):
     notebook.cells = [*notebook.cells[:2], nbformat.v4.new_code_cell("assert scale == 'paper', 'red'")]
     nbformat.write(notebook, tmp_path / "raises.ipynb")
     nbval = [sys.executable, "-m", "pytest", "-q", "-p", "no:python", "--nbval-lax", "--nbval-current-env", tmp_path]
-    done = subprocess.run(nbval, capture_output=True, text=True, check=False)
+    done = subprocess.run(nbval, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert "raises.ipynb::Cell 1" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
@@ -183,14 +206,14 @@ def test_studies_take_the_same_parameters_and_show_committed_evidence_by_default
 def test_a_function_of_figures_serves_two_notebooks_or_the_suite():
     """A class, too. What one notebook needs stands in that notebook."""
     room = paths.ROOT / "mocalib" / "figures"
-    trees = {path.stem: ast.parse(path.read_text()) for path in room.glob("*.py")}
+    trees = {path.stem: ast.parse(path.read_text("utf-8")) for path in room.glob("*.py")}
     functions = {
         node.name: ast.unparse(node)
         for tree in trees.values()
         for node in tree.body
         if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     }
-    suite = (paths.ROOT / "mocalib" / "paper" / "suite.py").read_text()
+    suite = (paths.ROOT / "mocalib" / "paper" / "suite.py").read_text("utf-8")
     served = {
         name: {path.stem for path in NOTEBOOKS if re.search(rf"figures\.{name}\b", source(path))} for name in functions
     }
@@ -254,7 +277,7 @@ def test_the_explorer_refuses_what_it_cannot_take(scratch):
 
 
 def verdicts() -> dict[str, str]:
-    found = [json.loads(path.read_text()) for path in (paths.FIGURES / "paper" / "claims").glob("*.json")]
+    found = [json.loads(path.read_text("utf-8")) for path in (paths.FIGURES / "paper" / "claims").glob("*.json")]
     return {claim["key"]: claim["verdict"] for claim in found}
 
 
@@ -303,10 +326,9 @@ def test_of_a_scale_that_is_run_in_part_what_is_there_is_shown_and_judged(scratc
     assert decided.pop("wae-mmd") == "holds"
     assert set(decided.values()) == {"not run"}  # the best of some baselines is not the best of all
     run_here(code(of_name["11_report"]), scale="paper", train=False)
-    assert (
-        "| MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10. | Table 1 | holds |"
-        in (paths.FIGURES / "paper" / "report.md").read_text()
-    )
+    assert "| MoCA-A2 beats WAE-MMD, here on the sphere, on CIFAR-10. | Table 1 | holds |" in (
+        paths.FIGURES / "paper" / "report.md"
+    ).read_text("utf-8")
 
 
 def test_an_axis_of_which_one_value_is_there_decides_nothing_until_all_are(scratch):

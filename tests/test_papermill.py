@@ -67,7 +67,7 @@ def papermill(notebook: Path, out: Path, **parameters) -> list[str]:
 
 def test_a_wrong_parameter_stops_the_notebook_in_its_second_cell(tmp_path, runs):
     command = papermill(TRAIN, tmp_path / "out.ipynb", sead=3)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert re.search(says("ValueError", "sead = 3", "'seed'", "dataset, root, size"), done.stderr)
     executed = [cell.get("execution_count") for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells]
@@ -94,6 +94,30 @@ def test_what_papermills_command_makes_of_a_wrong_value_is_refused(tmp_path, opt
         run_here(code(tmp_path / "out.ipynb")[:3])
 
 
+def test_papermills_own_paths_are_no_parameters_of_the_notebook(tmp_path):
+    command = [str(TRAIN), str(tmp_path / "out.ipynb"), "--prepare-only", "-p", "epochs", "3", "--inject-paths"]
+    cli.papermill(command, standalone_mode=False)
+    assert str(tmp_path / "out.ipynb") in (tmp_path / "out.ipynb").read_text("utf-8")
+    run_here(code(tmp_path / "out.ipynb")[:3])
+
+
+@pytest.mark.parametrize("backend", ["agg", "TkAgg"])
+def test_an_executed_copy_has_its_pictures_whatever_backend_the_environment_names(tmp_path, backend):
+    """Batch systems set one that draws into files, desktops one that opens windows."""
+    cells = [
+        "import matplotlib.pyplot as plt\nfrom mocalib import figures",
+        "plt.plot([1, 2])",
+        "plt.subplots()\nx = 1",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    nbformat.write(notebook, tmp_path / "draws.ipynb")
+    command = papermill(tmp_path / "draws.ipynb", tmp_path / "out.ipynb")
+    subprocess.run(command, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, check=True)
+    copy = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    shown = [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in copy.cells]
+    assert shown == [0, 1, 1]
+
+
 def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(scratch / "hub"))
     placed = scratch / "hub" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
@@ -106,7 +130,7 @@ def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch
 def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, runs):
     """Its loop prepares the notebooks; the last one runs in a kernel, which is slow to start, the others here."""
     both = r"^(mkdir -p figures/executed\S*\nfor .*train\.ipynb.*; done)$"
-    [lines] = re.findall(both, (paths.ROOT / "notebooks" / "README.md").read_text(), re.MULTILINE)
+    [lines] = re.findall(both, (paths.ROOT / "notebooks" / "README.md").read_text("utf-8"), re.MULTILINE)
     assert lines.count("figures/executed") == 2
     lines = lines.replace(".venv/bin/python", sys.executable).replace("figures/executed", str(tmp_path / "executed"))
     lines = lines.replace("; done", " -p limit 512 -p n_generated 200 --prepare-only; done")  # the same in less time

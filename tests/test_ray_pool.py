@@ -83,7 +83,7 @@ def test_a_worker_is_killed_and_a_node_removed_and_every_run_equals_its_local_on
     thread.join()
     assert lost["node"]
     for directory in lost["begun"]:  # resumed, not begun anew
-        assert (directory / LOG).read_text().count("| 0/48 ") == 1
+        assert (directory / LOG).read_text("utf-8").count("| 0/48 ") == 1
     for run, here in zip(found, sweep(configs, tmp_path / "here", *HOW), strict=True):
         assert_same_bytes(run, here)
 
@@ -100,7 +100,7 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     how = Pool("ray", retries=1, address=cluster.address), 1
     events = list(in_cluster(victims.say_place, configs, log, *how, 0.5))
     assert [event.error for event in events if event.ended] == [None] * 4
-    told = [re.search(r"GPU (\d of [\d.]+) (.*)", log(config).read_text()) for config in configs]
+    told = [re.search(r"GPU (\d of [\d.]+) (.*)", log(config).read_text("utf-8")) for config in configs]
     assert {match[1] for match in told} <= {"0 of 0.5", "1 of 0.5"}  # which, depends on who ends first
     assert {match[2] for match in told} == {str(tmp_path / "moved")}
     events = list(in_cluster(partial(victims.die_on, 1), configs, log, *how, 0.0))
@@ -108,9 +108,19 @@ def test_gpus_are_assigned_in_parts_and_what_fails_hides_nothing(cluster, tmp_pa
     assert errors[0] is errors[3] is None
     assert errors[1].startswith("WorkerCrashedError: The worker died unexpectedly")
     assert errors[2] == "ValueError: seed 2 is impossible"
-    assert log(configs[1]).read_text().count("working on seed 1") == 2
+    assert log(configs[1]).read_text("utf-8").count("working on seed 1") == 2
     started = [event.config.seed for event in events if event.config and not event.ended]
-    assert sorted(started) == [0, 1, 2, 3]
+    assert sorted(started) == [0, 1, 1, 2, 3]
+
+
+def test_deaths_count_since_the_last_checkpoint_and_errors_are_final(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}")  # the victims' module
+    configs = [tiny(seed=seed) for seed in (0, 3)]  # 3 is none of those that are killed
+    work, pool = partial(victims.die_again_and_again, tmp_path), Pool("ray", jobs=2, retries=1, address="local")
+    events = list(in_cluster(work, configs, lambda config: tmp_path / config.name / LOG, pool, 1, 0.0))
+    errors = {event.config.seed: event.error for event in events if event.ended}
+    assert errors == {0: None, 3: "KeyError: 3"}
+    assert [len(victims.processes(tmp_path / config.name / LOG)) for config in configs] == [3, 1]
 
 
 def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_the_sweep(tmp_path):
@@ -123,10 +133,12 @@ def test_a_ray_started_here_gives_the_same_bytes_as_this_process_and_ends_with_t
     assert_same_bytes(run, here)
 
 
-@pytest.mark.parametrize(("variable", "address"), [("127.0.0.2:1", None), ("", "127.0.0.2:1")])
+@pytest.mark.parametrize(
+    ("variable", "address"), [("127.0.0.2:1", None), ("", "127.0.0.2:1"), ("", "ray://127.0.0.2:1")]
+)
 def test_a_cluster_that_does_not_answer_is_named_and_not_replaced(tmp_path, monkeypatch, variable, address):
     monkeypatch.setenv("RAY_ADDRESS", variable)
-    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127.0.0.2:1 \(.*refused\); start one with"):
+    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at .*127.0.0.2:1 \(.*refused\); start"):
         sweep([tiny()], tmp_path, pool=Pool("ray", address=address))
     assert not ray.is_initialized()
     assert not (tmp_path / tiny().name).exists()

@@ -17,7 +17,7 @@ from papermill import cli
 from test_papermill import code, run_here
 
 from mocalib import RunConfig
-from mocalib.__main__ import _parser
+from mocalib.__main__ import _configs, _parser
 from mocalib.config import paths
 
 LINES = {
@@ -29,8 +29,8 @@ LINES = {
     "notebooks/README.md": 80,
     "tests/README.md": 40,
 }
-TEXTS = {name: (paths.ROOT / name).read_text() for name in LINES}
-MAKEFILE = (paths.ROOT / "Makefile").read_text()
+TEXTS = {name: (paths.ROOT / name).read_text("utf-8") for name in LINES}
+MAKEFILE = (paths.ROOT / "Makefile").read_text("utf-8")
 KINDS = "py|ipynb|md|csv|json|cff|mplstyle"  # of files whose names are checked
 
 
@@ -70,7 +70,7 @@ def run(block: list[str], tmp_path: Path) -> str:
     """What a command prints, in an empty folder, with data, runs and figures in there too."""
     env = {f"MOCALIB_{name}": str(tmp_path / name.lower()) for name in ("DATA", "FIGURES")}
     env |= {"PYTHONPATH": os.pathsep.join([str(paths.ROOT), os.environ["PYTHONPATH"]]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(block, cwd=tmp_path, env=os.environ | env, capture_output=True, text=True)
+    done = subprocess.run(block, cwd=tmp_path, env=os.environ | env, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -88,7 +88,9 @@ def test_the_first_readme_is_read_in_minutes():
 
 
 def test_every_readme_is_checked():
-    found = subprocess.run(["git", "ls-files", "*.md"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        ["git", "ls-files", "*.md"], cwd=paths.ROOT, capture_output=True, encoding="utf-8", check=True
+    )
     written = {path for path in found.stdout.split() if not path.startswith("figures/") or path.endswith("README.md")}
     assert written == set(LINES)
 
@@ -102,7 +104,7 @@ def test_every_link_and_picture_is_there(name):
         file, _, section = link.partition("#")
         path = (paths.ROOT / name).parent / file
         assert path.exists(), link
-        headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE) if section else []
+        headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE) if section else []
         assert section in ["", *(heading.lower().replace(" ", "-") for heading in headings)], link
 
 
@@ -119,7 +121,7 @@ def test_what_the_library_readme_tells_to_find_is_found():
     found = re.findall(r"`([\w.]+)` in \[[^\]]+\]\(([^)]+)\)", TEXTS["mocalib/README.md"])
     assert len(found) >= 6
     for what, file in found:
-        text = (paths.ROOT / "mocalib" / file).read_text()
+        text = (paths.ROOT / "mocalib" / file).read_text("utf-8")
         for part in what.split("."):
             assert re.search(rf"\b(def|class) {part}\b|^ +{part}[:=]", text, re.MULTILINE), f"{what} in {file}"
 
@@ -140,17 +142,17 @@ def test_six_sentences_tell_the_results_and_the_first_counts_the_verdicts():
 
 
 def test_numbers_are_those_of_the_records():
-    report = (paths.ROOT / "figures" / "laptop" / "report.csv").read_text()
+    report = (paths.ROOT / "figures" / "laptop" / "report.csv").read_text("utf-8")
     for number in re.findall(r"\d+\.\d+", results_text()):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", report), number
-    table = "".join(path.read_text() for path in (paths.ROOT / "figures" / "laptop").glob("table1.md"))
-    executed = (paths.ROOT / "figures" / "laptop" / "notebooks" / "02_main_results.ipynb").read_text()
+    table = "".join(path.read_text("utf-8") for path in (paths.ROOT / "figures" / "laptop").glob("table1.md"))
+    executed = (paths.ROOT / "figures" / "laptop" / "notebooks" / "02_main_results.ipynb").read_text("utf-8")
     for number in re.findall(r"\d+\.\d+", TEXTS["figures/README.md"].split("## Table 1 in words")[1]):
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.])", table + executed), number
     ratios = pd.read_csv(paths.ROOT / "figures" / "laptop" / "throughput-cpu.csv").set_index(["net", "images"])["ratio"]
     for net, side in (("A2, width 64", 32), ("A2, width 64", 64), ("A2, width 8", 16)):
         assert f"{ratios[net, f'{side}x{side}']:.2f} times" in TEXTS["mocalib/README.md"]
-    soak = json.loads((paths.ROOT / "data" / "soak.json").read_text())
+    soak = json.loads((paths.ROOT / "data" / "soak.json").read_text("utf-8"))
     counts = f"{soak['faults_injected']} faults were injected and {soak['runs_finished']} runs finished"
     assert counts in TEXTS["tests/README.md"].replace("\n", " ")
     assert (soak["runs_lost"], soak["wrong_results"], soak["messages_without_a_way_out"]) == (0, 0, 2)
@@ -164,7 +166,7 @@ def test_every_make_target_is_there_and_help_lists_every_target():
     named = {name: set(re.findall(r"`[^`\n]*\bmake ([a-z]+)[^`\n]*`", text)) for name, text in TEXTS.items()}
     assert {"demo", "test", "laptop", "figures"} <= named["README.md"]
     assert set().union(*named.values()) <= rules
-    text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(["make", "-C", paths.ROOT, "help"], capture_output=True, encoding="utf-8", check=True).stdout
     assert len(rules) > 10
     for rule in rules:
         assert re.search(rf"make {rule} ", text)
@@ -173,7 +175,7 @@ def test_every_make_target_is_there_and_help_lists_every_target():
 @pytest.mark.parametrize("name", LINES)
 def test_every_block_of_shell_is_shell(name):
     for block in blocks(name, "sh"):
-        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        subprocess.run(["bash", "-n"], input=block, encoding="utf-8", check=True)
 
 
 @pytest.mark.parametrize(("name", "command"), EVERY, ids=["-".join(command) for _, command in EVERY])
@@ -196,6 +198,25 @@ def test_every_notebook_takes_its_parameters(name, command, tmp_path):
     assert len(nbformat.read(out, as_version=4).cells) > checked
 
 
+def test_the_tasks_of_a_slurm_array_share_the_grid_out_and_any_of_them_can_be_run_again():
+    """Each task as if it were run again alone, when SLURM counts one task."""
+    [script] = [block for block in blocks("notebooks/README.md", "sh") if "#SBATCH" in block]
+    [last] = re.findall(r"--array=1-(\d+)", script)
+    printing = script.replace(".venv/bin/python -m mocalib", "echo")
+    parts = []
+    for task in range(1, int(last) + 1):
+        env = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "1"}
+        done = subprocess.run(
+            ["bash", "-e"], input=printing, env=env, capture_output=True, encoding="utf-8", check=True
+        )
+        parts.append([shlex.split(line) for line in done.stdout.splitlines()])
+    for tasks in zip(*parts, strict=True):  # of one command
+        names = [config.name for words in tasks for config in _configs(_parser().parse_args(words))]
+        whole = [*tasks[0][: tasks[0].index("--part")], "--part", "1/1"]
+        assert sorted(names) == sorted({config.name for config in _configs(_parser().parse_args(whole))})
+    assert {words[1] for words in parts[0]} == {"table1", "all"}
+
+
 def test_shell_and_papermill_are_shown():
     assert {name for name, _ in EVERY} >= {"README.md", "notebooks/README.md"}
     assert {name for name, _ in NOTEBOOKS} >= {"README.md", "notebooks/README.md"}
@@ -209,7 +230,7 @@ def test_shell_and_papermill_are_shown():
 def test_every_python_example_runs(name, images, tmp_path):
     for i, block in enumerate(blocks(name, "python")):
         script = tmp_path / f"example{i}.py"
-        script.write_text(block.replace("/path/to/images", str(images)))
+        script.write_text(block.replace("/path/to/images", str(images)), "utf-8")
         run([sys.executable, str(script)], tmp_path)
     [*finished] = tmp_path.rglob("manifest.json")
     assert finished
@@ -221,4 +242,4 @@ def test_the_shell_example_trains_on_images_of_ones_own(images, tmp_path):
     assert "reconstruction" in run(["bash", "-ec", block], tmp_path)
     directory = tmp_path / "data/runs/custom/mine"
     assert (directory / "manifest.json").exists()
-    assert RunConfig.from_dict(json.loads((directory / "config.json").read_text())).root == str(images)
+    assert RunConfig.from_dict(json.loads((directory / "config.json").read_text("utf-8"))).root == str(images)

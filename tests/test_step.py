@@ -345,7 +345,7 @@ def test_a_compiled_run_follows_the_reference(tmp_path, precision):
 
 def anonymous() -> int:
     """Megabytes that this process holds and no file backs."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text("utf-8")
     return int(re.search(r"RssAnon:\s*(\d+)", status)[1]) // 1024
 
 

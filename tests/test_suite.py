@@ -218,7 +218,9 @@ def test_a_partial_scale_says_what_is_missing_and_goes_on(scratch, capsys):
 def test_a_damaged_record_is_not_shown(scratch):
     [config, *_] = experiments.listed("paper", 3)["table3"]
     run = fake_run(paths.RUNS / "paper", config, 5.0)
-    (run.directory / "scores.json").write_text((run.directory / "scores.json").read_text().replace("5.0", "4.0"))
+    (run.directory / "scores.json").write_text(
+        (run.directory / "scores.json").read_text("utf-8").replace("5.0", "4.0"), "utf-8"
+    )
     with pytest.raises(ValueError, match="scores.json"):
         Suite("paper", train=False).run("table3")
 
@@ -254,7 +256,7 @@ def rescore(run: Run, rows: list[dict], step: int = 1, epoch: int = 1) -> None:
 
 def seal(run: Run) -> None:
     """Take the checksums of a run's files as they are."""
-    about = json.loads((run.directory / "manifest.json").read_text())
+    about = json.loads((run.directory / "manifest.json").read_text("utf-8"))
     digests = {name: files.sha256(run.directory / name) for name in (*manifest.RECORDED, "scores.json")}
     files.write_json(run.directory / "manifest.json", about | {"files": digests})
 
@@ -366,8 +368,8 @@ def test_tables_keep_three_digits_for_reading_and_seven_in_files(scratch):
     table = pd.DataFrame({"paper_fid": [54.36, float("nan")], "n": [1_234_567, 2], "fd": [0.1234567891, 12_345.6]})
     shown = Suite("laptop").save_table("table9", table, "a note")
     folder = paths.FIGURES / "laptop"
-    assert (folder / "table9.csv").read_text() == "paper_fid,n,fd\n54.36,1234567,0.1234568\n,2,12345.6\n"
-    assert (folder / "table9.md").read_text() == (
+    assert (folder / "table9.csv").read_text("utf-8") == "paper_fid,n,fd\n54.36,1234567,0.1234568\n,2,12345.6\n"
+    assert (folder / "table9.md").read_text("utf-8") == (
         "| paper fid | n | fd |\n| ---: | ---: | ---: |\n| 54.36 | 1,234,567 | 0.123 |\n|  | 2 | 12,346 |\n"
         "\na note [laptop scale]\n"
     )
@@ -384,7 +386,7 @@ def test_a_verdict_is_shown_and_kept_with_its_numbers(scratch, tmp_path):
     effect = log_ratio(frame, "fd", {"momentum": 0.0}, {"momentum": 0.9}) + frame["seed"].unique() * 1e-3
     here = frame.groupby("momentum")["fd"].mean().rename_axis("m0")
     shown = suite.verdict(claim, effect, here, "not measured")
-    found = json.loads((paths.FIGURES / "laptop" / "claims" / "momentum.json").read_text())
+    found = json.loads((paths.FIGURES / "laptop" / "claims" / "momentum.json").read_text("utf-8"))
     assert found["verdict"] == "holds"
     assert found["comparisons"][""]["mean"] == pytest.approx(math.log(2) + 1e-3, rel=1e-5)
     assert found["here"] == "m0 0: 40, m0 0.5: 20, m0 0.9: 20"

@@ -87,7 +87,7 @@ if __name__ == "__main__":
 def test_workers_end_with_their_parent_after_a_checkpoint(tmp_path, how):
     """In training they have begun and never logged; the next periodic checkpoint would come after a minute."""
     script = tmp_path / "sweep_two.py"
-    script.write_text(SCRIPT.format(folder=str(tmp_path / "runs")))
+    script.write_text(SCRIPT.format(folder=str(tmp_path / "runs")), "utf-8")
     with subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 600  # for a hang, not for speed
         while sum("| 0/" in log.read_text() for log in tmp_path.glob("runs/*/log.txt")) < 2:
@@ -178,11 +178,14 @@ def test_on_a_gpu_every_run_has_a_process_of_its_own(tmp_path, monkeypatch):
     assert given == [(2, ["0", "0", "1", "1"]), (2, ["0"])]
 
 
-def test_each_worker_sees_its_own_gpu(tmp_path):
+def test_each_worker_sees_its_own_gpu_and_writes_utf_8(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv("LC_ALL", "C")
     configs = [tiny(seed=seed) for seed in range(2)]
     events = in_processes(victims.say_gpu, configs, lambda config: tmp_path / f"{config.seed}.txt", 0, ["3", "5"])
     assert [event.error for event in events if event.ended] == [None] * 2
-    assert [path.read_text().splitlines()[-1] for path in sorted(tmp_path.iterdir())] == ["GPU 3", "GPU 5"]
+    last = [path.read_text("utf-8").splitlines()[-1] for path in sorted(tmp_path.iterdir())]
+    assert last == ["GPU 3 prêt", "GPU 5 prêt"]
 
 
 def test_a_sweep_shows_what_is_done_running_and_failed_and_what_it_cost(monkeypatch, capsys):
@@ -239,8 +242,8 @@ sweep(configs, {folder!r}, pool=Pool(jobs=2, retries=0))
 
 def test_a_script_that_its_workers_cannot_import_is_told_so(tmp_path):
     script = tmp_path / "unguarded.py"
-    script.write_text(UNGUARDED.format(folder=str(tmp_path / "runs")))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600)
+    script.write_text(UNGUARDED.format(folder=str(tmp_path / "runs")), "utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, encoding="utf-8", timeout=600)
     assert done.returncode == 1
     assert re.search(
         r"RuntimeError: a worker died before it could take a run, 1 times in a row; its output "

@@ -361,7 +361,7 @@ def test_the_environment_is_recorded_before_the_first_step_and_torchs_own_thread
     """Without names of host or user; the run dies before two threads on one core wait for each other."""
     before = torch.get_num_threads()
     asked = 1 if before > 1 else 2
-    text = (stopped(tmp_path / "run", 0, compute=Compute(threads=asked)) / "environment.json").read_text()
+    text = (stopped(tmp_path / "run", 0, compute=Compute(threads=asked)) / "environment.json").read_text("utf-8")
     assert torch.get_num_threads() == before
     environment = json.loads(text)
     assert environment["threads"] == asked

@@ -20,6 +20,7 @@ from mocalib import Compute, train
 from mocalib.config.run import RunConfig
 from mocalib.data.batches import ResidentImages
 from mocalib.sweep import pool
+from mocalib.storage import files
 from mocalib.sweep.pool import LOG
 from mocalib.sweep.run import run_one
 from mocalib.training import interrupt
@@ -119,6 +120,19 @@ def die_on(seed: int, config: RunConfig) -> None:
     time.sleep(0.1)
 
 
+KILLS = {0: "++", 1: "-+-", 2: ""}  # seed -> kills of its worker, "+": after a new checkpoint
+
+
+def die_again_and_again(runs: Path, config: RunConfig) -> None:
+    """Work whose process is killed as KILLS says; it ends when there are no more."""
+    directory = runs / config.name
+    before = len(processes(directory / LOG)) - 1
+    if before < len(KILLS[config.seed]):
+        if KILLS[config.seed][before] == "+":
+            files.write(directory / "checkpoint.pt", b"")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run_one_killed_once(config: RunConfig, runs: Path, **how: Any) -> None:
     """A sweep's work, whose first process with seed 0 is killed as it writes a later checkpoint."""
     work = partial(run_one, config, runs, **how)
@@ -146,11 +160,11 @@ def heed_nothing(config: RunConfig) -> None:
 
 def processes(log: Path) -> list[str]:
     """Those that a run was in, by its log."""
-    return re.findall(r", process (\d+)$", log.read_text(errors="replace"), re.MULTILINE)
+    return re.findall(r", process (\d+)$", log.read_text("utf-8", errors="replace"), re.MULTILINE)
 
 
 def say_gpu(config: RunConfig) -> None:
-    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    print("GPU", os.environ["CUDA_VISIBLE_DEVICES"], "prêt", flush=True)
 
 
 def say_place(config: RunConfig) -> None:

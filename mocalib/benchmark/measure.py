@@ -193,7 +193,7 @@ def _resident() -> int:
     """The most bytes of memory that this process has held so far."""
     status = Path("/proc/self/status")  # on Linux, getrusage would include what the parent had
     if status.exists():
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        [line] = [line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) * 1024
     import resource  # Windows has no such module, so not at the top
 

@@ -52,7 +52,7 @@ class Pool:
     engine: str = option("local", choices=ENGINES)
     jobs: int | None = option(None, low=0)
     gpus: float | None = option(None, above=0.0, high=1.0)  # per run on cuda; None: 1; 0.5: two runs share one
-    retries: int = option(2, low=0)  # restarts after a process or node dies; a run that raises is not restarted
+    retries: int = option(2, low=0)  # of a run whose process or node dies, since its last progress; not if it raises
     address: str | None = None  # Ray cluster; None: RAY_ADDRESS, else the one running here, else a new one
 
     def __post_init__(self) -> None:

@@ -73,7 +73,8 @@ def run_config(settings: dict[str, Any]) -> RunConfig:
 
 
 def _injected(history: list[str]) -> list[str]:
-    """Names that papermill's injected cell sets: the last cell in the history that starts with its comment."""
+    """Names that the user gave: papermill's last cell in the history sets them, and PAPERMILL_* if asked for paths."""
     source = next((cell for cell in reversed(history) if cell.startswith("# Parameters\n")), "")
     assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    return [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
+    names = [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
+    return [name for name in names if not name.startswith("PAPERMILL_")]

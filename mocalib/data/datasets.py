@@ -93,7 +93,7 @@ def _celeba(config: RunConfig) -> Source:
     if split is None or not found.names:
         lacks = [what for what, there in ((CELEBA_SPLIT, split), ("images", found.names)) if not there]
         raise FileNotFoundError(catalogue.missing("celeba", root, f" ({' and '.join(lacks)} not found)"))
-    parts = re.findall(r"^(\S+\.(?:jpg|png))[ ,]+([012])\s*$", split.read_text(), re.MULTILINE)
+    parts = re.findall(r"^(\S+\.(?:jpg|png))[ ,]+([012])\s*$", split.read_text("utf-8"), re.MULTILINE)
     places = {}
     for name in found.names:
         if (first := places.setdefault(name.split("/")[-1], name)) != name:

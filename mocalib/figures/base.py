@@ -6,6 +6,7 @@ R rows, n images, C H W image.
 import io
 import json
 import numbers
+import os
 import textwrap
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -27,6 +29,9 @@ LETTERS = 17  # of a caption on one inch
 
 pd.set_option("display.max_colwidth", 100)  # of tables in notebooks: a grid's values fit
 plt.style.use(Path(__file__).with_name("moca.mplstyle"))  # for every figure, and for users' own
+_NAMED = os.environ.get("MPLBACKEND", "").lower()  # batch systems name one that shows nothing in notebooks
+if hasattr(get_ipython(), "kernel") and "inline" not in _NAMED and plt.get_backend().lower() in (_NAMED, "agg"):
+    get_ipython().run_line_magic("matplotlib", "inline")  # unless the notebook itself has chosen another
 
 
 def tiles(run: Run, name: str) -> Tensor:

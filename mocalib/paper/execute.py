@@ -7,6 +7,7 @@ browser.
 import argparse
 import multiprocessing
 import shutil
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -22,6 +23,7 @@ from mocalib.storage import files
 
 REPORT = "11_report"  # reads what the others decided
 TRAINING = ("01_quickstart", "14_explore", "train")  # these train, or need weights, which are not among the records
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}  # as committed, whichever ran it
 
 
 def execute(name: str, scale: str) -> Path:
@@ -44,8 +46,8 @@ def execute(name: str, scale: str) -> Path:
 
 
 def without_traces(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """An executed notebook without times, versions and random ids."""
-    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    """A notebook without times, versions, random ids, and names that a machine or an editor gave."""
+    notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
@@ -67,6 +69,7 @@ def main() -> None:
     """Run the notebooks of a scale; a failure ends with its message and exit code 1."""
     parser = argparse.ArgumentParser("python -m mocalib.paper.execute", description=__doc__.splitlines()[0])
     parser.add_argument("scale", choices=SCALES)
+    sys.stdout.reconfigure(errors="backslashreplace")  # of a path that the terminal cannot show
     try:
         print(*all_notebooks(parser.parse_args().scale), sep="\n")
     except RuntimeError as error:

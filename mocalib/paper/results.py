@@ -183,7 +183,7 @@ def committed(scale: str) -> dict[str, list[str]]:
     Runs that were added to a grid later are not in it, so no claim counts them.
     """
     path = paths.RECORDS / scale / "grid.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def commit(scale: str) -> Path:

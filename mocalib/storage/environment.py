@@ -53,6 +53,6 @@ def has_bfloat16(device: torch.device) -> bool:
 def _git(*arguments: str) -> str | None:
     try:
         command = ["git", "-C", str(paths.ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None  # no git, or not a checkout

@@ -59,7 +59,7 @@ def write(path: Path, content: bytes, keep: Path | None = None) -> None:
 
 def append(path: Path, text: str) -> None:
     """Append text to a file. Raises OSError with the path and the way out."""
-    with writing(path), path.open("a") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 

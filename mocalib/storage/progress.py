@@ -24,7 +24,7 @@ def bar(description: str, total: int, initial: int = 0, unit: str = "it", items:
         unit=unit,
         file=sys.stdout,
         mininterval=0.2 if terminal else 30.0,
-        ascii=not terminal,
+        ascii=None if terminal else True,  # None: as the terminal can
         dynamic_ncols=terminal,
         miniters=0,  # update(0) also shows the time
         position=None if terminal else 0,  # a nested bar moves the cursor; files and notebooks store these characters

@@ -83,7 +83,7 @@ class Run:
     def timing(self) -> list[dict]:
         """Seconds and images/s at each logged line."""
         path = self.directory / "timing.jsonl"  # has no checksum: every repeat of a run has other times
-        return manifest.lines(path.read_text(errors="replace") if path.exists() else None)
+        return manifest.lines(path.read_text("utf-8", errors="replace") if path.exists() else None)
 
     @property
     def scores(self) -> list[dict]:

@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 from mocalib.config.run import RunConfig
 from mocalib.storage import files
+from mocalib.storage.run import CHECKPOINTS
 from mocalib.training.interrupt import Interrupted
 
 Work = Callable[[RunConfig], object]
@@ -52,10 +53,10 @@ def in_processes(
 ) -> Iterator[Event]:
     """Do a run at a time in each of some workers, which print to the run's log.
 
-    A run is retried up to `retries` times if its worker dies. `gpus`: the GPU that each worker sees; None: all. Raises
-    RuntimeError if workers die before they can take a run.
+    If its worker dies, a run is tried again, up to `retries` times without a new checkpoint. `gpus`: the GPU that each
+    worker sees; None: all. Raises RuntimeError if workers die before they can take a run.
     """
-    waiting, tries, unborn = deque(configs), Counter(), 0
+    waiting, deaths, unborn = deque(configs), Counter(), 0
     theirs, leash = SPAWN.Pipe(duplex=False)
     workers = [_Worker(gpu, theirs) for gpu in gpus]
     free, busy = deque(workers), {}
@@ -73,7 +74,7 @@ def in_processes(
                 free.append(worker)
                 died = answer.exception() is not None
                 error = "its process died" if died else answer.result()
-                tries[config] += 1
+                tries = count_death(deaths, log(config)) if died else 0
                 unborn = unborn + 1 if worker.born.exception() else 0
                 if unborn > retries:
                     raise RuntimeError(
@@ -82,14 +83,26 @@ def in_processes(
                     )
                 if error is not None or not waiting:  # after an error on a GPU the next run may fail too
                     worker.end()
-                if died and tries[config] <= retries:
+                if died and tries <= retries:
                     waiting.append(config)
                 else:
-                    yield Event(config, True, f"{error} (tried {tries[config]} times)" if died else error)
+                    yield Event(config, True, f"{error} (tried {tries} times)" if died else error)
     finally:  # also after an interrupt, or if the caller stops; the next start resumes these runs
         leash.close()
         for worker in workers:
             worker.end(wait=True)
+
+
+def changed(path: Path) -> int:
+    """When a file was last written, in ns; 0 without a file."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def count_death(deaths: Counter, log: Path) -> int:
+    """Count a death of a run's worker; return how many there were since its last progress, which is a new file."""
+    progress = log, *(changed(log.with_name(name)) for name in (*CHECKPOINTS, "manifest.json"))
+    deaths[progress] += 1
+    return deaths[progress]
 
 
 class _Worker:
@@ -155,6 +168,7 @@ def print_to(log: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
             stream.reconfigure(line_buffering=True)  # so that a crash loses no line
     faulthandler.enable()
 
@@ -163,5 +177,5 @@ def last_lines(log: Path) -> str:
     """The end of a run's log, indented; "" if it has none."""
     if not log.is_file():
         return ""
-    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()[-LAST_LINES:]
+    lines = log.read_text("utf-8", errors="replace").replace("\r", "\n").splitlines()[-LAST_LINES:]
     return "\n".join(["", f"  the end of {log}:", *(f"    {line}" for line in lines)])

@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +17,9 @@ from unittest.mock import patch
 from mocalib.config import paths
 from mocalib.config.compute import Pool
 from mocalib.config.run import RunConfig
-from mocalib.sweep.pool import LOOK, Event, Work, attempt
+from mocalib.sweep.pool import LOOK, Event, Work, attempt, changed, count_death
 
-ANSWERS = 10.0  # seconds to wait for a cluster's answer
+ANSWERS = 3.0  # seconds to wait for a cluster's answer
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else None  # Ray replaces 127.0.0.1 by the public address
 
 
@@ -28,23 +28,23 @@ def in_cluster(
 ) -> Iterator[Event]:
     """Do each run as a task with `cpus` CPUs and `gpus` GPUs (0.5: two runs share one).
 
-    Ray restarts a task after its worker or node dies. The address "local" always starts a new cluster here. Raises
-    ValueError if Ray is not installed or a cluster started here has no room for a run, ConnectionError if none answers.
+    A run is tried again as in `in_processes`. The address "local" always starts a new cluster here. Raises ValueError
+    if Ray is not installed or a cluster started here has no room for a run, ConnectionError if none answers.
     """
     jobs = pool.jobs or 0  # 0: as many as fit
-    with _connected(pool.address, cpus * jobs or None, pool.retries) as (ray, ours):
+    with _connected(pool.address, cpus * jobs or None) as (ray, ours):
         _check_room(ray, cpus, gpus, ours)
-        how = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": pool.retries, "runtime_env": {"env_vars": _shared()}}
+        how = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "runtime_env": {"env_vars": _shared()}}
         task = ray.remote(**how)(attempt)
-        waiting, pending, unseen = deque(configs), {}, {}
+        waiting, pending, unseen, deaths = deque(configs), {}, {}, Counter()
         try:
             while waiting or pending:
                 while waiting and len(pending) < (jobs or len(configs)):
                     config = waiting.popleft()
-                    unseen[config] = _changed(log(config))
+                    unseen[config] = changed(log(config))  # a run that starts writes to it
                     pending[task.remote(work, config, log(config))] = config
                 ended, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK)
-                for config in [config for config, before in unseen.items() if _changed(log(config)) != before]:
+                for config in [config for config, before in unseen.items() if changed(log(config)) != before]:
                     del unseen[config]
                     yield Event(config, ended=False)
                 if not ended:
@@ -53,24 +53,23 @@ def in_cluster(
                     config = pending.pop(reference)
                     if unseen.pop(config, None) is not None:
                         yield Event(config, ended=False)
-                    yield Event(config, True, _answer(ray, reference))
+                    error, died = _answer(ray, reference)
+                    if died and count_death(deaths, log(config)) <= pool.retries:
+                        waiting.append(config)
+                    else:
+                        yield Event(config, True, error)
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
 
 
-def _changed(log: Path) -> int:
-    """When a run's log was last written, in ns; 0 without a log. A run that starts writes to it."""
-    return log.stat().st_mtime_ns if log.exists() else 0
-
-
-def _answer(ray: ModuleType, reference: object) -> str | None:
+def _answer(ray: ModuleType, reference: object) -> tuple[str | None, bool]:
     try:
-        return ray.get(reference)
+        return ray.get(reference), False
     except ray.exceptions.RayTaskError as failed:  # outside the work; `attempt` catches errors inside it
-        return f"{failed}".strip().rpartition("\n")[2]
-    except ray.exceptions.RayError as lost:  # no retries are left
-        return f"{type(lost).__name__}: {lost}".partition("\n")[0]
+        return f"{failed}".strip().rpartition("\n")[2], False
+    except ray.exceptions.RayError as lost:
+        return f"{type(lost).__name__}: {lost}".partition("\n")[0], True
 
 
 def _shared() -> dict[str, str]:
@@ -96,10 +95,9 @@ def _check_room(ray: ModuleType, cpus: int, gpus: float, ours: bool) -> None:
 
 
 @contextlib.contextmanager
-def _connected(address: str | None, cpus: int | None, retries: int) -> Iterator[tuple[ModuleType, bool]]:
+def _connected(address: str | None, cpus: int | None) -> Iterator[tuple[ModuleType, bool]]:
     """Connect to a cluster; yield Ray, and whether the cluster was started here and ends with this context."""
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(retries)}  # default: unlimited retries
-    with patch.dict(os.environ, settings | os.environ):
+    with patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0"} | os.environ):
         try:
             import ray
         except ImportError:
@@ -133,8 +131,8 @@ def _connect(ray: ModuleType, address: str | None, cpus: int | None) -> bool:
 
 
 def _check_answers(address: str) -> None:
-    """Raise ConnectionError if nothing listens at host:port; Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
+    """Raise ConnectionError if nothing listens at host:port or ray://host:port; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal() and "/" not in host:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
