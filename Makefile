@@ -43,7 +43,7 @@ format: $(STAMP)  ## let ruff mend and format modules, tests and notebooks
 NOTEBOOKS ?= notebooks/*.ipynb
 
 strip: $(STAMP)  ## remove outputs and what running leaves in notebooks, as they are committed
-	$(PY) tests/strip.py $(NOTEBOOKS)
+	$(PY) notebooks/strip.py $(NOTEBOOKS)
 
 # One at a time: of two kernels that start at once one may take the other's port, and never answer.
 # Runs and figures go to a folder of their own: in the checkout a finished run would be skipped, and nothing tested.
@@ -74,7 +74,7 @@ paper: $(STAMP)  ## every run as published, then make figures; ENGINE=ray: on a 
 
 figures: SCALE ?= laptop
 figures: $(STAMP)  ## run the notebooks over finished runs: figures/<scale>/ and executed copies; nothing is trained (SCALE=paper)
-	OMP_NUM_THREADS=1 $(PY) -m mocalib.paper.execute $(SCALE)
+	OMP_NUM_THREADS=1 $(PY) notebooks/execute.py $(SCALE)
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -72,21 +72,17 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from mocalib.data import arrays, datasets
+    from mocalib.data.arrays import save_images
     from mocalib.evaluation import generate
-    from mocalib.storage.run import open_run
 
     if options.reference:
-        run = open_run(options.run)
-        dataset = datasets.load(run.config)
-        run.check_data(dataset.description)
-        images = dataset.test.images
+        images = generate.reference(options.run)
     else:
         net = generate.load(options.run, options.epoch, options.device)
         n = 1_000 if options.n is None else options.n
         z = net.encode(options.reconstruct) if options.reconstruct else net.prior(n, options.seed)
         images = generate.decode_uint8(net, z)
-    print(arrays.save_images(images[: options.n], options.out))
+    print(save_images(images[: options.n], options.out))
     return 0
 
 
@@ -196,22 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--commit", action="store_true", help=about)
     found = command("list", _list, "a line for each run of a folder: state, what differs, scores")
     found.add_argument("folder", nargs="?", type=Path, default=paths.RUNS / "custom", help="(data/runs/custom)")
-    draw = command("sample", _sample, "write images of a trained run as PNG files", device)
-    draw.add_argument("run", type=Path, metavar="RUN", help="run directory with weights")
-    draw.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
-    draw.add_argument("--n", type=int, help="number of images (default: 1000 samples, or all of a folder or split)")
-    draw.add_argument("--seed", type=int, default=0, help="seed of the samples (0)")
-    draw.add_argument("--epoch", type=int, help="weights kept at this epoch (default: the last)")
-    instead = draw.add_mutually_exclusive_group()
-    instead.add_argument("--reconstruct", type=Path, metavar="FOLDER", help="encode and decode these images instead")
-    instead.add_argument("--reference", action="store_true", help="write the run's decoded test split instead")
+    _sample_options(command("sample", _sample, "write images of a trained run as PNG files", device))
     about = "score a folder of anyone's images against the test split of a dataset"
-    score = command("score", _score, about, device, features)
-    score.add_argument("folder", type=Path, metavar="FOLDER", help="folder or zip of images")
-    score.add_argument("--dataset", required=True, help="dataset whose test split is the reference")
-    score.add_argument("--root", default="", help="the dataset's folder or zip (default: data/raw/<dataset>)")
-    score.add_argument("--size", type=int, default=0, help="pixels a side (default: the dataset's own)")
-    score.add_argument("--crop", type=int, default=0, help="square that is cut out of the dataset's images first")
+    _score_options(command("score", _score, about, device, features))
     about = "check the given runs, or all runs, caches and weights, and name damaged files"
     verify = command("verify", _verify, about)
     verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
@@ -220,6 +203,25 @@ def _parser() -> argparse.ArgumentParser:
     clock.add_argument("--runs", type=Path, metavar="FOLDER", help="folder for the record (default: data/throughput)")
     clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
     return parser
+
+
+def _sample_options(sample: argparse.ArgumentParser) -> None:
+    sample.add_argument("run", type=Path, metavar="RUN", help="run directory with weights")
+    sample.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    sample.add_argument("--n", type=int, help="number of images (default: 1000 samples, or all of a folder or split)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the samples (0)")
+    sample.add_argument("--epoch", type=int, help="weights kept at this epoch (default: the last)")
+    instead = sample.add_mutually_exclusive_group()
+    instead.add_argument("--reconstruct", type=Path, metavar="FOLDER", help="encode and decode these images instead")
+    instead.add_argument("--reference", action="store_true", help="write the run's decoded test split instead")
+
+
+def _score_options(score: argparse.ArgumentParser) -> None:
+    score.add_argument("folder", type=Path, metavar="FOLDER", help="folder or zip of images")
+    score.add_argument("--dataset", required=True, help="dataset whose test split is the reference")
+    score.add_argument("--root", default="", help="the dataset's folder or zip (default: data/raw/<dataset>)")
+    score.add_argument("--size", type=int, default=0, help="pixels a side (default: the dataset's own)")
+    score.add_argument("--crop", type=int, default=0, help="square that is cut out of the dataset's images first")
 
 
 def _shared_options() -> tuple[argparse.ArgumentParser, ...]:

@@ -401,7 +401,7 @@ def test_a_write_that_fails_leaves_no_cache_and_what_a_kill_leaves_is_removed(sc
 
 
 def test_a_process_that_waited_for_one_that_was_killed_starts_afresh(scratch, monkeypatch):
-    def killed_meanwhile():
+    def killed_meanwhile(_):
         """Its lock was held when this process looked; then it died."""
         for lock in paths.CACHE.glob("*.lock"):
             (lock.with_suffix(".partial") / "half").mkdir(parents=True)
@@ -421,7 +421,7 @@ def test_of_two_processes_one_decodes_and_the_other_waits(scratch, monkeypatch):
         write_two(folder)
 
     monkeypatch.setattr(
-        cache, "_sweep", lambda: (sweep(), both_here.wait())
+        cache, "_sweep", lambda place: (sweep(place), both_here.wait())
     )  # then each takes the lock or waits for it
     with ThreadPoolExecutor() as pool:
         both = [pool.submit(cache.cached, "x", {"a": 1}, write) for _ in range(2)]

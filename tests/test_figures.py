@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,7 +26,7 @@ from mocalib.data.arrays import as_uint8
 from mocalib.figures import live
 from mocalib.figures.live import Live
 from mocalib.methods import latent
-from mocalib.paper import execute, experiments, results
+from mocalib.paper import experiments, results
 from mocalib.storage import environment, files
 from mocalib.storage.run import Run
 from mocalib.training import loop
@@ -106,7 +107,7 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path):
 def again(tmp_path_factory) -> Path:
     """All that `make figures` writes, in another folder."""
     folder = tmp_path_factory.mktemp("figures")
-    command = [sys.executable, "-m", "mocalib.paper.execute", "laptop"]
+    command = [sys.executable, str(paths.ROOT / "notebooks" / "execute.py"), "laptop"]
     environment = os.environ | {"MOCALIB_FIGURES": str(folder)}
     subprocess.run(command, cwd=paths.ROOT, env=environment, check=True, capture_output=True)
     return folder / "laptop"
@@ -145,6 +146,7 @@ def test_committed_figures_follow_from_the_records_to_the_byte(again):
         assert (again / path.relative_to(committed)).read_bytes() == path.read_bytes(), path.name
 
 
+EXECUTE = runpy.run_path(str(paths.ROOT / "notebooks" / "execute.py"))
 COPIES = sorted((paths.ROOT / "figures" / "laptop" / "notebooks").glob("*.ipynb"))
 
 
@@ -168,7 +170,7 @@ def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
 
 def test_the_copies_are_of_all_notebooks_that_do_not_train():
     names = {path.stem for path in (paths.ROOT / "notebooks").glob("*.ipynb")}
-    assert {path.stem for path in COPIES} == names - set(execute.TRAINING)
+    assert {path.stem for path in COPIES} == names - set(EXECUTE["TRAINING"])
 
 
 SPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -177,7 +179,7 @@ SPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
 def test_what_running_leaves_in_a_notebook_is_removed():
     cell = nbformat.v4.new_code_cell("x = 1", metadata={"papermill": {"duration": 3}, "tags": ["injected-parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": SPEC, "papermill": {}})
-    cleaned = execute.without_traces(notebook)
+    cleaned = EXECUTE["without_traces"](notebook)
     assert dict(cleaned.metadata) == {"kernelspec": SPEC, "language_info": {"name": "python"}}
     assert cleaned.cells[0].metadata == {"tags": ["injected-parameters"]}
     assert cleaned.cells[0].id == "injected-parameters"

@@ -233,10 +233,10 @@ def test_labels_and_a_test_split_of_arrays(scratch):
 
 
 ARRAYS = {  # wrong arguments of from_arrays, for 10 images -> what is said
-    "labels of another number": ({"labels": [0] * 9}, ["labels of shape (9,)", "10 images"]),
-    "labels that are no ints": ({"labels": [0.5] * 10}, ["float64", "one int"]),
+    "labels of another number": ({"labels": [0] * 9}, ["9 labels", "10 images"]),
+    "labels that are no ints": ({"labels": [0.5] * 10}, ["float64", "an int"]),
     "negative labels": ({"labels": [-1] * 10}, ["at least 0"]),
-    "labels of train alone": ({"test": np.zeros((2, 8, 8), np.uint8), "labels": [0] * 10}, ["pair", "labels of test"]),
+    "labels of train alone": ({"test": np.zeros((2, 8, 8), np.uint8), "labels": [0] * 10}, ["12 images", "a pair"]),
 }
 
 

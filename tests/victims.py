@@ -19,8 +19,8 @@ from typing import Any
 from mocalib import Compute, train
 from mocalib.config.run import RunConfig
 from mocalib.data.batches import ResidentImages
-from mocalib.sweep import pool
 from mocalib.storage import files
+from mocalib.sweep import pool
 from mocalib.sweep.pool import LOG
 from mocalib.sweep.run import run_one
 from mocalib.training import interrupt

@@ -30,15 +30,16 @@ def from_arrays(train: Any, test: Any = None, labels: Any = None) -> str:
     8 bits. Without `test`, a tenth is held out. `labels` are ints, one for each image; with `test` they are a pair,
     (of train, of test). Equal images and labels give the same path. Raises ValueError for what does not fit.
     """
-    splits = {"": (train, labels)} if test is None else dict(zip(("train/", "test/"), _pairs(train, test, labels)))
+    splits = {"": train} if test is None else {"train/": train, "test/": test}
+    splits = {name: as_uint8(as_batch(images)) for name, images in splits.items()}
+    folders = itertools.repeat("") if labels is None else _folders(labels, sum(map(len, splits.values())))
     content, digest = io.BytesIO(), hashlib.sha256()
     with zipfile.ZipFile(content, "w") as archive:
-        for split, (images, classes) in splits.items():
-            images = as_uint8(as_batch(images))
-            folders = [split] * len(images) if classes is None else _folders(split, images, classes)
-            for i, (folder, image) in enumerate(zip(folders, _pillow(images))):
+        for split, images in splits.items():
+            for i, (image, folder) in enumerate(zip(_pillow(images), folders)):
+                name = f"{split}{folder}{i:07d}.png"
                 image.save(png := io.BytesIO(), "PNG")
-                archive.writestr(name := f"{folder}{i:07d}.png", png.getvalue())
+                archive.writestr(name, png.getvalue())
                 digest.update(name.encode() + image.tobytes())
     path = paths.RAW / "arrays" / f"{digest.hexdigest()[:16]}.zip"
     if not path.exists():
@@ -46,21 +47,15 @@ def from_arrays(train: Any, test: Any = None, labels: Any = None) -> str:
     return str(path)
 
 
-def _pairs(train: Any, test: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
-    if labels is not None and len(labels) != 2:
-        raise ValueError(f"labels has {len(labels)} parts; with test it is a pair, (labels of train, labels of test)")
-    return zip((train, test), labels or (None, None))
-
-
-def _folders(split: str, images: Tensor, labels: Any) -> list[str]:
-    """A folder for each image, named after its label."""
-    labels = np.asarray(labels)
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+def _folders(labels: Any, n: int) -> Iterator[str]:
+    """A folder for each of n images, named after its label."""
+    flat = np.concatenate([np.atleast_1d(part) for part in labels])
+    if flat.shape != (n,) or flat.dtype.kind not in "iu" or flat.min() < 0:
         raise ValueError(
-            f"labels of shape {labels.shape} and type {labels.dtype} for {len(images)} images; pass one int of at "
-            "least 0 for each image"
+            f"{len(flat)} labels of type {flat.dtype} for {n} images; pass an int of at least 0 for each image, and "
+            "with test a pair (labels of train, labels of test)"
         )
-    return [f"{split}{label:07d}/" for label in labels]
+    return (f"{label:07d}/" for label in flat)
 
 
 def as_batch(given: Any, grey: bool = False) -> Tensor:
@@ -138,15 +133,15 @@ def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = de
 
 
 def _files(path: Path) -> Iterator[Image.Image]:
-    if path.is_file() and not zipfile.is_zipfile(path):
-        yield image_folder.opened(io.BytesIO(path.read_bytes()), path.name)
-        return
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; pass the path of an image, or of a folder or zip of images")
-    if not (found := image_folder.find(path)).names:
-        raise ValueError(f"{path} has no images (other files: {found.unused or 'none'})")
-    for name in found.names:
-        yield image_folder.opened(io.BytesIO(found.read(name)), name)
+    if path.is_dir() or zipfile.is_zipfile(path):
+        found = image_folder.find(path)
+        if not found.names:
+            raise ValueError(f"{path} has no images (other files: {found.unused or 'none'})")
+        yield from (image_folder.opened(io.BytesIO(found.read(name)), name) for name in found.names)
+    else:
+        yield image_folder.opened(io.BytesIO(path.read_bytes()), path.name)
 
 
 def _pillow(images: Tensor) -> Iterator[Image.Image]:

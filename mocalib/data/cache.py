@@ -75,21 +75,14 @@ def cached(name: str, key: dict, write: Callable[[Path], dict | None]) -> Datase
     about, arrays = _about(folder), sorted(folder.glob("*.npy"))
     if sum(path.stat().st_size for path in arrays) <= READ_WHOLE:
         _verify_once(folder, tuple(path.stat().st_mtime_ns for path in arrays))
-    try:
-        splits = [Split(_open(folder / f"{s}.npy"), _open(folder / f"{s}-labels.npy")) for s in ("train", "test")]
-    except Exception as error:  # numpy's header parser raises many types
-        raise _damaged(folder, error) from None
+    splits = [Split(_open(folder / f"{s}.npy"), _open(folder / f"{s}-labels.npy")) for s in ("train", "test")]
     return Dataset(*splits, about["fingerprint"], {name: about[name] for name in RECORDED if about.get(name)})
 
 
 def verify(folder: Path) -> None:
     """Raise ValueError if any byte of a decoded dataset has changed."""
     expected = _about(folder)["fingerprint"]
-    try:
-        found = fingerprint(folder)
-    except Exception as error:  # numpy's header parser raises many types
-        raise _damaged(folder, error) from None
-    if found != expected:
+    if (found := fingerprint(folder)) != expected:
         raise _damaged(folder, f"its fingerprint is {found[:12]}..., not {expected[:12]}...")
 
 
@@ -141,7 +134,7 @@ def fingerprint(folder: Path) -> str:
     """The sha256 of a decoded dataset's shapes, pixels and labels."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.npy")):
-        array = np.load(path, mmap_mode="r")
+        array = _load(path, "r")
         digest.update(f"{path.name} {array.shape} {array.dtype}".encode())
         for start in range(0, len(array), 4096):  # in pieces, as it may be larger than memory
             digest.update(np.ascontiguousarray(array[start : start + 4096]))
@@ -150,4 +143,11 @@ def fingerprint(folder: Path) -> str:
 
 def _open(path: Path) -> Tensor | None:
     """Memory-map an array as a tensor, copy-on-write since torch has no read-only tensors; None without a file."""
-    return torch.from_numpy(np.load(path, mmap_mode="c")) if path.exists() else None
+    return torch.from_numpy(_load(path, "c")) if path.exists() else None
+
+
+def _load(path: Path, mode: str) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode=mode)
+    except Exception as error:  # numpy's header parser raises many types
+        raise _damaged(path.parent, f"{path.name}: {error}") from None

@@ -148,6 +148,14 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     return Autoencoder(objective.float(), state | about, torch.device(device), datasets.size_and_crop(run.config)[1])
 
 
+def reference(directory: Path | str) -> Tensor:
+    """The test split that a run is scored against, uint8 N C H W. Raises RunMismatch if its images have changed."""
+    run = open_run(directory)
+    dataset = datasets.load(run.config)
+    run.check_data(dataset.description)
+    return dataset.test.images
+
+
 def share(run: Run, directory: Path | str) -> None:
     """Write what others need to use a finished run to a new directory: its records, and weights without TRAINING's.
 

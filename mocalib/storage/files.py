@@ -185,7 +185,7 @@ def committed_digest(path: Path) -> str:
     """sha256 of committed weights. ValueError if their record has another, FileNotFoundError if it is missing."""
     if not (record := path.with_suffix(".json")).exists():
         raise FileNotFoundError(f"{record}, the record of {path.name}, is missing; restore it with git")
-    expected = json.loads(record.read_text())["sha256"]
+    expected = json.loads(record.read_text("utf-8"))["sha256"]
     if (found := sha256(path)) != expected:
         raise ValueError(f"{path} is damaged: its sha256 is {found}, not {expected}; restore it with git")
     return found

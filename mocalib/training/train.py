@@ -31,11 +31,10 @@ def train(
 ) -> Run:
     """Train a run to its end and return it. A finished run returns at once; a partial one resumes.
 
-    The run lives in `runs`/<config.name>, or in `directory`. `watch(trainer)` makes callbacks that look on and change
-    nothing; `figures.Live` draws in a notebook. Results depend on the number of threads, on `compile` (it needs Triton
-    on a GPU, where a step is replayed as a CUDA graph, and a C++ compiler on a CPU), and on the nets' precision:
-    bfloat16 falls back to float32 on a processor without bfloat16 instructions. All three are recorded, and kept from
-    the first checkpoint on, so a run that is resumed on a CPU equals an uninterrupted one bit for bit.
+    The run lives in `runs`/<config.name>, or in `directory`. `watch(trainer)` makes callbacks that only look on, such
+    as `figures.Live`. Results depend on threads, on `compile` (which needs Triton on a GPU and a C++ compiler on a
+    CPU), and on the nets' precision: bfloat16 falls back to float32 on processors without it. All three are recorded
+    and kept from the first checkpoint on, so on a CPU a run that is resumed equals an uninterrupted one bit for bit.
 
     Raises RunMismatch for a directory of another config, other data or the other `compile`, NotFinite if a loss is not
     finite, ValueError for a batch larger than the dataset, an unknown device, or more threads than this machine has.
@@ -52,8 +51,7 @@ def train(
         return run
     objective = methods.build(config, dataset.image_shape)
     images = ResidentImages(dataset.train.images, config.batch_size, config.seed, device, objective.dtype)
-    steps = config.epochs * images.steps_per_epoch
-    check_turns(objective, steps)
+    check_turns(objective, steps := config.epochs * images.steps_per_epoch)
     with run.locked():
         run = Run(run.directory, config)  # another process may have begun or finished it meanwhile
         if run.finished:

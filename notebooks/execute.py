@@ -67,7 +67,7 @@ def all_notebooks(scale: str) -> list[Path]:
 
 def main() -> None:
     """Run the notebooks of a scale; a failure ends with its message and exit code 1."""
-    parser = argparse.ArgumentParser("python -m mocalib.paper.execute", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python notebooks/execute.py", description=__doc__.splitlines()[0])
     parser.add_argument("scale", choices=SCALES)
     sys.stdout.reconfigure(errors="backslashreplace")  # of a path that the terminal cannot show
     try:

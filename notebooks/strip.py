@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import nbformat
+from execute import without_traces
 
-from mocalib.paper.execute import without_traces
 from mocalib.storage import files
 
 for path in map(Path, sys.argv[1:]):
