@@ -69,7 +69,7 @@ def test_a_command_that_is_interrupted_before_training_says_so_in_one_line(tmp_p
     command = [sys.executable, "-m", "mocalib", "run", str(tmp_path)]
     with (
         filelock.FileLock(tmp_path / ".lock"),
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as child,
     ):
         assert "waiting for it to end" in child.stdout.readline()
         child.send_signal(number)

@@ -223,7 +223,7 @@ def test_a_dead_worker_costs_no_run_and_the_bytes_are_those_of_one_process(
 def test_a_worker_that_heeds_no_signal_ends_with_its_parent_all_the_same(tmp_path):
     log = log_in(tmp_path)
     events = in_processes(victims.heed_nothing, [CONFIG], log, retries=0, gpus=[None])
-    while "working" not in (log(CONFIG).read_text() if log(CONFIG).exists() else ""):
+    while "working" not in (log(CONFIG).read_text("utf-8") if log(CONFIG).exists() else ""):
         next(events)
     events.close()
     [pid] = victims.processes(log(CONFIG))

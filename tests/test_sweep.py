@@ -90,7 +90,7 @@ def test_workers_end_with_their_parent_after_a_checkpoint(tmp_path, how):
     script.write_text(SCRIPT.format(folder=str(tmp_path / "runs")), "utf-8")
     with subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 600  # for a hang, not for speed
-        while sum("| 0/" in log.read_text() for log in tmp_path.glob("runs/*/log.txt")) < 2:
+        while sum("| 0/" in log.read_text("utf-8") for log in tmp_path.glob("runs/*/log.txt")) < 2:
             assert time.monotonic() < deadline
             assert parent.poll() is None
             time.sleep(0.2)
@@ -104,7 +104,7 @@ def test_workers_end_with_their_parent_after_a_checkpoint(tmp_path, how):
     steps = [files.read_tensors(run / "checkpoint.pt")["step"] for run in runs]
     assert min(steps) > 0
     for run, step in zip(runs, steps, strict=True):
-        assert f"stopped at step {step:,} of 31,000; " in (run / "log.txt").read_text()
+        assert f"stopped at step {step:,} of 31,000; " in (run / "log.txt").read_text("utf-8")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
