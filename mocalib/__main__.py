@@ -89,9 +89,9 @@ def _sample(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     from mocalib.evaluation.evaluate import score_folder
 
-    images = {name: getattr(options, name) for name in ("dataset", "root", "size", "crop")}
+    config = RunConfig(options.dataset, options.root, options.size, options.crop, model="hq")
     scoring = Scoring(options.features or "", weights=options.weights or "")
-    _print(options.folder, score_folder(options.folder, RunConfig(model="hq", **images), scoring, options.device))
+    _print(options.folder, score_folder(options.folder, config, scoring, options.device))
     return 0
 
 
@@ -161,9 +161,6 @@ def _print(directory: Path, scores: list[dict]) -> None:
         print(f"  {row['metric']:<22} {row['sampler']:<15} {row['value']:>12.4f}{against}")
 
 
-# ------------------------------------------------------------------------------------------------------------ options
-
-
 def _parser() -> argparse.ArgumentParser:
     name, about = "python -m mocalib", "Momentum Contrastive Autoencoder."
     parser = argparse.ArgumentParser(name, description=about, allow_abbrev=False)
@@ -188,8 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "list the runs of the named experiments and their states; run nothing"
     plan = command("plan", _plan, about, grid, compute)
     plan.add_argument("--measure", action="store_true", help="take a few steps of each net; print hours and bytes")
-    about = "write the scale's grid to its grid.json: claims count these runs, and later additions go to custom"
-    plan.add_argument("--commit", action="store_true", help=about)
+    plan.add_argument("--commit", action="store_true", help="write the scale's grid to its grid.json, for claims")
     found = command("list", _list, "a line for each run of a folder: state, what differs, scores")
     found.add_argument("folder", nargs="?", type=Path, default=paths.RUNS / "custom", help="(data/runs/custom)")
     _sample_options(command("sample", _sample, "write images of a trained run as PNG files", device))

@@ -236,10 +236,18 @@ def test_every_python_example_runs(name, images, tmp_path):
     assert finished
 
 
-def test_the_shell_example_trains_on_images_of_ones_own(images, tmp_path):
-    [block] = [block for block in blocks("README.md", "sh") if "config.json" in block]
-    block = block.replace(".venv/bin/python", sys.executable).replace("/path/to/images", str(images))
-    assert "reconstruction" in run(["bash", "-ec", block], tmp_path)
+def test_the_shell_example_samples_and_scores_the_committed_model(tmp_path):
+    [block] = [block for block in blocks("README.md", "sh") if "mocalib sample" in block]
+    printed = run(["bash", "-ec", block.replace(".venv/bin/python", sys.executable)], tmp_path)
+    assert len(list((tmp_path / "samples-1000").glob("*.png"))) == 1_000
+    fd = float(re.search(r"fd_classifier +folder +(\d+\.\d+)", printed)[1])
+    assert fd < 8  # one of lambda 0 has 8.24 with 10,000 samples
+
+
+def test_the_shell_example_trains_a_config(tmp_path):
+    [block] = [block for block in blocks("notebooks/README.md", "sh") if "config.json" in block]
+    lines = block.replace(".venv/bin/python", sys.executable).replace('"epochs": 20', '"epochs": 1').splitlines()[:2]
+    assert "reconstruction" in run(["bash", "-ec", "\n".join(lines)], tmp_path)
     directory = tmp_path / "data/runs/custom/mine"
     assert (directory / "manifest.json").exists()
-    assert RunConfig.from_dict(json.loads((directory / "config.json").read_text("utf-8"))).root == str(images)
+    assert RunConfig.from_dict(json.loads((directory / "config.json").read_text("utf-8"))).width == 8

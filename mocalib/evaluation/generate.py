@@ -121,12 +121,12 @@ def _reconstructed(autoencoder: Autoencoder, images: Tensor) -> Iterator[tuple[T
 
 
 def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
-    """The trained autoencoder of a finished run, or of a kept epoch.
+    """The trained autoencoder of a finished run, or of a kept epoch; the path may also start at the repository's root.
 
     Raises FileNotFoundError if its weights are missing, as in a fresh clone, and ValueError if they do not load or fail
     the checksum beside them. The message gives the command that trains the run again.
     """
-    run = open_run(directory)
+    run = open_run(directory if Path(directory).exists() else paths.ROOT / directory)
     path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
     if not path.exists():
         raise FileNotFoundError(_no_weights(run, path))
