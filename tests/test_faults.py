@@ -22,7 +22,7 @@ import victims
 from conftest import OFFLINE, says, tiny
 from test_training import HANGS, assert_same
 
-from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, figures, train
+from mocalib import Compute, MoCA, Pool, RunConfig, Scoring, evaluate, figures, train
 from mocalib.config import paths
 from mocalib.data import datasets
 from mocalib.storage import files
@@ -307,3 +307,24 @@ def test_a_read_only_checkout_at_an_odd_path_says_why_it_fails_and_works_with_it
     assert re.search(said, refused.stderr)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(elsewhere / "data" / "runs" / "custom"))
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_after_hours(scratch, monkeypatch):
+    """As in data of others, decoded or not: what lies there is read, and the rest goes beside the runs."""
+    config = tiny(epochs=1)
+    plain = train(config, scratch / "plain")
+    rows = evaluate(plain, Scoring(n=50))
+    (paths.CACHE / "features").rename(scratch / "features")
+    (paths.CACHE / "features").write_text("a file, so no folder can be made here", "utf-8")
+    run = train(config, paths.RUNS / "custom")
+    assert evaluate(run, Scoring(n=50)) == rows
+    assert list((paths.RUNS / "cache" / "features").glob("*.pt"))
+    shutil.rmtree(paths.CACHE)
+    paths.CACHE.write_text("a file", "utf-8")
+    assert evaluate(train(config, scratch / "again"), Scoring(n=50)) == rows
+    assert list((paths.RUNS / "cache").glob("digits-*/train.npy"))
+
+
+def test_features_that_can_be_kept_nowhere_are_computed(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder", "utf-8")
+    assert files.kept(tmp_path / "file" / "x.pt", lambda: 5) == 5

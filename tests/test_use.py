@@ -15,6 +15,7 @@ from mocalib.config import paths
 from mocalib.data import datasets
 from mocalib.evaluation import generate
 from mocalib.storage import files
+from mocalib.storage.run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +277,17 @@ def test_weights_that_were_changed_are_refused(grey, tmp_path):
     files.write_tensors(tmp_path / "shared" / "weights.pt", other | {"step": 0})
     with pytest.raises(ValueError, match=says("weights.pt", "damaged", "sha256", "restore it")):
         load(tmp_path / "shared")
+
+
+def test_the_committed_model_is_the_quickstarts_run(tmp_path):
+    place = paths.WEIGHTS / "digits-moca"
+    record = paths.RECORDS / "laptop" / open_run(place).config.name
+    for name in ("config.json", "metrics.jsonl", "samples.png", "reconstructions.png"):
+        assert (place / name).read_bytes() == (record / name).read_bytes(), name
+    open_run(place).verify()
+    assert sum(path.stat().st_size for path in place.iterdir()) <= 800_000
+    model = load("data/weights/digits-moca")
+    drawn = generate.decode_uint8(model, model.prior(40))
+    grid = np.asarray(Image.open(place / "samples.png")).reshape(5, 16, 8, 16).swapaxes(1, 2).reshape(40, 1, 16, 16)
+    assert (torch.from_numpy(grid.astype(int)) - drawn).abs().max() <= 1  # processors round differently
+    assert load(str(place)).encode(datasets.load(RunConfig()).test.images[:3]).shape == (3, 24)
