@@ -116,13 +116,6 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if damaged else 0
 
 
-def _benchmark(options: argparse.Namespace) -> int:
-    from mocalib.benchmark import measure
-
-    print(measure.run(options.scale, options.device, options.runs, options.threads))
-    return 0
-
-
 def _configs(options: argparse.Namespace) -> list[RunConfig]:
     """The runs of the named experiments that `--part` selects, each once; `--seeds` overrides the scale's seeds."""
     scale, own = options.scale, SCALES[options.scale].seeds
@@ -194,10 +187,6 @@ def _parser() -> argparse.ArgumentParser:
     about = "check the given runs, or all runs, caches and weights, and name damaged files"
     verify = command("verify", _verify, about)
     verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
-    clock = command("benchmark", _benchmark, "compare the speed of the training step and Algorithm 1", device)
-    clock.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the nets (laptop)")
-    clock.add_argument("--runs", type=Path, metavar="FOLDER", help="folder for the record (default: data/throughput)")
-    clock.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's number)")
     return parser
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from mocalib.data.batches import ResidentImages
 from mocalib.figures import live
 
 OFFLINE = Path(__file__).parent / "offline"
+sys.path.insert(0, str(paths.ROOT / "notebooks"))  # for the benchmark beside them
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # in this process, as in all that tests start
 

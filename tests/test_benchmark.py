@@ -9,14 +9,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmark import __main__ as shell
+from benchmark import measure, steps, timer
+from benchmark.steps import ALGORITHM_1, OURS
 from conftest import tiny
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mocalib import __main__, models
-from mocalib.benchmark import measure, steps, timer
-from mocalib.benchmark.steps import ALGORITHM_1, OURS
+from mocalib import models
 from mocalib.config import paths
 from mocalib.data.builtin import image_shape
 from mocalib.paper.grids import SCALES, SMOKE
@@ -57,12 +58,12 @@ def record(tmp_path_factory):
         patch.setattr(measure, "apart", lambda function, *asked, device, threads: function(*asked, device))
         patch.setattr(measure, "REPEATS", 2)
         patch.setattr(measure, "_ceiling", lambda dtype, device: ceiling(torch.float32, device))  # the fast one
-        assert __main__.main(["benchmark", "--scale", "smoke", "--runs", str(folder), "--threads", "1"]) == 0
+        assert shell.main(["--scale", "smoke", "--runs", str(folder), "--threads", "1"]) == 0
     return json.loads((folder / "smoke-cpu.json").read_text("utf-8"))
 
 
 def test_a_record_says_what_was_measured_where_and_how(record):
-    assert record["command"] == "python -m mocalib benchmark --scale smoke --device cpu --threads 1"
+    assert record["command"] == "python notebooks/benchmark --scale smoke --device cpu --threads 1"
     assert record["environment"]["threads"] == 1
     assert {"versions", "commit", "device", "processor"} <= record["environment"].keys()
     assert record["ceiling"].keys() == {"float32", "bfloat16"}

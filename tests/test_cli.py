@@ -106,8 +106,6 @@ def test_run_says_before_training_that_features_cannot_be_had(tmp_path, capsys, 
         (["sweep", "table3", "--scale", "smoke", "--gpus", ".5"], "gpus = 0.5 is for device 'cuda'"),
         (["sweep", "table3", "--scale", "smoke", "--retries", "-1"], "Pool.retries = -1"),
         (["sweep", "table3", "--scale", "smoke", "--jobs", "-1"], "Pool.jobs = -1"),
-        (["benchmark", "--scale", "smoke", "--threads", "100000"], "threads = 100000: at most"),
-        (["benchmark", "--scale", "smoke", "--device", "cuda:99"], "device = 'cuda:99': this machine has"),
         (["plan", "table3", "--device", "gpu"], "Compute.device = 'gpu' is not a device"),
     ],
 )
@@ -116,7 +114,7 @@ def test_mistakes_are_answered_in_one_line_and_nothing_is_made(arguments, messag
     for name, text in (("broken", ""), ("list", "[1, 2]")):
         files.write(tmp_path / name / "config.json", text.encode())
     before = sorted(tmp_path.rglob("*"))
-    more = ["--runs", "made"] if arguments[0] in ("sweep", "benchmark") else []
+    more = ["--runs", "made"] if arguments[0] == "sweep" else []
     assert main([*arguments, *more]) == 1
     assert capsys.readouterr().err.splitlines()[0].startswith(f"mocalib: {message}")
     assert sorted(tmp_path.rglob("*")) == before
@@ -130,7 +128,6 @@ def test_mistakes_are_answered_in_one_line_and_nothing_is_made(arguments, messag
         (["sweep", "table33"], "invalid choice: 'table33'"),
         (["sweep", "table3", "--scale", "desktop"], "invalid choice: 'desktop'"),
         (["plan", "table3", "--n", "2"], "unrecognized arguments: --n 2"),  # no short form of --no-compile
-        (["benchmark", "--seeds", "2"], "unrecognized arguments: --seeds 2"),
         (["run", "some/run", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
         (["plan", "table3", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
         (["verify", "--runs", "elsewhere"], "unrecognized arguments: --runs"),
@@ -155,7 +152,7 @@ def test_what_a_terminal_cannot_show_is_escaped(environment):
     assert done.returncode == 1
 
 
-COMMANDS = ("run", "sweep", "plan", "verify", "benchmark")
+COMMANDS = ("run", "sweep", "plan", "list", "sample", "score", "verify")
 
 
 def test_help_names_every_command_and_needs_no_torch():

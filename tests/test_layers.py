@@ -8,7 +8,7 @@ from mocalib.config import paths
 
 ROOMS = [
     "config", "storage", "data", "models", "methods", "training",
-    "evaluation", "sweep", "figures", "paper", "benchmark", "__init__", "__main__",
+    "evaluation", "sweep", "figures", "paper", "__init__", "__main__",
 ]  # fmt: skip
 # What the paper is about: it touches no file, knows no dataset, and reads in twenty minutes.
 CORE = ("config.run", "config.methods", "config.checks", "models", "methods", "training.step", "training.loop")

@@ -19,7 +19,6 @@ from test_papermill import code, run_here
 from test_suite import fake_run, rescore, seal
 
 from mocalib import load, train
-from mocalib.benchmark.measure import Options
 from mocalib.config import paths
 from mocalib.config.methods import VAE
 from mocalib.config.parameters import notebook_parameters
@@ -47,7 +46,7 @@ def parameters(path):
 
 
 STUDIES = [path for path in NOTEBOOKS if "seeds" in parameters(path)]  # of the paper's tables and figures
-OPTIONS = {"seeds": Suite, "measure": Options}  # by a parameter that only these have
+OPTIONS = {"seeds": Suite}  # by a parameter that only these have
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

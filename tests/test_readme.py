@@ -220,7 +220,7 @@ def test_the_tasks_of_a_slurm_array_share_the_grid_out_and_any_of_them_can_be_ru
 def test_shell_and_papermill_are_shown():
     assert {name for name, _ in EVERY} >= {"README.md", "notebooks/README.md"}
     assert {name for name, _ in NOTEBOOKS} >= {"README.md", "notebooks/README.md"}
-    assert {command[0] for _, command in EVERY} >= {"run", "sweep", "plan", "verify", "benchmark"}
+    assert {command[0] for _, command in EVERY} >= {"run", "list", "sample", "score", "sweep", "plan", "verify"}
 
 
 # ------------------------------------------------------------------------------------------------------------ examples

@@ -21,6 +21,8 @@ class NotebookOptions:
     output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
     feature_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
+    scale: str = ""  # "": MOCALIB_SCALE, else laptop
+    measure: bool = False  # time the training step here and now
     run: str = ""  # directory of a run with weights; "": the newest here
 
 

@@ -77,21 +77,21 @@ def listed(folder: Path) -> pd.DataFrame:
     found = sorted(path.parent for pattern in ("*/config.json", "*/*/config.json") for path in folder.glob(pattern))
     if not found:
         raise FileNotFoundError(f"{folder} has no runs; pass a folder of run directories")
-    table = pd.DataFrame([_line(path) | {"run": path.relative_to(folder).as_posix()} for path in found])
-    settings = [name for name in SETTINGS if name in table and table[name].astype(str).nunique() > 1]
-    scores = [name for name in ("features", "n", "fd", "reconstruction", "effective_rank") if name in table]
-    return table.set_index("run")[["state", *settings, *scores]]
+    table = pd.DataFrame(map(_line, found), index=[path.relative_to(folder).as_posix() for path in found])
+    same = [name for name in SETTINGS if name in table and table[name].astype(str).nunique() == 1]
+    return table.drop(columns=same).rename_axis("run")
 
 
 def _line(directory: Path) -> dict:
     """A run's state, config and last scores."""
     try:
         run = open_run(directory)
-        if run.finished:
-            return {"state": "finished"} | _row(run, common_features([run]), None)
+        row = _row(run, common_features([run]), None) if run.finished else {}
     except ValueError:  # `verify` gives the reason
         return {"state": "damaged"}
-    return {"state": "begun" if run.begun else "new"} | _settings(run.config)
+    state = "finished" if run.finished else "begun" if run.begun else "new"
+    shown = ("features", "n", "fd", "reconstruction", "effective_rank")
+    return {"state": state} | _settings(run.config) | {name: row[name] for name in shown if name in row}
 
 
 def _settings(config: RunConfig) -> dict:

@@ -9,7 +9,6 @@ import statistics
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -19,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mocalib.benchmark.steps import ALGORITHM_1, OURS, OURS_FLOAT32, OurStep, PrintedStep, contender
-from mocalib.benchmark.timer import WARM_UP, apart, ratio, rounds, timed
+from benchmark.steps import ALGORITHM_1, OURS, OURS_FLOAT32, OurStep, PrintedStep, contender
+from benchmark.timer import WARM_UP, apart, ratio, rounds, timed
 from mocalib.config import paths
-from mocalib.config.checks import option, validate
 from mocalib.config.run import RunConfig
 from mocalib.data.builtin import image_shape
-from mocalib.paper.grids import SCALES, scale_of, vary
+from mocalib.paper.grids import SCALES, vary
 from mocalib.storage import environment, files
 from mocalib.storage.progress import bar
 from mocalib.training.device import check_device, check_threads
@@ -34,20 +32,6 @@ REPEATS, REPEATS_OF_GROWTH = 9, 3
 QUEUE_SIZES = (100, 5_000, 120_000)  # for the growth of cost; all else as in the first case
 CUSTOM = paths.RUNS / "custom" / "throughput"
 PARTS = ("encoder", "key encoder", "decoder", "losses", "backward", "Adam", "EMA", "queue", "data", "log")
-
-
-@dataclass
-class Options:
-    """The parameters of the notebook on speed."""
-
-    scale: str = option("", choices=("", *SCALES))  # "": MOCALIB_SCALE, else laptop
-    device: str = "cpu"
-    threads: int = option(0, low=0)  # of the CPU; 0: torch's number
-    measure: bool = False
-
-    def __post_init__(self) -> None:
-        validate(self)
-        self.scale = scale_of(self.scale)
 
 
 def run(scale: str, device: str = "cpu", folder: Path | str | None = None, threads: int = 0) -> Path:
@@ -79,7 +63,7 @@ def measure(scale: str, device: str = "cpu", threads: int = 0) -> dict:
     before, *found, after = (apart(work, device=device, threads=threads) for work in shown)
     return {
         "scale": scale,
-        "command": f"python -m mocalib benchmark --scale {scale} --device {device}{asked}",
+        "command": f"python notebooks/benchmark --scale {scale} --device {device}{asked}",
         "environment": environment.describe(device) | {"threads": threads},
         "repeats": REPEATS,
         "cudnn": {"float32_convolutions_in": torch.backends.cudnn.conv.fp32_precision, "benchmark": True},
