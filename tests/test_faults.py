@@ -303,13 +303,31 @@ def test_a_read_only_checkout_at_an_odd_path_says_why_it_fails_and_works_with_it
     for path in reversed(places):
         path.chmod(0o755)  # so that it can be removed
     assert refused.returncode == 1
-    said = r"Error: .*Permission denied: .*dépôt à moi/data/cache.* cannot be written; set MOCALIB_RUNS, M"
+    said = r"Error: .*Permission denied: .*dépôt à moi/data/runs.* cannot be written; set MOCALIB_RUNS, M"
     assert re.search(said, refused.stderr)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(elsewhere / "data" / "runs" / "custom"))
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_after_hours(scratch, monkeypatch):
+def test_data_that_an_admin_decoded_and_closed_can_be_trained_on_and_scored(tmp_path):
+    shared, mine = tmp_path / "shared", tmp_path / "mine"
+    mine.mkdir()
+    env = {"PYTHONPATH": f"{paths.ROOT}:{OFFLINE}", "PATH": os.environ["PATH"], "HOME": str(mine)}
+    env |= {"MOCALIB_DATA": str(shared), "MOCALIB_RUNS": str(mine / "runs"), "MOCALIB_FIGURES": str(mine / "figures")}
+    decode = "from mocalib import RunConfig; from mocalib.data import datasets; datasets.load(RunConfig())"
+    subprocess.run([sys.executable, "-c", decode], env=env, check=True)
+    places = [*shared.rglob("*"), shared]
+    for path in places:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    command = [sys.executable, "-B", "-c", TRAIN_AND_SCORE.format(folder=str(paths.ROOT))]
+    done = subprocess.run(command, env=env, cwd="/", capture_output=True, encoding="utf-8", preexec_fn=obey_modes)
+    for path in reversed(places):
+        path.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert list((mine / "runs" / "cache" / "features").glob("*.pt"))
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_after_hours(scratch):
     """As in data of others, decoded or not: what lies there is read, and the rest goes beside the runs."""
     config = tiny(epochs=1)
     plain = train(config, scratch / "plain")

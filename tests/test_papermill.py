@@ -165,7 +165,9 @@ def test_images_that_changed_since_a_finished_run_are_noticed(scratch):
     run_here(cells, **changed)
     run_here(cells, **changed)
     picture(scratch / "photos" / "3.png", size=(16, 16), seed=99)
-    with pytest.raises(AssertionError, match=says("photos has changed", paths.RUNS / "custom" / "folder-a2-")):
+    with pytest.raises(
+        RunMismatch, match=says("photos is not what", paths.RUNS / "custom" / "folder-a2-", "other pixels")
+    ):
         run_here(cells, **changed)
 
 
@@ -204,6 +206,7 @@ import signal
 import time
 from mocalib.config import paths
 from mocalib.data.batches import ResidentImages
+from mocalib.storage.run import RunMismatch
 batch = ResidentImages.batch
 
 def held(images, step):

@@ -146,5 +146,7 @@ def test_a_cluster_that_does_not_answer_is_named_and_not_replaced(tmp_path, monk
 
 def test_without_ray_its_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"engine = 'ray' needs Ray; pip install -e '.\[ray\]', or use engine 'local'"):
+    with pytest.raises(
+        ValueError, match=r"engine = 'ray' needs Ray; .*python.* -m pip install 'ray>=2.50', or use engine 'local'"
+    ):
         sweep([tiny()], tmp_path, pool=Pool("ray"))

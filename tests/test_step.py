@@ -354,7 +354,7 @@ def test_a_cache_larger_than_memory_stays_on_the_disk(tmp_path, monkeypatch):
     """6 GB, memory-mapped and sparse."""
     np.lib.format.open_memmap(tmp_path / "train.npy", mode="w+", dtype=np.uint8, shape=(490_000, 3, 64, 64))
     images, test = cache._open(tmp_path / "train.npy"), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    found = Dataset(Split(images, None), Split(test, None), "0" * 64, [])
+    found = Dataset(Split(images, None), Split(test, None), "0" * 64, {})
     monkeypatch.setattr(datasets, "load", lambda config: found)
     used, batch = [anonymous()], ResidentImages.batch
     monkeypatch.setattr(ResidentImages, "batch", lambda self, i: (used.append(anonymous()), batch(self, i))[1])

@@ -102,7 +102,7 @@ def _connected(address: str | None, cpus: int | None) -> Iterator[tuple[ModuleTy
             import ray
         except ImportError:
             raise ValueError(
-                f"engine = 'ray' needs Ray: {sys.executable} -m pip install 'ray>=2.50', or engine 'local'"
+                f"engine = 'ray' needs Ray; {sys.executable} -m pip install 'ray>=2.50', or use engine 'local'"
             ) from None
         if ray.is_initialized():
             if address:
