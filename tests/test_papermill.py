@@ -23,6 +23,7 @@ from test_data import tree
 from mocalib import Compute, open_run, train
 from mocalib.config import paths
 from mocalib.storage import files
+from mocalib.storage.run import RunMismatch
 
 TRAIN = paths.ROOT / "notebooks" / "train.ipynb"
 ENDLESS = {  # tests/conftest.py's tiny, but for its length

@@ -48,7 +48,8 @@ def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bo
     both splits (prints it if the splits are official); and for an image smaller than the crop.
     """
     headers, broken = _headers(listing)
-    rest = _mended(listing.without(broken), headers)
+    digests = {name: header.digest for name, header in headers.items()}
+    rest = mended(listing.without(broken), digests)
     white = _white(listing.files.place, headers)
     if rest.train and rest.test:
         _look_for_shared(rest, headers)
@@ -56,7 +57,7 @@ def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bo
         _refuse_small(rest, headers, crop or (side if listing.official else 0))
     while rest.train and rest.test and (late := _write(rest, headers, side, crop, white, folder)):
         broken |= late
-        rest = _mended(rest.without(late), headers)
+        rest = mended(rest.without(late), digests)
         if not skip_broken:
             break
     named = _lines(f"{name} ({reason})" for name, reason in broken.items())
@@ -74,10 +75,6 @@ def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bo
     notes += _notes(listing, rest, headers, white)
     print(*(f"{listing.files.place}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
     return {"left_out": sorted(broken), "notes": notes[bool(broken) :], "white": white if white != WHITE else None}
-
-
-def _mended(listing: Listing, headers: dict[str, Header]) -> Listing:
-    return mended(listing, {name: header.digest for name, header in headers.items()})
 
 
 def _white(place: Path, headers: dict[str, Header]) -> int:

@@ -40,6 +40,7 @@ METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are
 }
 NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", "seen", "seconds", "n", *SCORES, *DISTANCES), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
+LISTED = ("features", "n", "fd", "reconstruction", "effective_rank")
 COLUMNS = list(dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS]))  # two have the name precision
 
 
@@ -90,8 +91,7 @@ def _line(directory: Path) -> dict:
     except ValueError:  # `verify` gives the reason
         return {"state": "damaged"}
     state = "finished" if run.finished else "begun" if run.begun else "new"
-    shown = ("features", "n", "fd", "reconstruction", "effective_rank")
-    return {"state": state} | _settings(run.config) | {name: row[name] for name in shown if name in row}
+    return {"state": state} | _settings(run.config) | {name: row[name] for name in LISTED if name in row}
 
 
 def _settings(config: RunConfig) -> dict:
