@@ -21,9 +21,7 @@ Image.init()  # loads all of Pillow's formats
 FOREIGN = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow has other programs read these
 KINDS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - FOREIGN}
 SUFFIXES = {*KINDS, ".mpo"}
-RECOGNISED = [
-    kind for kind, (_, accepts) in Image.OPEN.items() if accepts and kind not in FOREIGN
-]  # by the first bytes
+RECOGNISED = [kind for kind in Image.OPEN if Image.OPEN[kind][1] and kind not in FOREIGN]  # by their first bytes
 SPLITS = ("train", "test")
 LARGEST = 500_000_000  # bytes; a file in a small zip can unpack to more than memory holds
 

@@ -18,7 +18,7 @@ from mocalib.data import arrays, datasets
 from mocalib.data.arrays import as_uint8
 from mocalib.data.decode import WHITE
 from mocalib.methods import latent, losses
-from mocalib.storage import files
+from mocalib.storage import environment, files
 from mocalib.storage.run import Run, epoch_file, open_run
 from mocalib.training.device import use_threads
 
@@ -81,9 +81,7 @@ class Autoencoder:
         """Images decoded from points between the latents of x0 and x1, one image or B of them each: B steps C H W."""
         z0, z1 = self.encode(x0), self.encode(x1)
         if len(z0) != len(z1) or steps < 2:
-            raise ValueError(
-                f"{len(z0)} images and {len(z1)}, {steps} steps; pass as many to as from, and 2 steps or more"
-            )
+            raise ValueError(f"{len(z0)} images and {len(z1)}, {steps} steps; pass equal numbers, and 2 steps or more")
         z = (latent.interpolate if self.spherical else latent.line)(z0, z1, steps)  # B steps d
         return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
@@ -136,15 +134,14 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
         state = files.read_tensors(path)
         objective = methods.build(run.config, tuple(state["image_shape"]))
         new = objective.state_dict()
-        found = {name: new[name] for name in new if name.split(".")[0] in state.get("left_out", ())} | state[
-            "objective"
-        ]
+        left_out = {name: new[name] for name in new if name.split(".")[0] in state.get("left_out", ())}
+        found = left_out | state["objective"]
         files.check_state(found, new)
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None
     objective.load_state_dict(found)
-    environment = run.environment
-    about = {"white": environment.get("data", {}).get("white", WHITE), "threads": environment.get("threads", 1)}
+    threads = min(run.environment.get("threads", 1), environment.cores())  # it may come from a larger machine
+    about = {"white": run.environment.get("data", {}).get("white", WHITE), "threads": threads}
     return Autoencoder(objective.float(), state | about, torch.device(device), datasets.size_and_crop(run.config)[1])
 
 
