@@ -118,6 +118,7 @@ UNFIT = {  # what does not fit -> what is said
     "greys or colours": (torch.rand(3, 16, 16), ["(3, 16, 16)", "one image", "3 grey ones", "N C H W"]),
     "a dict": ({"image": 1}, ["dict", "path", "Pillow image", "array"]),
     "nothing": ([], ["list", "path"]),
+    "float pixels": (Image.fromarray(np.zeros((16, 16), np.float32)), ["mode F", "8 or 16 bits"]),
     "no file": ("nowhere.png", ["nowhere.png", "does not exist", "folder or zip"]),
 }
 
@@ -131,15 +132,16 @@ def test_what_does_not_fit_is_refused_in_words(grey, what):
 
 def test_latents_and_numbers_that_do_not_fit_are_refused(grey):
     net = load(grey.directory)
-    for z in (torch.rand(2, 9), torch.rand(1, 2, 8), torch.rand(0, 8), 3.0):
+    for z in (torch.rand(2, 9), torch.rand(1, 2, 8), torch.rand(0, 8), 3.0, torch.full((2, 8), torch.nan)):
         with pytest.raises(ValueError, match=says("latents of shape", "B 8")):
             net.decode(z)
     with pytest.raises(ValueError, match=says("2 images and 3")):
         net.interpolate(torch.rand(2, 1, 16, 16), torch.rand(3, 1, 16, 16), 4)
-    with pytest.raises(ValueError, match="1 steps"):
+    with pytest.raises(ValueError, match=says("steps = 1", "at least 2")):
         net.interpolate(torch.rand(16, 16), torch.rand(16, 16), 1)
-    with pytest.raises(ValueError, match="n = 0 samples"):
-        net.sample(0)
+    for n, said in ((0, "at least 1"), (2.5, "not an int")):
+        with pytest.raises(ValueError, match=says(f"n = {n}", said)):
+            net.sample(n)
 
 
 # ------------------------------------------------------------------------------------------------------- PNG files
@@ -158,6 +160,24 @@ def test_samples_are_written_as_they_are_scored(grey, tmp_path, capsys):
     assert torch.equal(pixels(save_images(net.sample(30, 3), tmp_path / "python")), pixels(tmp_path / "out"))
 
 
+def test_arrays_and_single_images_are_written_too(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (3, 8, 9, 3), dtype=np.uint8)
+    assert np.array_equal(pixels(save_images(x, tmp_path / "a")), x)
+    assert np.array_equal(pixels(save_images(torch.from_numpy(x[0]).permute(2, 0, 1), tmp_path / "b")), x[:1])
+
+
+def test_words_and_ragged_lists_are_no_arrays(scratch):
+    for given in ("images", [np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)]):
+        with pytest.raises(ValueError, match=says("no array of numbers", "of one shape", "N C H W")):
+            from_arrays(given)
+
+
+def test_a_file_that_is_no_image_is_named(grey, tmp_path):
+    (tmp_path / "notes.txt").write_text("hi", "utf-8")
+    with pytest.raises(OSError, match=says("cannot identify image file", "notes.txt")):
+        load(grey.directory).encode(tmp_path / "notes.txt")
+
+
 def test_reconstructions_and_the_test_split_are_written(colour, tmp_path):
     place, found = str(colour.directory), datasets.load(colour.config)
     assert main(["sample", place, "--reconstruct", colour.config.root, "--out", str(tmp_path / "a")]) == 0
@@ -173,9 +193,9 @@ def test_a_folder_with_anything_in_it_is_left_alone_and_no_half_is_left(grey, tm
     assert "not empty; pass the path of a new folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
     parts = (part for part in (torch.rand(2, 1, 4, 4), None))
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="no array of numbers"):
         save_images(parts, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 # ------------------------------------------------------------------------------------------------- anyone's samples
@@ -237,6 +257,7 @@ ARRAYS = {  # wrong arguments of from_arrays, for 10 images -> what is said
     "labels of another number": ({"labels": [0] * 9}, ["9 labels", "10 images"]),
     "labels that are no ints": ({"labels": [0.5] * 10}, ["float64", "an int"]),
     "negative labels": ({"labels": [-1] * 10}, ["at least 0"]),
+    "one label": ({"labels": 3}, ["1 labels", "10 images"]),
     "labels of train alone": ({"test": np.zeros((2, 8, 8), np.uint8), "labels": [0] * 10}, ["12 images", "a pair"]),
 }
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +20,6 @@ from mocalib.data import decode, image_folder
 from mocalib.storage import files
 
 COLOURS = (1, 3, 4)  # channels of grey, RGB and RGBA
-KINDS = "a path, a Pillow image, an array, a tensor, or a list of these"
 SHAPES = "H W, C H W, H W C, N H W, N C H W or N H W C, where C is 1, 3 or 4"
 
 
@@ -49,7 +49,7 @@ def from_arrays(train: Any, test: Any = None, labels: Any = None) -> str:
 
 def _folders(labels: Any, n: int) -> Iterator[str]:
     """A folder for each of n images, named after its label."""
-    flat = np.concatenate([np.atleast_1d(part) for part in labels])
+    flat = np.concatenate([np.atleast_1d(part) for part in ([labels] if np.isscalar(labels) else labels)])
     if flat.shape != (n,) or flat.dtype.kind not in "iu" or flat.min() < 0:
         raise ValueError(
             f"{len(flat)} labels of type {flat.dtype} for {n} images; pass an int of at least 0 for each image, and "
@@ -63,7 +63,10 @@ def as_batch(given: Any, grey: bool = False) -> Tensor:
 
     Raises ValueError for other shapes, types and values, and for three dimensions that may be one image or several.
     """
-    x = given.detach().cpu() if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+    try:
+        x = given.detach().cpu() if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"no array of numbers ({error}); pass images of one shape: {SHAPES}") from None
     shape = tuple(x.shape)
     if x.ndim == 3 and grey and shape[0] in COLOURS[1:]:
         raise ValueError(f"shape {shape} is one image or {shape[0]} grey ones; pass four dimensions, N C H W")
@@ -97,11 +100,12 @@ def save_images(images: Tensor | Iterable[Tensor], folder: Path | str) -> Path:
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; pass the path of a new folder")
-    partial, names = folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), itertools.count()
-    with files.writing(partial / "x"):
-        for part in images.split(1) if isinstance(images, Tensor) else images:
-            for image in _pillow(as_uint8(part)):
-                image.save(partial / f"{next(names):07d}.png")
+    parts = [images] if isinstance(images, (np.ndarray, Tensor)) else images
+    pictures = itertools.chain.from_iterable(_pillow(as_uint8(as_batch(part))) for part in parts)
+    with files.writing(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as scratch:
+        (partial := Path(scratch, "images")).mkdir()
+        for i, picture in enumerate(pictures):
+            picture.save(partial / f"{i:07d}.png")
         partial.replace(folder)
     return folder
 
@@ -127,7 +131,9 @@ def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = de
             return x
         pictures = _pillow(as_uint8(x))
     else:
-        raise ValueError(f"{type(given).__name__} is no image; pass {KINDS}")
+        raise ValueError(
+            f"{type(given).__name__} is no image; pass a path, Pillow image, array, tensor or list of these"
+        )
     arrays = [decode.pixels(picture, side, crop, channels == 1, white) for picture in pictures]
     return torch.from_numpy(np.stack(arrays))
 
@@ -136,12 +142,11 @@ def _files(path: Path) -> Iterator[Image.Image]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; pass the path of an image, or of a folder or zip of images")
     if path.is_dir() or zipfile.is_zipfile(path):
-        found = image_folder.find(path)
-        if not found.names:
+        if not (found := image_folder.find(path)).names:
             raise ValueError(f"{path} has no images (other files: {found.unused or 'none'})")
         yield from (image_folder.opened(io.BytesIO(found.read(name)), name) for name in found.names)
     else:
-        yield image_folder.opened(io.BytesIO(path.read_bytes()), path.name)
+        yield image_folder.opened(path, path.name)
 
 
 def _pillow(images: Tensor) -> Iterator[Image.Image]:

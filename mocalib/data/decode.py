@@ -238,6 +238,8 @@ def _visible(image: Image.Image, white: int) -> Image.Image:
     if image.mode.startswith("I"):
         scaled = np.asarray(image).astype(np.float64) * (255 / white)
         return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("mode F: 32-bit pixels have no fixed range; convert it to 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

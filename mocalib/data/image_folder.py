@@ -57,7 +57,7 @@ def find(place: Path) -> Files:
     return Files(place, [name for name, *_ in found], digest(key), read, kinds)
 
 
-def opened(content: IO[bytes], name: str) -> Image.Image:
+def opened(content: IO[bytes] | Path, name: str) -> Image.Image:
     """Open an image file in any format that Pillow itself can read. Raises what Pillow raises."""
     return Image.open(content, formats=list(dict.fromkeys([*RECOGNISED, KINDS.get(suffix(name), "PNG")])))
 

@@ -17,7 +17,6 @@ SPLITS = {  # parameter of a class -> its values for training and for testing; t
     "train": ((True,), (False,)),
     "split": (("trainval", "train", "train-standard"), ("test", "val", "valid")),
 }
-OTHERS = {"EMNIST": {"split": "balanced"}}  # parameters without a default
 
 
 def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
@@ -30,7 +29,8 @@ def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
     if name not in datasets.__all__:
         raise ValueError(f"torchvision.datasets has no {name!r}{nearest(name, list(datasets.__all__))}")
     takes = {part for base in kind.__mro__[:-1] for part in inspect.signature(base.__init__).parameters}
-    settings = OTHERS.get(name, {}) | ({"download": True} if download and "download" in takes else {})
+    settings = {"download": True} if download and "download" in takes else {}
+    settings |= {"split": "balanced"} if name == "EMNIST" else {}  # it has no default
     axis = next((axis for axis in SPLITS if axis in takes), None)
     if axis is not None:
         return [_opened(kind, root, [settings | {axis: value} for value in values]) for values in SPLITS[axis]]

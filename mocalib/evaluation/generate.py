@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mocalib import methods
 from mocalib.config import paths
+from mocalib.config.checks import check
 from mocalib.data import arrays, datasets
 from mocalib.data.arrays import as_uint8
 from mocalib.data.decode import WHITE
@@ -58,8 +59,8 @@ class Autoencoder:
     def decode(self, z: Tensor | np.ndarray) -> Tensor:
         """Latents B d, or one of d, to images B C H W in [0, 1] on the CPU."""
         z, d = torch.as_tensor(z, dtype=torch.float32), self.objective.latent_dim
-        if z.ndim not in (1, 2) or z.shape[-1] != d or not len(z):
-            raise ValueError(f"latents of shape {tuple(z.shape)}; this run decodes B {d}, or {d} for one")
+        if z.ndim not in (1, 2) or z.shape[-1] != d or not len(z) or not z.isfinite().all():
+            raise ValueError(f"latents of shape {tuple(z.shape)}; pass finite numbers, B {d}, or {d} for one")
         with use_threads(self.threads):
             return torch.cat([self.objective.decode(part.to(self.device)).cpu() for part in z.view(-1, d).split(BATCH)])
 
@@ -69,9 +70,7 @@ class Autoencoder:
 
     def prior(self, n: int, seed: int = 0) -> Tensor:
         """n latents to generate from, n d; a seed gives the same on every device."""
-        if n < 1:
-            raise ValueError(f"n = {n} samples; pass at least 1")
-        return self.objective.prior(n, torch.Generator().manual_seed(seed))
+        return self.objective.prior(check("n", n, int, {"low": 1}), torch.Generator().manual_seed(seed))
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n new images, n C H W in [0, 1], decoded from the prior."""
@@ -79,9 +78,9 @@ class Autoencoder:
 
     def interpolate(self, x0: Any, x1: Any, steps: int) -> Tensor:
         """Images decoded from points between the latents of x0 and x1, one image or B of them each: B steps C H W."""
-        z0, z1 = self.encode(x0), self.encode(x1)
-        if len(z0) != len(z1) or steps < 2:
-            raise ValueError(f"{len(z0)} images and {len(z1)}, {steps} steps; pass equal numbers, and 2 steps or more")
+        steps, z0, z1 = check("steps", steps, int, {"low": 2}), self.encode(x0), self.encode(x1)
+        if len(z0) != len(z1):
+            raise ValueError(f"{len(z0)} images and {len(z1)}; pass as many to as from")
         z = (latent.interpolate if self.spherical else latent.line)(z0, z1, steps)  # B steps d
         return self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
@@ -124,7 +123,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     Raises FileNotFoundError if its weights are missing, as in a fresh clone, and ValueError if they do not load or fail
     the checksum beside them. The message gives the command that trains the run again.
     """
-    run = open_run(directory if Path(directory).exists() else paths.ROOT / directory)
+    run = open_run(next((place for place in (Path(directory), paths.ROOT / directory) if place.exists()), directory))
     path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
     if not path.exists():
         raise FileNotFoundError(_no_weights(run, path))
