@@ -123,15 +123,12 @@ def cache(name: str) -> Path:
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """The value stored at `path`; if it is missing or damaged, the value that `make` returns.
-
-    That is stored, if it can be: it is no reason to fail after hours.
-    """
+    """The value stored at `path`; if it is missing or damaged, that of `make`, which is stored if it can be."""
     if path.exists():
         with contextlib.suppress(ValueError):  # damaged
             return read_tensors(path)
     made = make()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # no reason to fail after hours
         write_tensors(path, made)
     return made
 
