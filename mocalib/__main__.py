@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mocalib.config import paths
+from mocalib.config.checks import check
 from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
 from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
 from mocalib.paper import experiments
@@ -75,11 +76,11 @@ def _sample(options: argparse.Namespace) -> int:
     from mocalib.data.arrays import save_images
     from mocalib.evaluation import generate
 
+    n = check("n", 1_000 if options.n is None else options.n, int, {"low": 1})
     if options.reference:
         images = generate.reference(options.run)
     else:
         net = generate.load(options.run, options.epoch, options.device)
-        n = 1_000 if options.n is None else options.n
         z = net.encode(options.reconstruct) if options.reconstruct else net.prior(n, options.seed)
         images = generate.decode_uint8(net, z)
     print(save_images(images[: options.n], options.out))

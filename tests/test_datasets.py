@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import re
 import shutil
@@ -414,11 +415,21 @@ def test_a_run_on_a_dataset_of_torchvision(scratch, monkeypatch):
     assert any(row["metric"] == "fd_classifier" for row in evaluate(run, Scoring(n=20)))
 
 
+def test_files_that_were_replaced_in_a_given_folder_are_decoded_again(scratch):
+    fashion(scratch / "mine")
+    first = load("torchvision:FashionMNIST", root=str(scratch / "mine"))
+    raw = scratch / "mine" / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    idx(raw, np.zeros((30, 28, 28), np.uint8))
+    os.utime(raw, (1, 1))
+    assert load("torchvision:FashionMNIST", root=str(scratch / "mine")).fingerprint != first.fingerprint
+
+
 @pytest.mark.parametrize(
     ("name", "said", "error"),
     [
         ("FashionMnist", ["has no 'FashionMnist'", "did you mean 'FashionMNIST'"], ValueError),
         ("", ["has no ''"], ValueError),
+        ("wrap_dataset_for_transforms_v2", ["has no 'wrap"], ValueError),
         ("VOCDetection", ["VOCDetection is not in", "not downloaded"], FileNotFoundError),
         ("KMNIST", ["KMNIST is not in", "KMNIST", "not downloaded", "pass their folder as root"], FileNotFoundError),
     ],

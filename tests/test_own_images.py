@@ -146,6 +146,15 @@ def test_sixteen_bit_colours_are_read_if_they_use_their_range_and_refused_if_not
         folder(scratch / "dark")
 
 
+def test_a_portable_pixmap_of_sixteen_bits_is_no_exception(scratch):
+    (scratch / "dark").mkdir()
+    for i in range(4):
+        values = np.linspace(i, 4000, 192).astype(">u2").tobytes()
+        (scratch / "dark" / f"{i}.ppm").write_bytes(b"P6 8 8 65535\n" + values)
+    with pytest.raises(ValueError, match=says("4 images", "16-bit colours", "convert them to 8 bits")):
+        folder(scratch / "dark")
+
+
 def icon(kind: str, i: int, path: Path) -> None:
     """Random colours under full transparency, but for an opaque grey square of value i."""
     grey = kind in ("LA", "grey key")

@@ -166,6 +166,37 @@ def test_arrays_and_single_images_are_written_too(tmp_path):
     assert np.array_equal(pixels(save_images(torch.from_numpy(x[0]).permute(2, 0, 1), tmp_path / "b")), x[:1])
 
 
+def test_arrays_of_the_same_bytes_and_another_shape_are_others(scratch):
+    x = np.random.default_rng(0).integers(0, 256, (12, 24, 24), dtype=np.uint8)
+    roots = {from_arrays(x.reshape(shape)) for shape in ((12, 24, 24), (12, 16, 36), (12, 12, 16, 3))}
+    assert len(roots) == 3
+
+
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_three_dimensions_are_grey_images_and_two_are_refused(scratch, n):
+    x = np.random.default_rng(0).integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    found = datasets.load(RunConfig(dataset="folder", root=from_arrays(x), model="hq"))
+    assert len(found.train.images) + len(found.test.images) == n
+    assert found.image_shape == (1, 8, 8)
+    with pytest.raises(ValueError, match=says("images of shape (10, 784)")):
+        from_arrays(np.zeros((10, 784), np.uint8))
+
+
+def test_a_dark_sixteen_bit_image_is_scaled_by_its_own_bits_if_the_run_has_none(grey, tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (16, 16)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "dark.png")
+    found = load(grey.directory).images(tmp_path / "dark.png")[0, 0].numpy().astype(int)
+    assert np.abs(found - values * (255 / 4095)).max() <= 1
+
+
+def test_a_broken_file_is_named(grey, tmp_path):
+    picture(tmp_path / "mine" / "good.jpg")
+    path = picture(tmp_path / "mine" / "cut.jpg", size=(64, 64))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=says("mine/cut.jpg", "cannot be read as an image", "truncated")):
+        load(grey.directory).encode(tmp_path / "mine")
+
+
 def test_words_and_ragged_lists_are_no_arrays(scratch):
     for given in ("images", [np.zeros((8, 8), np.uint8), np.zeros((9, 8), np.uint8)]):
         with pytest.raises(ValueError, match=says("no array of numbers", "of one shape", "N C H W")):
@@ -174,7 +205,7 @@ def test_words_and_ragged_lists_are_no_arrays(scratch):
 
 def test_a_file_that_is_no_image_is_named(grey, tmp_path):
     (tmp_path / "notes.txt").write_text("hi", "utf-8")
-    with pytest.raises(OSError, match=says("cannot identify image file", "notes.txt")):
+    with pytest.raises(ValueError, match=says("notes.txt", "cannot be read as an image")):
         load(grey.directory).encode(tmp_path / "notes.txt")
 
 
@@ -184,6 +215,14 @@ def test_reconstructions_and_the_test_split_are_written(colour, tmp_path):
     assert main(["sample", place, "--reference", "--out", str(tmp_path / "b")]) == 0
     assert pixels(tmp_path / "a").shape == (40, 16, 16, 3)
     assert torch.equal(pixels(tmp_path / "b").permute(0, 3, 1, 2), found.test.images)
+
+
+@pytest.mark.parametrize("n", ["0", "-1"])
+def test_a_number_of_images_below_one_is_refused(grey, tmp_path, capsys, n):
+    for what in ([], ["--reference"]):
+        assert main(["sample", str(grey.directory), "--n", n, "--out", str(tmp_path / "out"), *what]) == 1
+        assert "n = " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_anything_in_it_is_left_alone_and_no_half_is_left(grey, tmp_path, capsys, monkeypatch):

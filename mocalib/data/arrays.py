@@ -31,7 +31,7 @@ def from_arrays(train: Any, test: Any = None, labels: Any = None) -> str:
     (of train, of test). Equal images and labels give the same path. Raises ValueError for what does not fit.
     """
     splits = {"": train} if test is None else {"train/": train, "test/": test}
-    splits = {name: as_uint8(as_batch(images)) for name, images in splits.items()}
+    splits = {name: as_uint8(as_batch(images, several=True)) for name, images in splits.items()}
     folders = itertools.repeat("") if labels is None else _folders(labels, sum(map(len, splits.values())))
     content, digest = io.BytesIO(), hashlib.sha256()
     with zipfile.ZipFile(content, "w") as archive:
@@ -40,7 +40,7 @@ def from_arrays(train: Any, test: Any = None, labels: Any = None) -> str:
                 name = f"{split}{folder}{i:07d}.png"
                 image.save(png := io.BytesIO(), "PNG")
                 archive.writestr(name, png.getvalue())
-                digest.update(name.encode() + image.tobytes())
+                digest.update(f"{name} {image.mode} {image.size}".encode() + image.tobytes())
     path = paths.RAW / "arrays" / f"{digest.hexdigest()[:16]}.zip"
     if not path.exists():
         files.write(path, content.getbuffer())
@@ -58,10 +58,10 @@ def _folders(labels: Any, n: int) -> Iterator[str]:
     return (f"{label:07d}/" for label in flat)
 
 
-def as_batch(given: Any, grey: bool = False) -> Tensor:
-    """An array or tensor as images N C H W, uint8 or float32 in [0, 1]; `grey`: grey images are expected.
+def as_batch(given: Any, grey: bool = False, several: bool = False) -> Tensor:
+    """An array or tensor as images N C H W, uint8 or float32 in [0, 1]. Raises ValueError for what does not fit.
 
-    Raises ValueError for other shapes, types and values, and for three dimensions that may be one image or several.
+    `grey`: grey images are expected. `several`: three dimensions are N H W, and two are refused.
     """
     try:
         x = given.detach().cpu() if isinstance(given, Tensor) else torch.as_tensor(np.array(given))
@@ -70,10 +70,10 @@ def as_batch(given: Any, grey: bool = False) -> Tensor:
     shape = tuple(x.shape)
     if x.ndim == 3 and grey and shape[0] in COLOURS[1:]:
         raise ValueError(f"shape {shape} is one image or {shape[0]} grey ones; pass four dimensions, N C H W")
-    if x.ndim == 2:
+    if x.ndim == 2 and not several:
         x = x[None]
     if x.ndim == 3:
-        x = x[None] if {x.shape[0], x.shape[-1]} & {*COLOURS} else x[:, None]
+        x = x[None] if {x.shape[0], x.shape[-1]} & {*COLOURS} and not several else x[:, None]
     if x.ndim == 4 and x.shape[1] not in COLOURS:
         x = x.movedim(-1, 1).contiguous()
     if x.ndim != 4 or x.shape[1] not in COLOURS or 0 in shape:
@@ -93,10 +93,7 @@ def as_uint8(x: Tensor) -> Tensor:
 
 
 def save_images(images: Tensor | Iterable[Tensor], folder: Path | str) -> Path:
-    """Write images n C H W, in one tensor or in parts, to a new folder as 0000000.png and so on; return its path.
-
-    The folder appears when it is whole. Raises FileExistsError for a folder that has anything in it.
-    """
+    """Write images N C H W, at once or in parts, as PNG files to a new folder. FileExistsError if it is not empty."""
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; pass the path of a new folder")
@@ -110,7 +107,7 @@ def save_images(images: Tensor | Iterable[Tensor], folder: Path | str) -> Path:
     return folder
 
 
-def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = decode.WHITE) -> Tensor:
+def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = 0) -> Tensor:
     """Whatever a user has as images N C H W of a run's `shape`, uint8 or float32 in [0, 1].
 
     A path is one of an image, a folder or a zip. What has another size or number of channels is cropped and resized as
@@ -144,9 +141,17 @@ def _files(path: Path) -> Iterator[Image.Image]:
     if path.is_dir() or zipfile.is_zipfile(path):
         if not (found := image_folder.find(path)).names:
             raise ValueError(f"{path} has no images (other files: {found.unused or 'none'})")
-        yield from (image_folder.opened(io.BytesIO(found.read(name)), name) for name in found.names)
+        yield from (_loaded(io.BytesIO(found.read(name)), f"{path}/{name}") for name in found.names)
     else:
-        yield image_folder.opened(path, path.name)
+        yield _loaded(path, str(path))
+
+
+def _loaded(content: io.BytesIO | Path, name: str) -> Image.Image:
+    try:
+        (image := image_folder.opened(content, name)).load()
+    except Exception as error:  # Pillow raises many types
+        raise ValueError(f"{name} cannot be read as an image: {error}") from None
+    return image
 
 
 def _pillow(images: Tensor) -> Iterator[Image.Image]:

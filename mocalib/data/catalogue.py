@@ -62,7 +62,7 @@ NAMED = {
 def missing(dataset: str, root: Path, reason: str = "") -> str:
     """The message for missing files."""
     if dataset not in NAMED:
-        return f"root = {str(root)!r} does not exist; pass the path of a folder or zip of images"
+        return f"root = {str(root)!r} does not exist; pass the path of a folder or zip of images (run DIR --root)"
     named = NAMED[dataset]
     return (
         f"dataset {dataset!r} is not on this disk{reason}.\nExpected in {root}/: {named.expected}.\n"

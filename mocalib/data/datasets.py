@@ -151,8 +151,9 @@ def _torchvision(config: RunConfig) -> Source:
     def write(folder: Path) -> None:
         torchvision_sets.write(torchvision_sets.open_splits(name, root, not config.root), size, crop, folder)
 
-    key = {"torchvision": name, "root": config.root, "size": size, "crop": crop, "format": decode.FORMAT}
-    return Source(key, write, here=root.exists())
+    found = [(str(path), path.stat().st_mtime_ns) for path in sorted(root.rglob("*"))] if config.root else []
+    key = {"torchvision": name, "files": image_folder.digest(str(found)), "size": size, "crop": crop}
+    return Source(key | {"format": decode.FORMAT}, write, here=root.exists())
 
 
 def _digits(config: RunConfig) -> Source:

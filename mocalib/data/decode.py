@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,9 +44,9 @@ def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bo
     Transparent images are drawn on white. 16-bit greys are scaled by the bits that they use together. A hold-out of our
     own is `mended`.
 
-    Returns what a run records: files that were skipped (`left_out`), `notes`, and the value of `white` if it is not all
-    16 bits. Prints the notes. Raises ValueError naming unreadable files, if they are not to be skipped; for a file in
-    both splits (prints it if the splits are official); and for an image smaller than the crop.
+    Returns what a run records: files that were skipped (`left_out`), `notes` (printed, too), and what is `white` in
+    16-bit images. Raises ValueError naming unreadable files, if they are not to be skipped; for a file in both splits
+    (prints it if the splits are official); and for an image smaller than the crop.
     """
     headers, broken = _headers(listing)
     digests = {name: header.digest for name, header in headers.items()}
@@ -74,7 +75,8 @@ def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bo
     notes = [f"{len(broken)} files cannot be read and are skipped:\n{named}"] if broken else []
     notes += _notes(listing, rest, headers, white)
     print(*(f"{listing.files.place}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
-    return {"left_out": sorted(broken), "notes": notes[bool(broken) :], "white": white if white != WHITE else None}
+    used = white if any(header.largest for header in headers.values()) else None
+    return {"left_out": sorted(broken), "notes": notes[bool(broken) :], "white": used}
 
 
 def _white(place: Path, headers: dict[str, Header]) -> int:
@@ -83,13 +85,18 @@ def _white(place: Path, headers: dict[str, Header]) -> int:
     Raises ValueError for colours that use less than 16 bits: Pillow reads only their upper 8.
     """
     deep = {name: header for name, header in headers.items() if header.largest}
-    white = 2 ** max(8, max((header.largest for header in deep.values()), default=WHITE).bit_length()) - 1
+    white = _white_of(max((header.largest for header in deep.values()), default=0))
     if white < WHITE and (colour := [name for name, header in deep.items() if header.mode not in GREY_MODES]):
         raise ValueError(
             f"{len(colour)} images of {place} have 16-bit colours that go up to {white} of {WHITE} only, for example "
             f"{colour[0]}, and would be nearly black; convert them to 8 bits (ImageMagick: mogrify -normalize -depth 8)"
         )
     return white
+
+
+def _white_of(largest: int) -> int:
+    """The largest value of as many bits as an image's largest value needs, at least 8; all 16 if it has 8 bits."""
+    return 2 ** max(8, (largest or WHITE).bit_length()) - 1
 
 
 def _notes(listing: Listing, used: Listing, headers: dict[str, Header], white: int) -> list[str]:
@@ -140,7 +147,8 @@ def _largest(image: Image.Image) -> int:
     """The largest value of a 16-bit image, 0 if it has 8 bits. Of colours Pillow reads the upper 8 bits alone."""
     if image.mode.startswith("I"):
         return max(1, int(np.asarray(image).max()))
-    if image.tile and "16" in str(image.tile[0][3]):
+    how = str(getattr(image, "tile", ""))  # of a file; it says how its bytes are read
+    if re.search("16[BLN]", how) or (image.format == "PPM" and "65535" in how):
         return 257 * max(1, int(np.asarray(image.convert("RGB")).max()))
     return 0
 
@@ -219,9 +227,11 @@ def _common_size(headers: dict[str, Header]) -> int:
     return width
 
 
-def pixels(image: Image.Image, size: int, crop: int = 0, grey: bool = False, white: int = WHITE) -> np.ndarray:
-    """One image as uint8 C H W: turned upright, cropped and resized as in `decode`. Raises ValueError as that does."""
-    image = _visible(ImageOps.exif_transpose(image), white).convert("L" if grey else "RGB")
+def pixels(image: Image.Image, size: int, crop: int = 0, grey: bool = False, white: int = 0) -> np.ndarray:
+    """One image as uint8 C H W, made as in `decode`, which raises the same. `white` 0: 16 bits by its own."""
+    image = _visible(ImageOps.exif_transpose(image), white or _white_of(_largest(image))).convert(
+        "L" if grey else "RGB"
+    )
     square = crop or min(image.size)
     if square > min(image.size):
         raise ValueError(f"crop = {crop} is larger than the image, {image.width}x{image.height}")

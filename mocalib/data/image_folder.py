@@ -132,10 +132,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _zip(path: Path) -> tuple[list[tuple[str, int, int]], Counter, Callable[[str], bytes]]:
-    """(name, bytes, CRC) of every image in a zip, counts of other files by kind, and a reader for threads.
-
-    Names have no common top folder.
-    """
+    """(name, bytes, CRC) of every image in a zip, without a common top folder; counts of other kinds; a reader."""
     try:
         archive, lock = zipfile.ZipFile(path), threading.Lock()  # threads share one handle
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:

@@ -26,7 +26,7 @@ def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
     for files that are missing or damaged.
     """
     kind = getattr(datasets, name, None)
-    if name not in datasets.__all__:
+    if name not in datasets.__all__ or not isinstance(kind, type):
         raise ValueError(f"torchvision.datasets has no {name!r}{nearest(name, list(datasets.__all__))}")
     takes = {part for base in kind.__mro__[:-1] for part in inspect.signature(base.__init__).parameters}
     settings = {"download": True} if download and "download" in takes else {}
@@ -55,10 +55,9 @@ def _opened(kind: type, root: Path, tries: list[dict]) -> Dataset:
 
 
 def write(found: list[Dataset], size: int, crop: int, folder: Path) -> None:
-    """Write the arrays of both splits, N C H W, and their labels, N, in a fixed random order.
+    """Write the arrays of both splits, N C H W (C is 1 if the first image is grey), and labels, N, in a fixed order.
 
-    One channel if the first image is grey, else RGB. Raises ValueError for what has no classes, and without `size` and
-    `crop` for images that are not squares of one size.
+    Raises ValueError for what has no classes, and without `size` and `crop` for images of several sizes or no squares.
     """
     first, _ = _item(found[0], 0)
     grey, side = first.mode in decode.GREY_MODES, size or crop or first.width

@@ -68,9 +68,8 @@ def score_folder(
 ) -> list[dict]:
     """Score anyone's images, in a folder or a zip, against the test split of a config's dataset; return the rows.
 
-    All images count, each cropped to its largest centred square and resized to the dataset's size. Rows of the sampler
-    "real" are for as many training images, the lowest values to expect. Raises ValueError for fewer than two images, or
-    if there are no features to compare.
+    Each image is cropped to its largest centred square and resized. Rows of the sampler "real", on as many training
+    images, are the lowest to expect. Raises ValueError for fewer than two images, or without features.
     """
     device, dataset = check_device(device), datasets.load(config)
     if (name := scoring.features or "classifier") == "none":

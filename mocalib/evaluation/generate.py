@@ -17,7 +17,6 @@ from mocalib.config import paths
 from mocalib.config.checks import check
 from mocalib.data import arrays, datasets
 from mocalib.data.arrays import as_uint8
-from mocalib.data.decode import WHITE
 from mocalib.methods import latent, losses
 from mocalib.storage import environment, files
 from mocalib.storage.run import Run, epoch_file, open_run
@@ -120,10 +119,11 @@ def _reconstructed(autoencoder: Autoencoder, images: Tensor) -> Iterator[tuple[T
 def load(directory: Path | str, epoch: int | None = None, device: torch.device | str = "cpu") -> Autoencoder:
     """The trained autoencoder of a finished run, or of a kept epoch; the path may also start at the repository's root.
 
-    Raises FileNotFoundError if its weights are missing, as in a fresh clone, and ValueError if they do not load or fail
-    the checksum beside them. The message gives the command that trains the run again.
+    Raises FileNotFoundError if its weights are missing, with the command that trains it again, and ValueError if they
+    do not load or fail the checksum beside them.
     """
-    run = open_run(next((place for place in (Path(directory), paths.ROOT / directory) if place.exists()), directory))
+    places = Path(directory), paths.ROOT / directory
+    run = open_run(next(filter(Path.exists, places), directory))
     path = run.directory / ("weights.pt" if epoch is None else epoch_file(epoch))
     if not path.exists():
         raise FileNotFoundError(_no_weights(run, path))
@@ -140,7 +140,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None
     objective.load_state_dict(found)
     threads = min(run.environment.get("threads", 1), environment.cores())  # it may come from a larger machine
-    about = {"white": run.environment.get("data", {}).get("white", WHITE), "threads": threads}
+    about = {"white": run.environment.get("data", {}).get("white", 0), "threads": threads}
     return Autoencoder(objective.float(), state | about, torch.device(device), datasets.size_and_crop(run.config)[1])
 
 
@@ -155,8 +155,7 @@ def reference(directory: Path | str) -> Tensor:
 def share(run: Run, directory: Path | str) -> None:
     """Write what others need to use a finished run to a new directory: its records, and weights without TRAINING's.
 
-    Beside weights.pt, weights.json has its sha256, which `load` checks. Raises FileExistsError for a directory that is
-    there already.
+    weights.json has the sha256 of weights.pt, which `load` checks. Raises FileExistsError for an existing directory.
     """
     directory, state = Path(directory), files.read_tensors(run.directory / "weights.pt")
     kept = {name: value for name, value in state["objective"].items() if name.split(".")[0] not in TRAINING}
@@ -178,10 +177,8 @@ def _no_weights(run: Run, path: Path) -> str:
 
 
 def _retrain(run: Run) -> str:
-    elsewhere = paths.RUNS / "custom"
-    if run.directory.resolve().parent == elsewhere:
-        elsewhere = elsewhere / "again"
-    return f"Retrain the run elsewhere with: {paths.SHELL} run {run.directory} --runs {elsewhere}"
+    again = paths.RUNS / "custom" / "again"
+    return f"Retrain the run elsewhere with: {paths.SHELL} run {run.directory} --runs {again}"
 
 
 def mixture(z: Tensor, n: int, seed: int) -> Tensor:

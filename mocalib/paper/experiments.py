@@ -76,7 +76,7 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
             "K / d": size / config.latent_dim,
             "key encoder's horizon 1 / (1 - m0), in steps": horizon,
             "that horizon / (K / B)": horizon * config.batch_size / size,
-            "that horizon / steps": horizon / steps,
+            "that horizon / steps": horizon / max(steps, 1),  # `train` refuses a run without steps
         }
     if hasattr(method, "weight"):
         found["weight / (C H W)"] = method.weight / math.prod(image_shape)

@@ -164,12 +164,7 @@ def download(url: str, path: Path, digits: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {url} to {path}", flush=True)
-    try:  # torch renames the file once it is complete and its digest is right
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()  # fails if there are other files
-        raise
+    torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)  # renames it once it is right
 
 
 def sha256(path: Path) -> str:

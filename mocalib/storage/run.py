@@ -131,7 +131,7 @@ class Run:
         raise RunMismatch(
             f"{self.config.root or self.config.dataset} is not what {self.directory} was trained on: {changed} "
             f"(fingerprint {then['fingerprint'][:12]}, now {data['fingerprint'][:12]}). Restore these images, or move "
-            f"{self.directory} away to train on those that are there now"
+            f"{self.directory} away, or train in another directory"
         )
 
     def append(self, name: str, line: dict) -> None:

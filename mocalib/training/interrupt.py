@@ -16,11 +16,8 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def held() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in the yielded list. Whoever works inside looks at it and raises Interrupted.
-
-    A second SIGINT acts as before. Of SIGTERM some senders send two. Work that ends or fails meanwhile ends in
-    Interrupted, too. Outside the main thread, and for ignored signals, nothing changes.
-    """
+    """Note SIGINT and SIGTERM in the yielded list. Who works inside looks at it and raises Interrupted, or it is raised
+    at the end. A second SIGINT acts as before. Outside the main thread, and for ignored signals, nothing changes."""
     noted, main = [], threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
     before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
