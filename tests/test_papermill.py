@@ -125,7 +125,7 @@ def test_missing_inception_weights_are_said_before_training(scratch, monkeypatch
     with pytest.raises(FileNotFoundError, match=says("96 MB", placed, "'classifier' for data with labels")):
         run_here(code(), features="inception")
     assert not paths.RUNS.exists()
-    assert not placed.parent.exists()
+    assert not list(placed.parent.iterdir())
 
 
 def test_the_batch_of_the_readme_runs_and_its_last_notebook_shows_all(tmp_path, runs):

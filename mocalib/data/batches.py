@@ -22,7 +22,7 @@ class ResidentImages:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if batch_size > len(images):
-            raise ValueError(f"batch_size = {batch_size} is larger than {len(images)} training images; pass less")
+            raise ValueError(f"batch_size = {batch_size} is larger than the dataset, {len(images)} training images")
         self.batch_size, self.seed, self.device, self.dtype = batch_size, seed, torch.device(device), dtype
         self.images = images.to(self.device) if _fits(images, self.device) else images
         self.steps_per_epoch = len(images) // batch_size
