@@ -75,10 +75,11 @@ def _plan(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     from mocalib.data.arrays import save_images
     from mocalib.evaluation import generate
+    from mocalib.storage.run import open_run
 
     n = check("n", 1_000 if options.n is None else options.n, int, {"low": 1})
     if options.reference:
-        images = generate.reference(options.run)
+        images = generate.dataset_of(open_run(options.run)).test.images
     else:
         net = generate.load(options.run, options.epoch, options.device)
         z = net.encode(options.reconstruct) if options.reconstruct else net.prior(n, options.seed)

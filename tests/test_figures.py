@@ -30,6 +30,7 @@ from mocalib.paper import experiments, results
 from mocalib.storage import environment, files
 from mocalib.storage.run import Run
 from mocalib.training import loop
+from mocalib.training.loop import AverageMeter
 from mocalib.training.step import Trainer
 
 COMMITTED = sorted(path.parent for path in (paths.RECORDS / "laptop").glob("*/manifest.json"))
@@ -352,7 +353,8 @@ def test_pictures_take_a_small_share_of_the_time_and_outside_a_kernel_there_are_
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(live, "SECONDS", 5.0)
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: now.__setitem__(0, now[0] + 1))
-    state = {"names": {"turn": ["reconstruction"]}, "sums": {"turn": torch.ones(1)}, "counts": {"turn": 1}}
+    meter = AverageMeter()
+    meter.add("turn", {"reconstruction": torch.ones(())}, 0)
 
     def pictures_of(share: float, steps: int = 40) -> list[int]:
         monkeypatch.setattr(live, "SHARE", share)
@@ -360,7 +362,7 @@ def test_pictures_take_a_small_share_of_the_time_and_outside_a_kernel_there_are_
         seen, after = Live(Trainer(methods.build(tiny(), (1, 16, 16)), steps, torch.device("cpu"))), []
         for step in range(1, steps + 1):
             before = len(drawn)
-            seen.on_step(step, lambda: {"meters": {"line": state}})
+            seen.on_step(step, lambda: {"meters": {"line": meter.state()}})
             after += [step] * (len(drawn) - before)
             now[0] += 1
         return after

@@ -46,7 +46,7 @@ def parameters(path):
 
 
 STUDIES = [path for path in NOTEBOOKS if "seeds" in parameters(path)]  # of the paper's tables and figures
-OPTIONS = {"seeds": Suite}  # by a parameter that only these have
+OPTIONS = {"seeds": Suite, "measure": Suite}  # by a parameter that only these have
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

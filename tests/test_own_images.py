@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import picture, says, stopped, tiny
 from PIL import Image
+from test_data import tree
 
 from mocalib import RunConfig, evaluate, train
 from mocalib.data import datasets
@@ -24,13 +25,6 @@ from mocalib.sweep.run import sweep
 
 def folder(root: Path, **settings) -> Dataset:
     return datasets.load(RunConfig(**{"dataset": "folder", "root": str(root), "model": "hq", "size": 8} | settings))
-
-
-def tree(root: Path, *names: str) -> Path:
-    """Write pictures of these names, each another one."""
-    for i, name in enumerate(names):
-        picture(root / name, size=(8, 8), seed=i)
-    return root
 
 
 def contents(images: torch.Tensor) -> list[bytes]:

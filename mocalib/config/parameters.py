@@ -21,7 +21,6 @@ class NotebookOptions:
     output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
     feature_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
-    scale: str = ""  # "": MOCALIB_SCALE, else laptop
     measure: bool = False  # time the training step here and now
     run: str = ""  # directory of a run with weights; "": the newest here
 
@@ -42,7 +41,7 @@ def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOp
         )
     if missing := [name for name in names if name not in namespace]:
         raise ValueError(f"the parameters cell does not set: {', '.join(missing)}")
-    kinds = (Compute, Scoring, RunConfig, *OBJECTIVES.values(), options)
+    kinds = (Compute, Scoring, RunConfig, *OBJECTIVES.values(), NotebookOptions, options)
     rules = {f.name: f for kind in kinds for f in dataclasses.fields(kind)}
     values = {name: namespace[name] for name in names}
     if type(values.get("keep_epochs")) is int:  # papermill reads a single epoch as an int

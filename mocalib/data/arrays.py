@@ -111,7 +111,7 @@ def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = 0)
     """Whatever a user has as images N C H W of a run's `shape`, uint8 or float32 in [0, 1].
 
     A path is one of an image, a folder or a zip. What has another size or number of channels is cropped and resized as
-    the run's own images were. Raises ValueError for what does not fit, and what Pillow raises for a broken file.
+    the run's own images were. Raises ValueError for what does not fit, with the name of a file that cannot be read.
     """
     channels, side, _ = shape
     if isinstance(given, (list, tuple)) and len(given):

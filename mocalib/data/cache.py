@@ -103,8 +103,10 @@ def _about(folder: Path) -> dict:
     """What cache.json says of the arrays."""
     try:
         about = json.loads((folder / "cache.json").read_bytes())
-        return about | {"fingerprint": about["fingerprint"]}
-    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        if not isinstance(about, dict) or "fingerprint" not in about:
+            raise ValueError("it has no fingerprint")
+        return about
+    except (ValueError, FileNotFoundError) as error:
         raise _damaged(folder, f"cache.json: {error!r}") from None
 
 

@@ -72,20 +72,22 @@ def decode(listing: Listing, size: int, crop: int, folder: Path, skip_broken: bo
             f"{listing.files.place}: of the images that can be read, {len(rest.train)} are left to train and "
             f"{len(rest.test)} to test on (copies of one image count once); add some\n{named}"
         )
-    notes = [f"{len(broken)} files cannot be read and are skipped:\n{named}"] if broken else []
-    notes += _notes(listing, rest, headers, white)
-    print(*(f"{listing.files.place}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
-    used = white if any(header.largest for header in headers.values()) else None
-    return {"left_out": sorted(broken), "notes": notes[bool(broken) :], "white": used}
+    notes = _notes(listing, rest, headers, white)
+    skipped = [f"{len(broken)} files cannot be read and are skipped:\n{named}"] if broken else []
+    for note in skipped + notes:
+        print(f"{listing.files.place}: {note}")
+    return {"left_out": sorted(broken), "notes": notes, "white": white}
 
 
 def _white(place: Path, headers: dict[str, Header]) -> int:
-    """What is white in 16-bit images: the largest value of as many bits as all of them use together, at least 8.
+    """What is white in 16-bit images: the largest value of as many bits as all of them use together; 0 without any.
 
     Raises ValueError for colours that use less than 16 bits: Pillow reads only their upper 8.
     """
     deep = {name: header for name, header in headers.items() if header.largest}
-    white = _white_of(max((header.largest for header in deep.values()), default=0))
+    if not deep:
+        return 0
+    white = _white_of(max(header.largest for header in deep.values()))
     if white < WHITE and (colour := [name for name, header in deep.items() if header.mode not in GREY_MODES]):
         raise ValueError(
             f"{len(colour)} images of {place} have 16-bit colours that go up to {white} of {WHITE} only, for example "
@@ -95,8 +97,8 @@ def _white(place: Path, headers: dict[str, Header]) -> int:
 
 
 def _white_of(largest: int) -> int:
-    """The largest value of as many bits as an image's largest value needs, at least 8; all 16 if it has 8 bits."""
-    return 2 ** max(8, (largest or WHITE).bit_length()) - 1
+    """The largest value of as many bits as an image's largest value needs, at least 8."""
+    return 2 ** max(8, largest.bit_length()) - 1
 
 
 def _notes(listing: Listing, used: Listing, headers: dict[str, Header], white: int) -> list[str]:
@@ -110,7 +112,7 @@ def _notes(listing: Listing, used: Listing, headers: dict[str, Header], white: i
         f"{moved} images train instead of being held out: copies, or the only ones of a class": moved,
         "class folders are not used as labels, since no class has two images": listing.classes and not used.classes,
         f"{alpha} images may be transparent and are drawn on white": alpha,
-        f"16-bit images: {white} is white, the most that their bits hold": white != WHITE,
+        f"16-bit images: {white} is white, the most that their bits hold": white not in (0, WHITE),
     }
     return [note for note, applies in notes.items() if applies]
 
@@ -229,9 +231,7 @@ def _common_size(headers: dict[str, Header]) -> int:
 
 def pixels(image: Image.Image, size: int, crop: int = 0, grey: bool = False, white: int = 0) -> np.ndarray:
     """One image as uint8 C H W, made as in `decode`, which raises the same. `white` 0: 16 bits by its own."""
-    image = _visible(ImageOps.exif_transpose(image), white or _white_of(_largest(image))).convert(
-        "L" if grey else "RGB"
-    )
+    image = _visible(ImageOps.exif_transpose(image), white).convert("L" if grey else "RGB")
     square = crop or min(image.size)
     if square > min(image.size):
         raise ValueError(f"crop = {crop} is larger than the image, {image.width}x{image.height}")
@@ -246,7 +246,8 @@ def pixels(image: Image.Image, size: int, crop: int = 0, grey: bool = False, whi
 def _visible(image: Image.Image, white: int) -> Image.Image:
     """What a person sees: 16-bit greys scaled to 8 bits, where Pillow would clip them at 255; transparency on white."""
     if image.mode.startswith("I"):
-        scaled = np.asarray(image).astype(np.float64) * (255 / white)
+        values = np.asarray(image)
+        scaled = values.astype(np.float64) * (255 / (white or _white_of(int(values.max()))))
         return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("mode F: 32-bit pixels have no fixed range; convert it to 8 or 16 bits")

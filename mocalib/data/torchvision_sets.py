@@ -11,9 +11,10 @@ from torchvision import datasets
 
 from mocalib.config.checks import nearest
 from mocalib.data import decode, splits
+from mocalib.data.image_folder import SPLITS
 from mocalib.storage import files
 
-SPLITS = {  # parameter of a class -> its values for training and for testing; the first that the class takes counts
+CHOICES = {  # parameter of a class -> its values for training and for testing; the first that the class takes counts
     "train": ((True,), (False,)),
     "split": (("trainval", "train", "train-standard"), ("test", "val", "valid")),
 }
@@ -31,9 +32,9 @@ def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
     takes = {part for base in kind.__mro__[:-1] for part in inspect.signature(base.__init__).parameters}
     settings = {"download": True} if download and "download" in takes else {}
     settings |= {"split": "balanced"} if name == "EMNIST" else {}  # it has no default
-    axis = next((axis for axis in SPLITS if axis in takes), None)
+    axis = next((axis for axis in CHOICES if axis in takes), None)
     if axis is not None:
-        return [_opened(kind, root, [settings | {axis: value} for value in values]) for values in SPLITS[axis]]
+        return [_opened(kind, root, [settings | {axis: value} for value in values]) for values in CHOICES[axis]]
     whole = _opened(kind, root, [settings])
     order = splits.shuffled(range(len(whole)))
     held = round(splits.HELD_OUT * len(order))
@@ -61,19 +62,20 @@ def write(found: list[Dataset], size: int, crop: int, folder: Path) -> None:
     """
     first, _ = _item(found[0], 0)
     grey, side = first.mode in decode.GREY_MODES, size or crop or first.width
-    for split, images in zip(("train", "test"), found):
-        order, labels = splits.shuffled(range(len(images))), np.zeros(len(images), np.int64)
+    for split, images in zip(SPLITS, found):
         array = files.create_array(folder / f"{split}.npy", (len(images), 1 if grey else 3, side, side))
+        order = splits.shuffled(range(len(images)))
 
-        def decode_one(place: int, images: Dataset = images, order: list = order, to: tuple = (array, labels)) -> None:
-            image, to[1][place] = _item(images, order[place])
+        def decode_one(place: int, images: Dataset = images, array: np.ndarray = array, order: list = order) -> int:
+            image, label = _item(images, order[place])
             if image.size != (side, side) and not size and not crop:
                 raise ValueError(f"an image is {image.width}x{image.height}, not {side}x{side}; pass size, such as 64")
-            to[0][place] = decode.pixels(image, side, crop, grey)
+            array[place] = decode.pixels(image, side, crop, grey)
+            return label
 
-        decode.parallel(f"decoding {split}", decode_one, range(len(images)))
+        labels = decode.parallel(f"decoding {split}", decode_one, range(len(images)))
         array.flush()
-        files.write_array(folder / f"{split}-labels.npy", labels)
+        files.write_array(folder / f"{split}-labels.npy", np.array(labels, np.int64))
 
 
 def _item(images: Dataset, place: int) -> tuple[Any, int]:

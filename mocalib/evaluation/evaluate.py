@@ -113,8 +113,7 @@ def _rows(run: Run, scoring: Scoring, epoch: int, seed: int) -> list[dict]:
 
 
 def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.device) -> None:
-    dataset = datasets.load(run.config)
-    run.check_data(dataset.description)
+    dataset = generate.dataset_of(run)
     final = epoch == run.manifest["epoch"]
     autoencoder = generate.load(run.directory, None if final else epoch, device)
     extractor = None

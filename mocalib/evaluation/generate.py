@@ -17,6 +17,7 @@ from mocalib.config import paths
 from mocalib.config.checks import check
 from mocalib.data import arrays, datasets
 from mocalib.data.arrays import as_uint8
+from mocalib.data.cache import Dataset
 from mocalib.methods import latent, losses
 from mocalib.storage import environment, files
 from mocalib.storage.run import Run, epoch_file, open_run
@@ -144,12 +145,11 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     return Autoencoder(objective.float(), state | about, torch.device(device), datasets.size_and_crop(run.config)[1])
 
 
-def reference(directory: Path | str) -> Tensor:
-    """The test split that a run is scored against, uint8 N C H W. Raises RunMismatch if its images have changed."""
-    run = open_run(directory)
+def dataset_of(run: Run) -> Dataset:
+    """The images that a run was trained on and is scored against. Raises RunMismatch if they have changed."""
     dataset = datasets.load(run.config)
     run.check_data(dataset.description)
-    return dataset.test.images
+    return dataset
 
 
 def share(run: Run, directory: Path | str) -> None:

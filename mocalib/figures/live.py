@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mocalib.data.arrays import as_uint8
 from mocalib.figures.base import show
 from mocalib.figures.curves import LOGGED, PLACES
-from mocalib.training.loop import Callbacks
+from mocalib.training.loop import AverageMeter, Callbacks
 from mocalib.training.step import Trainer
 
 SECONDS, SHARE = 5.0, 0.05  # at least between two pictures; of the time, at most for drawing
@@ -34,10 +34,8 @@ class Live(Callbacks):
         if not self.on or (started < self.due and step < self.trainer.steps):
             return
         try:
-            meter = state()["meters"]["line"]
-            for turn, names in meter["names"].items():
-                means = meter["sums"][turn] / meter["counts"][turn]  # NaN, which is not drawn, if there is no step yet
-                self.points.append({"step": step, **dict(zip(names, means.tolist()))})
+            (meter := AverageMeter()).load(state()["meters"]["line"])  # a copy, since reading sets it back
+            self.points.append({"step": step, **meter.read()})
             self.figure().savefig(png, dpi=110)
             self.output = self.output or display(display_id=True)
             self.output.update(Image(png.getvalue()))

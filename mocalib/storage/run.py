@@ -32,9 +32,12 @@ class Run:
         # `finish` takes checksums of these copies, so damage on the disk cannot enter the manifest.
         self.started: dict = {}  # environment
         self.logs: dict[str, list[dict]] = {name: [] for name in LOGS}
+        self.moved = False  # whether its images lie elsewhere than when it was trained, so that they may be others
         if (self.directory / "config.json").exists():
+            recorded = read_config(self.directory)
+            self.moved = recorded.root != config.root
             way_out = "Use another directory (MOCALIB_RUNS moves them all), or remove this one"
-            self._refuse_other(self.directory, read_config(self.directory), way_out)
+            self._refuse_other(self.directory, recorded, way_out)
 
     def __repr__(self) -> str:
         return f"Run({str(self.directory)!r})"
@@ -47,11 +50,6 @@ class Run:
     def finished(self) -> bool:
         """Whether training has ended. The manifest is written last."""
         return (self.directory / "manifest.json").exists()
-
-    @property
-    def moved(self) -> bool:
-        """Whether the images lie elsewhere than when the run was trained, so that they may be others."""
-        return read_config(self.directory).root != self.config.root
 
     @property
     def begun(self) -> bool:
