@@ -122,7 +122,7 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
-OF = dict.fromkeys(  # experiment -> the dataset of the paper that its images stand for
+OF = dict.fromkeys(  # experiment -> the dataset of its paper that all its images stand for
     ("quickstart", "baselines_cifar10", "convergence", "table1_wae", "table1_forms", dcvae.TABLE1, dcvae.FIGURE11),
     CIFAR,
 ) | {dcvae.TABLE5: "MNIST"}
