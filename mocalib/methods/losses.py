@@ -1,8 +1,7 @@
 """The losses of MoCA and the baselines: pure functions of tensors, one for each equation.
 
 B batch, C H W image, d latent, K keys. Images are in [0, 1]; `q`, `k`, `queue` and `keys` hold unit vectors. Inputs are
-float32 or better, whatever the nets used. Unless its docstring says otherwise, a function returns a 0-dim mean over the
-batch.
+float32 or better, whatever the nets used. If nothing else is said, a function returns a 0-dim mean over the batch.
 """
 
 import math

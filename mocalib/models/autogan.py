@@ -81,8 +81,8 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(trunk(channels, width))
         self.summed, self.final = Summed(), spectral_norm(nn.Linear(2 * width, EMBEDDING, bias=False))
         self.critic = spectral_norm(nn.Linear(EMBEDDING, 1)) if critic else None
-        places = {layer: (size // 2 if layer == 1 else size // 4) ** 2 for layer in layers}
-        self.heads = nn.ModuleDict({str(layer): _head(2 * width, n) for layer, n in places.items()})
+        sides = {layer: size // 2 if layer == 1 else size // 4 for layer in layers}
+        self.heads = nn.ModuleDict({str(layer): _head(2 * width, side**2) for layer, side in sides.items()})
 
     def forward(self, x: Tensor) -> Seen:
         """B C H W -> what is seen of them."""
