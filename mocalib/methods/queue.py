@@ -53,10 +53,8 @@ def ema_update_(target: nn.Module, source: nn.Module, m: float | Tensor, buffers
     Without `buffers` the target keeps its own BatchNorm statistics: of the forward passes that it takes itself.
     """
 
-    def averaged(net: nn.Module) -> list[Tensor]:
-        return [*net.parameters(), *(x for name, x in net.named_buffers() if name.split(".")[-1] in buffers)]
-
-    targets, sources = averaged(target), averaged(source)
+    named = ([x for name, x in net.named_buffers() if name.split(".")[-1] in buffers] for net in (target, source))
+    targets, sources = ([*net.parameters(), *found] for net, found in zip((target, source), named))
     m = torch.as_tensor(m, dtype=targets[0].dtype, device=targets[0].device)
     torch._foreach_mul_(targets, m)
     torch._foreach_add_(targets, torch._foreach_mul(sources, 1 - m))
