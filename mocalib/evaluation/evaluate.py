@@ -160,7 +160,7 @@ def score(
         }
         compared, features = score_images(extractor, images, dataset)
         rows += compared
-        if final:
+        if final and extractor.logits:
             perceived, shares = perception.score(autoencoder, dataset.test.images, extractor, features, n, seed)
             rows, arrays = rows + perceived, arrays | shares
     buffer = io.BytesIO()

@@ -26,18 +26,23 @@ def score(autoencoder: Autoencoder, dataset: Dataset) -> tuple[list[dict], dict]
     """
     if not _folds(dataset):
         return [], {}
-    wrong = mistakes(*(autoencoder.encode(split.images) for split in (dataset.train, dataset.test)), dataset)
-    rates = {"latents": _rates(wrong)} | _baselines(dataset, autoencoder.objective.latent_dim)
-    m, n = len(dataset.test.images), len(dataset.train.images)
+    train, test = dataset.train.images, dataset.test.images
+    (n, values), m, d = train.flatten(1).shape, len(test), autoencoder.objective.latent_dim
+    wrong = mistakes(autoencoder.encode(train), autoencoder.encode(test), dataset)
+    rates = {"latents": _rates(wrong)}
+    if n * values <= VALUES:
+        for name, count in {"pixels": 0, "pca": min(d, n - 1, values)}.items():  # of the dataset and d alone
+            path = files.cache(f"features/{dataset.fingerprint[:16]}-train-{n}-probes-{name}-{count}.pt")
+            rates[name] = files.kept(path, lambda d=count: _rates(mistakes(train, test, dataset, d)))
     rows = [row(name, rate, sampler, "test", m, n) for sampler, found in rates.items() for name, rate in found.items()]
     return rows, {"linear_wrong": np.packbits(wrong["linear"])}
 
 
-def mistakes(train: Tensor, test: Tensor, dataset: Dataset, d: int | None = None) -> dict[str, np.ndarray]:
-    """Which test images (bool m) the "linear" and the "knn" probe get wrong, from a vector for each image.
+def mistakes(train: Tensor, test: Tensor, dataset: Dataset, d: int = 0) -> dict[str, np.ndarray]:
+    """Which test images (bool m) the "linear" and the "knn" probe get wrong, from latents or images of both splits.
 
-    The vectors, or d principal components of them, are standardised with the training vectors' mean and deviation. The
-    linear probe is a multinomial logistic regression, its C chosen by cross-validation.
+    They, or d principal components of them, are standardised with the mean and deviation of training. The linear probe
+    is a multinomial logistic regression, its C chosen by cross-validation.
     """
     from sklearn.decomposition import PCA  # these take a second to import
     from sklearn.linear_model import LogisticRegression
@@ -46,12 +51,12 @@ def mistakes(train: Tensor, test: Tensor, dataset: Dataset, d: int | None = None
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    grid = {"param_grid": {"C": INVERSE_PENALTIES}, "cv": _folds(dataset)}
-    linear = GridSearchCV(LogisticRegression(max_iter=ITERATIONS), **grid)
+    linear = GridSearchCV(LogisticRegression(max_iter=ITERATIONS), {"C": INVERSE_PENALTIES}, cv=_folds(dataset))
     prepare = make_pipeline(PCA(d, svd_solver="full") if d else "passthrough", StandardScaler())
     labels, truth = dataset.train.labels.numpy(), dataset.test.labels.numpy()
     with threadpool_limits(torch.get_num_threads()):  # results depend on the number of threads
-        x, x_test = prepare.fit_transform(train.double().numpy()), prepare.transform(test.double().numpy())
+        x, x_test = (images.flatten(1).double().numpy() for images in (train, test))
+        x, x_test = prepare.fit_transform(x), prepare.transform(x_test)
         probes = {"linear": linear, "knn": KNeighborsClassifier(NEIGHBOURS)}
         return {name: probe.fit(x, labels).predict(x_test) != truth for name, probe in probes.items()}
 
@@ -61,17 +66,6 @@ def _folds(dataset: Dataset) -> int:
     labels = dataset.train.labels
     counts = [] if labels is None else labels.unique(return_counts=True)[1].tolist()
     return min(FOLDS, *counts) if len(counts) > 1 and min(counts) > 1 and sum(counts) >= NEIGHBOURS else 0
-
-
-def _baselines(dataset: Dataset, d: int) -> dict[str, dict[str, float]]:
-    """Error rates from pixels and from d of their principal components; kept, as they depend on nothing else."""
-    n, values = len(dataset.train.images), dataset.train.images[0].numel()
-    found = {}
-    for name, count in {"pixels": None, "pca": min(d, n - 1, values)}.items() if n * values <= VALUES else ():
-        pixels = [split.images.flatten(1) for split in (dataset.train, dataset.test)]
-        path = files.cache(f"features/{dataset.fingerprint[:16]}-train-{n}-probes-{name}-{count}.pt")
-        found[name] = files.kept(path, lambda x=pixels, d=count: _rates(mistakes(*x, dataset, d)))
-    return found
 
 
 def _rates(wrong: dict[str, np.ndarray]) -> dict[str, float]:
