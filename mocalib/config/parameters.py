@@ -11,13 +11,16 @@ from mocalib.config.compute import Compute, Scoring
 from mocalib.config.methods import OBJECTIVES, objective_name
 from mocalib.config.run import RunConfig
 
+LISTS = {"keep_epochs": "40,80", "layers": "1,2"}  # parameters that are texts in notebooks -> an example
+
 
 @dataclass(frozen=True)
 class NotebookOptions:
     """Notebook parameters that are no field of `RunConfig`, a method, `Compute` or `Scoring`, or of another type."""
 
     objective: str = option("moca", choices=tuple(OBJECTIVES))
-    keep_epochs: str = ""  # epochs separated by commas: papermill cannot pass lists
+    keep_epochs: str = ""  # numbers separated by commas: papermill cannot pass lists
+    layers: str = "1"  # the same
     output: str = option("demo", choices=("smoke", "demo", "custom"))  # folder under data/runs/ and figures/
     feature_weights: str = ""  # path; "": torch's hub folder
     n_generated: int = option(10_000, low=100)
@@ -44,8 +47,7 @@ def notebook_parameters(namespace: dict, *names: str, options: type = NotebookOp
     kinds = (Compute, Scoring, RunConfig, *OBJECTIVES.values(), NotebookOptions, options)
     rules = {f.name: f for kind in kinds for f in dataclasses.fields(kind)}
     values = {name: namespace[name] for name in names}
-    if type(values.get("keep_epochs")) is int:  # papermill reads a single epoch as an int
-        values["keep_epochs"] = str(values["keep_epochs"])
+    values |= {name: str(values[name]) for name in LISTS if type(values.get(name)) is int}  # as papermill reads one
     checked = {name: check(name, value, rules[name].type, dict(rules[name].metadata)) for name, value in values.items()}
     if "objective" in checked:
         _refuse_foreign(checked["objective"], injected)
@@ -63,14 +65,17 @@ def _refuse_foreign(objective: str, injected: list[str]) -> None:
 
 def run_config(settings: dict[str, Any]) -> RunConfig:
     """The RunConfig that flat notebook settings describe; other settings are ignored. Raises ValueError."""
+    settings = settings | {name: _numbers(name, settings[name]) for name in LISTS if name in settings}
     objective = OBJECTIVES[settings["objective"]]
     inner = {f.name: settings[f.name] for f in dataclasses.fields(objective) if f.name in settings}
     outer = {f.name: settings[f.name] for f in dataclasses.fields(RunConfig) if f.name in settings}
-    kept = outer.get("keep_epochs", "")
-    if not re.fullmatch(r"\s*(\d+\s*(,\s*\d+\s*)*)?", kept):
-        raise ValueError(f'keep_epochs = {kept!r} is not a list of epochs; write it like "40,80"')
-    epochs = tuple(map(int, re.findall(r"\d+", kept)))
-    return RunConfig(**outer | {"objective": objective(**inner), "keep_epochs": epochs})
+    return RunConfig(**outer | {"objective": objective(**inner)})
+
+
+def _numbers(name: str, given: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\s*(\d+\s*(,\s*\d+\s*)*)?", given):
+        raise ValueError(f'{name} = {given!r} is not a list of whole numbers; write it like "{LISTS[name]}"')
+    return tuple(map(int, re.findall(r"\d+", given)))
 
 
 def _injected(history: list[str]) -> list[str]:
