@@ -24,7 +24,7 @@ from mocalib.config.methods import RAE
 from mocalib.data import batches, cache, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.data.cache import Dataset, Split
-from mocalib.models.a2 import ResizeConv2d
+from mocalib.models.layers import ResizeConv2d
 from mocalib.storage import environment
 from mocalib.storage.run import RunMismatch
 from mocalib.training import step as training_step

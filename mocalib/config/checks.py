@@ -20,9 +20,12 @@ def option(default: Any, **rule: Any) -> Any:
 def check(name: str, value: Any, kind: type, rule: dict | None = None) -> Any:
     """Return `value` as a plain `kind` within `rule`, or raise a ValueError that shows how to write it.
 
-    An int may stand for a float, a NumPy scalar for a Python one, a path for a str. Nothing else is converted.
+    An int may stand for a float, a NumPy scalar for a Python one, a path for a str, a list for a tuple. Nothing else is
+    converted. Tuples hold ints within `rule`, and come back in ascending order, each once.
     """
     rule = rule or {}
+    if kind is tuple and isinstance(value, (tuple, list)):
+        return tuple(sorted({check(name, each, int, rule) for each in value}))
     value = value.item() if isinstance(value, np.generic) else value
     value = os.fspath(value) if kind is str and isinstance(value, os.PathLike) else value
     if kind is float and type(value) is int:
@@ -52,7 +55,7 @@ _KINDS = {  # type -> its name, and an example: papermill reads `false`, and YAM
     float: ("a float", "1.0e-3"),
     bool: ("a bool", "True or False"),
     str: ("a str", '"text" (for papermill, -r instead of -p)'),
-    tuple: ("a tuple", "(1, 2)"),
+    tuple: ("a tuple of ints", "(1, 2), or (850,) for one"),
 }
 
 

@@ -127,6 +127,42 @@ class TwoStageVAE(Method):
         return "2-Stage VAE"
 
 
+@dataclass(frozen=True)
+class DCVAE(Method):
+    """Dual contradistinctive generative autoencoder (Parmar et al., CVPR 2021). Defaults: its code's, for CIFAR-10.
+
+    Its Table 1 compares four rows: `instance` "pixel" without an adversary is "VAE", "feature" with one "VAE/GAN",
+    "contrast" without one "VAE-Contrastive", and "contrast" with one "DC-VAE".
+    """
+
+    instance: str = option("contrast", choices=("pixel", "feature", "contrast"))  # how images and reconstructions meet
+    adversarial: bool = True  # train a critic of samples and reconstructions, and the autoencoder against it
+    critic: str = option("hinge", choices=("hinge", "logistic"))  # logistic: the paper's Eq. 4, non-saturating
+    every: int = option(5, low=1)  # the critic's steps for each step of the autoencoder
+    kl_weight: float = option(6.4e-5, low=0.0)  # an image; its code sums over 64 images and takes 1e-6
+    temperature: float = option(0.07, above=0.0)  # tau, of the contrast
+    queue_size: int = option(8192, low=1, high=10**8)  # K, keys of each contrasted layer
+    momentum: float = option(0.999, low=0.0, high=1.0)  # of the key net, constant
+    averaging: float = option(0.999, low=0.0, high=1.0)  # momentum of the averaged decoder, which samples
+    layers: tuple = option((1,), low=1, high=4)  # blocks of the discriminator contrasted beside its last layer
+    local: int = option(0, low=0, high=4)  # block of which one random place is contrasted, too; 0: none
+    local_start: float = option(0.5, low=0.0, below=1.0)  # part of training before that; ours
+    local_weight: float = option(0.125, low=0.0)  # as the file name of a run of its authors says
+    local_queue: int = option(1024, low=1, high=10**8)  # keys of places; from the same name
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.instance == "feature" and not self.adversarial:
+            raise ValueError("DCVAE.instance = 'feature' needs the features of a critic; pass adversarial=True")
+        if self.local and self.instance != "contrast":
+            raise ValueError(f"DCVAE.local = {self.local} is for instance 'contrast'; pass 0 with {self.instance!r}")
+
+    def __str__(self) -> str:
+        names = {("pixel", False): "VAE", ("feature", True): "VAE/GAN", ("contrast", False): "VAE-Contrastive"}
+        names |= {("contrast", True): "DC-VAE", ("pixel", True): "VAE with a critic"}
+        return names[self.instance, self.adversarial] + (f", places of block {self.local}" if self.local else "")
+
+
 OBJECTIVES = {  # name in files and directories -> dataclass
     "moca": MoCA,
     "ae": AE,
@@ -135,6 +171,7 @@ OBJECTIVES = {  # name in files and directories -> dataclass
     "wae-gan": WAEGAN,
     "rae": RAE,
     "two-stage-vae": TwoStageVAE,
+    "dc-vae": DCVAE,
 }
 
 

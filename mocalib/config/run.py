@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from mocalib.config.checks import changed, check, nearest, option, validate
+from mocalib.config.checks import changed, nearest, option, validate
 from mocalib.config.methods import OBJECTIVES, READ, WRITTEN, Method, MoCA, objective_name
 
 IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets of image files
 ROOTED = ("cifar10", *IMAGE_FILES)  # datasets with a folder on the disk
 TORCHVISION = "torchvision"  # written with a class of torchvision.datasets, "torchvision:FashionMNIST"
 DATASETS = ("digits", "photos", *ROOTED)
-NET_SIZES = {"a1": range(16, 1025, 16), "a2": (16, 32, 64), "hq": (8, 16, 32, 64, 128, 256)}  # side in pixels
+NET_SIZES = {  # side in pixels
+    "a1": range(16, 1025, 16),
+    "a2": (16, 32, 64),
+    "hq": (8, 16, 32, 64, 128, 256),
+    "autogan": range(8, 1025, 8),
+}
 OWN_SIZES = {  # default sizes, for `size` = 0
     "digits": 16,
     "photos": 64,
@@ -53,10 +58,9 @@ class RunConfig:
     decay_until: int = option(0, low=0)  # epoch of the last halving; 0: halve until the end
     seed: int = option(0, low=0, high=2**63 - 1)
     precision: str = option("float32", choices=("float32", "bfloat16", "float64"))
-    keep_epochs: tuple = ()  # also keep the weights after these epochs; 0: before training
+    keep_epochs: tuple = option((), low=0)  # also keep the weights after these epochs; 0: before training
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep_epochs", _epochs(self.keep_epochs))
         validate(self)
         if self.root:  # absolute, so that it means the same wherever it is read
             object.__setattr__(self, "root", os.path.abspath(os.path.expanduser(self.root)))
@@ -81,6 +85,11 @@ class RunConfig:
             raise ValueError(f"RunConfig.size = {self.size}: photos come at up to {PHOTO_SIZE} pixels (0 means 64)")
         if size := self.size or OWN_SIZES.get(self.dataset, 0):
             check_size(self.model, size)
+        if self.model == "autogan" and self.latent_dim > 2 * self.width:
+            raise ValueError(
+                f"RunConfig.latent_dim = {self.latent_dim}: autogan of width {self.width} has {2 * self.width} numbers "
+                f"before its latents; use a latent_dim of at most {2 * self.width}, or a larger width"
+            )
         if self.stop_at and self.objective.stages > 1:
             raise ValueError(f"RunConfig.stop_at = {self.stop_at} would end {self.objective} before stage 2; use 0")
         if self.decay_until and not self.decay_every:
@@ -132,12 +141,6 @@ def check_size(model: str, size: int) -> None:
     if size not in allowed:
         named = f"multiples of {allowed.step}" if isinstance(allowed, range) else ", ".join(map(str, allowed))
         raise ValueError(f"image size {size}: {model} takes {named} pixels; pass one as size, or another model")
-
-
-def _epochs(values: Any) -> tuple:
-    if not isinstance(values, (tuple, list)):
-        raise ValueError(f"RunConfig.keep_epochs = {values!r} is not a tuple of epochs; write it like (850,)")
-    return tuple(sorted({check("RunConfig.keep_epochs", value, int, {"low": 0}) for value in values}))
 
 
 def _objective(values: dict) -> Any:

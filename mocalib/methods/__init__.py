@@ -5,7 +5,7 @@ import torch
 from mocalib import models
 from mocalib.config import methods as settings
 from mocalib.config.run import RunConfig
-from mocalib.methods import ae, moca, rae, two_stage_vae, vae, wae
+from mocalib.methods import ae, dcvae, moca, rae, two_stage_vae, vae, wae
 from mocalib.methods.base import Group, Objective, StepLoss, Turn
 
 __all__ = ["Group", "Objective", "StepLoss", "Turn", "build"]
@@ -18,6 +18,7 @@ METHODS = {  # the only place that maps the settings' type to a method
     settings.WAEGAN: wae.WAEGAN,
     settings.RAE: rae.RAE,
     settings.TwoStageVAE: two_stage_vae.TwoStageVAE,
+    settings.DCVAE: dcvae.DCVAE,
 }
 
 
@@ -29,5 +30,5 @@ def build(run: RunConfig, image_shape: tuple[int, int, int]) -> Objective:
         encoder, decoder = models.build(
             run.model, image_shape, run.latent_dim, run.width, run.blocks, method.heads, run.objective.spherical
         )
-        made = method(run.objective, encoder, decoder, run.latent_dim, bfloat16=run.precision == "bfloat16")
+        made = method(run, image_shape, encoder, decoder)
     return made.double() if run.precision == "float64" else made

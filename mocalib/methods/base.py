@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mocalib.config.methods import Method
+from mocalib.config.run import RunConfig
 from mocalib.methods import latent
 
 
@@ -32,14 +32,14 @@ class Turn(NamedTuple):
 
 
 class StepLoss(NamedTuple):
-    """The loss to minimise, the terms to log (0-dim tensors), and the keys for `after` (B d)."""
+    """The loss to minimise, the terms to log (0-dim tensors), and for each queue the keys (B d) for `after`."""
 
     total: Tensor
     terms: dict[str, Tensor]
-    keys: Tensor | None = None
+    keys: dict[str, Tensor]
 
 
-def step_loss(total: Tensor, terms: dict[str, Tensor], keys: Tensor | None = None) -> StepLoss:
+def step_loss(total: Tensor, terms: dict[str, Tensor], **keys: Tensor) -> StepLoss:
     """A loss with its terms; these are only logged, so they need no gradient."""
     return StepLoss(total, {name: value.detach() for name, value in terms.items()}, keys)
 
@@ -55,11 +55,12 @@ class Objective(nn.Module):
     noise: int = 0  # N, normal numbers that a loss takes for each image
 
     def __init__(
-        self, config: Method, encoder: nn.Module, decoder: nn.Module, latent_dim: int, bfloat16: bool = False
+        self, run: RunConfig, image_shape: tuple[int, int, int], encoder: nn.Module, decoder: nn.Module
     ) -> None:
         super().__init__()
-        self.config, self.encoder, self.decoder = config, encoder, decoder
-        self.latent_dim, self.bfloat16 = latent_dim, bfloat16
+        self.config, self.encoder, self.decoder = run.objective, encoder, decoder
+        self.width, self.image_shape = run.width, image_shape
+        self.latent_dim, self.bfloat16 = run.latent_dim, run.precision == "bfloat16"
         self.setup()
 
     def setup(self) -> None:

@@ -121,14 +121,19 @@ def _imq(x: Tensor, y: Tensor, base: float) -> Tensor:
     return sum((scale * base / (scale * base + distances)).sum() for scale in SCALES)
 
 
-def critic(real: Tensor, fake: Tensor) -> Tensor:
-    """The critic's cross-entropy; real, fake: its logits for points of the prior and for latents, B 1."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
+def critic(real: Tensor, *fakes: Tensor, hinge: bool = False) -> Tensor:
+    """A critic's cross-entropy, or its hinge loss; real, fakes: its logits for what is real and what is not, n 1 each.
+
+    Several sets of fakes weigh as much as the real ones together.
+    """
+    wrong = (lambda logits: F.relu(1 + logits)) if hinge else F.softplus
+    return wrong(-real).mean() + sum(wrong(fake).mean() for fake in fakes) / len(fakes)
 
 
-def deceived(fake: Tensor) -> Tensor:
-    """The encoder's penalty against the critic, -log D(z) (WAE, Algorithm 1); fake: logits B 1."""
-    return F.softplus(-fake).mean()
+def deceived(*fakes: Tensor, hinge: bool = False) -> Tensor:
+    """The penalty of who makes fakes: -log D (WAE, Algorithm 1), or for a hinge -logit; fakes: logits n 1 each."""
+    penalties = (-fake if hinge else F.softplus(-fake) for fake in fakes)
+    return sum(penalty.mean() for penalty in penalties) / len(fakes)
 
 
 def moment_distance(z: Tensor, z_prior: Tensor) -> Tensor:

@@ -46,10 +46,10 @@ class MoCA(Objective):
             "positive_probability": torch.exp(-info_nce).mean(),  # softmax probability of the positive
             "alignment": (parts.positive * self.config.temperature).mean(),  # q . k
         }
-        return step_loss(total, terms, k)
+        return step_loss(total, terms, queue=k)
 
     def after(self, turn: str, out: StepLoss, progress: Tensor) -> None:
         m = momentum_schedule(self.config.momentum, progress, 1.0)
         ema_update_(self.key_encoder, self.encoder, m)
-        self.queue.push(out.keys)
+        self.queue.push(out.keys["queue"])
         out.terms["momentum"] = m

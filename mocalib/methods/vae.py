@@ -7,13 +7,21 @@ from mocalib.methods import losses
 from mocalib.methods.base import Group, Objective, StepLoss, step_loss
 
 
-class VAE(Objective):
+class Variational(Objective):
+    """What methods share whose encoder gives Gaussians: images are encoded to the means."""
+
+    heads = 2  # mean and logarithm of the variance
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The means: B C H W -> B d."""
+        return self.encoder(x).chunk(2, dim=1)[0]
+
+
+class VAE(Variational):
     """The negative evidence lower bound, with the pixels' distribution that the settings name.
 
     With a fixed sigma it is multiplied by 2 sigma^2, so that its first term is the squared error, as elsewhere.
     """
-
-    heads = 2  # mean and logarithm of the variance
 
     def setup(self) -> None:
         self.noise = self.latent_dim
@@ -41,10 +49,6 @@ class VAE(Objective):
         if self.config.likelihood == "gaussian":
             return reconstruction + 2 * self.config.sigma**2 * kl
         return losses.gaussian_nll(x_hat, x, self.log_sigma) + kl
-
-    def encode(self, x: Tensor) -> Tensor:
-        """The means: B C H W -> B d."""
-        return self.encoder(x).chunk(2, dim=1)[0]
 
 
 def drawn(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 from torch import nn
 
 from mocalib.config.run import check_size
-from mocalib.models import a1, a2, hq
+from mocalib.models import a1, a2, autogan, hq
 from mocalib.models.layers import AsComputed, UnitNorm
 
-NETS = {"a1": a1.build, "a2": a2.build, "hq": hq.build}
+NETS = {"a1": a1.build, "a2": a2.build, "hq": hq.build, "autogan": autogan.build}
 
 
 def build(

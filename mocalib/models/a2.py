@@ -8,12 +8,10 @@ convolutional layer uses an upscaling factor of 1 for CIFAR-10 and 2 for CelebA"
 from functools import partial
 from itertools import pairwise
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.resnet import BasicBlock, conv3x3
 
-from mocalib.models.layers import Pixels, UpBlock, down_block
+from mocalib.models.layers import Pixels, ResizeConv2d, UpBlock, down_block
 
 
 def build(
@@ -57,29 +55,3 @@ def decoder(channels: int, size: int, latent_dim: int, width: int, blocks: int) 
         ResizeConv2d(width, channels, scale=max(1, size // 32)),
         Pixels(),
     )
-
-
-class ResizeConv2d(nn.Sequential):
-    """Nearest-neighbour upsampling by 1 or 2, then a 3x3 convolution with bias.
-
-    A doubled map holds each pixel four times. So the two layers equal one stride-2 transposed convolution with the 4x4
-    kernel of `folded`: 16 products a small pixel instead of 36, and no large map in memory. bfloat16 uses this fast
-    form; float32 and float64, the reference, use the two layers as written.
-    """
-
-    def __init__(self, before: int, after: int, scale: int) -> None:
-        layers = [nn.Upsample(scale_factor=scale)] if scale > 1 else []
-        super().__init__(*layers, nn.Conv2d(before, after, 3, padding=1))
-        # Row i of the 4x4 kernel sums the rows of the 3x3 kernel that meet the same row of the small map.
-        rows = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-        self.register_buffer("fold", torch.kron(rows, rows), persistent=False)  # (16, 9)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(self) == 1 or x.dtype != torch.bfloat16:
-            return super().forward(x)
-        return F.conv_transpose2d(x, self.folded(), self[-1].bias, stride=2, padding=1)
-
-    def folded(self) -> Tensor:
-        """The kernel of the transposed convolution, (before, after, 4, 4)."""
-        kernel = self[-1].weight.permute(0, 2, 3, 1).flatten(1, 2)  # (after, 9, before): a view if channels are last
-        return (self.fold @ kernel).unflatten(1, (4, 4)).permute(3, 0, 1, 2)

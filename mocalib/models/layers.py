@@ -36,10 +36,14 @@ def perceptron(inputs: int, width: int, layers: int) -> nn.Sequential:
 
 
 class Pixels(nn.Module):
-    """Sigmoid to [0, 1]."""
+    """Sigmoid of `gain` times the input, to [0, 1]."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(at_least_float32(x))
+        return torch.sigmoid(self.gain * at_least_float32(x))
 
 
 def down_block(before: int, after: int) -> BasicBlock:
@@ -69,3 +73,29 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(h)) + self.shortcut(x))
+
+
+class ResizeConv2d(nn.Sequential):
+    """Nearest-neighbour upsampling by 1 or 2, then a 3x3 convolution with bias.
+
+    A doubled map holds each pixel four times. So the two layers equal one stride-2 transposed convolution with the 4x4
+    kernel of `folded`: 16 products a small pixel instead of 36, and no large map in memory. bfloat16 uses this fast
+    form; float32 and float64, the reference, use the two layers as written.
+    """
+
+    def __init__(self, before: int, after: int, scale: int) -> None:
+        layers = [nn.Upsample(scale_factor=scale)] if scale > 1 else []
+        super().__init__(*layers, nn.Conv2d(before, after, 3, padding=1))
+        # Row i of the 4x4 kernel sums the rows of the 3x3 kernel that meet the same row of the small map.
+        rows = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        self.register_buffer("fold", torch.kron(rows, rows), persistent=False)  # (16, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self) == 1 or x.dtype != torch.bfloat16:
+            return super().forward(x)
+        return F.conv_transpose2d(x, self.folded(), self[-1].bias, stride=2, padding=1)
+
+    def folded(self) -> Tensor:
+        """The kernel of the transposed convolution, (before, after, 4, 4)."""
+        kernel = self[-1].weight.permute(0, 2, 3, 1).flatten(1, 2)  # (after, 9, before): a view if channels are last
+        return (self.fold @ kernel).unflatten(1, (4, 4)).permute(3, 0, 1, 2)
