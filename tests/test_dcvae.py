@@ -15,6 +15,7 @@ from mocalib import RunConfig, methods
 from mocalib.config.methods import DCVAE, VAE
 from mocalib.evaluation.metrics import uniform_negative
 from mocalib.methods import losses
+from mocalib.methods.dcvae import at_place
 from mocalib.models import autogan
 from mocalib.training.step import Trainer
 
@@ -254,6 +255,25 @@ def test_the_averaged_decoder_is_the_closed_sum_of_all_decoders(settings):
     weights = [0.8**n, *(0.2 * 0.8 ** (n - i) for i in range(1, n + 1))]
     for i, ours in enumerate(averaging_state(objective.averaged)):
         assert near(ours, sum(w * state[i] for w, state in zip(weights, seen)), 1e-12)
+
+
+def test_statistics_of_the_averaged_decoder_fit_its_own_maps():
+    """On 512 codes, drawn as in training, it gives nearly the same images with their statistics and with its own."""
+    objective = built(contrast(every=1), (1, 16, 16), width=4, latent_dim=8)
+    trainer = Trainer(objective, 40, CPU)
+    for step in range(40):
+        trainer.step(step, images(step, (1, 16, 16), 16), 1e-3)
+    objective.eval()
+    with torch.no_grad():
+        mean, log_variance = objective.encoder(images(99, (1, 16, 16), 256)).chunk(2, dim=1)
+        prior, eps = torch.randn(2, 256, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        codes = torch.cat([prior, mean + torch.exp(log_variance / 2) * eps])
+        kept = objective.decode(codes)
+        own = objective.averaged.train()(codes)
+        objective.averaged.to_rgb[0].reset_running_stats()
+        none = objective.averaged.eval()(codes)
+    assert (kept - own).abs().mean() < 0.05
+    assert (none - own).abs().mean() > 0.1
 
 
 def test_decode_is_the_averaged_decoder_and_encode_the_mean():
@@ -678,6 +698,17 @@ def test_a_patch_of_the_image_itself_is_aligned_and_where_a_map_is_constant_the_
     aligned = 0.125 * F.softplus(negatives - 1 / 0.2).mean().item()  # a cosine of one
     for numbers_of_places in (noise, other):
         assert patch_term(objective, x, numbers_of_places) == pytest.approx(aligned, rel=1e-9)
+
+
+@pytest.mark.parametrize("side", [2, 3, 8])
+def test_each_place_is_drawn_as_often(side):
+    """Each place of these maps has a channel of its own."""
+    n = 200 * side**2
+    maps = torch.eye(side**2).unflatten(1, (side, side)).expand(n, -1, -1, -1)
+    noise = torch.randn(n, 1, generator=torch.Generator().manual_seed(side))
+    assert stats.chisquare(at_place(maps, noise).sum(dim=0)).pvalue > 0.01
+    ends = torch.tensor([[-40.0], [40.0]])  # so far out that the share rounds to 0 and to 1
+    assert at_place(maps[:2], ends).argmax(dim=1).tolist() == [0, side**2 - 1]
 
 
 class Always(nn.Module):
