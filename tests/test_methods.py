@@ -7,7 +7,7 @@ import torch
 from conftest import tiny
 
 from mocalib import methods
-from mocalib.config.methods import AE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
+from mocalib.config.methods import AE, DCVAE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
 from mocalib.training.step import Trainer
 
 METHODS = (
@@ -23,6 +23,10 @@ METHODS = (
     RAE(regulariser="spectral_norm"),
     TwoStageVAE(first_stage=0.5, second_width=16),
     replace(tiny().objective, form="eq6_literal"),
+    DCVAE("pixel", adversarial=False, kl_weight=0.04),
+    DCVAE("feature", every=2, critic="logistic"),
+    DCVAE("contrast", adversarial=False, queue_size=32, momentum=0.9),
+    DCVAE(every=2, queue_size=32, local=1, local_start=0.5, local_queue=20),
 )
 EACH = pytest.mark.parametrize("method", METHODS, ids=str)
 
@@ -67,7 +71,11 @@ def test_each_turn_gives_gradients_to_what_it_updates_and_each_group_is_updated(
         assert all(value.ndim == 0 and not value.requires_grad for value in out.terms.values())
 
 
-@EACH
+# The loss of features starts anew as they are learned, and that of contrast is low until keys fill the queue.
+FALLING = [method for method in METHODS if getattr(method, "instance", "pixel") == "pixel"]
+
+
+@pytest.mark.parametrize("method", FALLING, ids=str)
 def test_the_loss_falls(method):
     objective = built(method)
     trainer = Trainer(objective, 60, torch.device("cpu"))
@@ -118,7 +126,7 @@ def test_what_follows_a_step_moves_the_key_encoder_and_the_queue_alone():
     state = objective.state_dict()
     changed = {name.split(".")[0] for name, value in state.items() if not torch.equal(value, before[name])}
     assert changed == {"encoder", "key_encoder", "queue"}
-    assert torch.equal(state["queue.keys"][:8], out.keys)
+    assert torch.equal(state["queue.keys"][:8], out.keys["queue"])
     assert out.terms["momentum"].item() == pytest.approx(0.95)  # half way from 0.9 to 1
 
 

@@ -101,11 +101,11 @@ def test_the_literal_eq_6_sees_the_current_keys_and_trains_as_algorithm_1_does(t
     method.queue.push(torch.nn.functional.normalize(torch.randn(70, 8, dtype=torch.float64), dim=1))
     older = list(torch.roll(method.queue.keys, -int(method.queue.head), dims=0))
     out = method.loss("all", x)
-    newest = torch.stack([*older, *out.keys][-50:])
+    newest = torch.stack([*older, *out.keys["queue"]][-50:])
     q = method.encoder(x)
     entropy = torch.nn.functional.cross_entropy(q @ newest.T / 0.2, torch.arange(50 - 32, 50))
     assert out.terms["contrastive"].item() == pytest.approx(entropy.item() - math.log(50), abs=1e-6)
-    assert not out.keys.requires_grad
+    assert not out.keys["queue"].requires_grad
     lines = train(config, runs=tmp_path).metrics
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert open_run(tmp_path / config.name).config == config
