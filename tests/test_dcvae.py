@@ -24,6 +24,14 @@ SMALL = {"queue_size": 10, "momentum": 0.9, "averaging": 0.8, "kl_weight": 0.01,
 PATCH = {"local": 1, "local_start": 0.0, "local_queue": 7}
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    """Nets that are built without a run start the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def built(objective, shape=(1, 8, 8), model="autogan", width=2, latent_dim=4):
     """The objective in float64."""
     config = RunConfig(
@@ -590,6 +598,24 @@ def test_the_decoder_equals_its_double_in_training_and_evaluation():
         assert near(decoder.to_rgb[0].state_dict()[name], double["norm"][name], 1e-10)
     one = decoder.eval()(z)
     assert near(one[:1], decoder(z[:1]))  # statistics of the past: each latent by itself
+
+
+def test_plain_convolutions_start_by_xaviers_rule_and_normed_ones_by_torchs():
+    """By the largest weight, which is near its bound: sqrt(6 / (fan in + fan out)), or sqrt(1 / fan in)."""
+    _, decoder = autogan.build(1, 16, 16, 8, 2)
+    judge = autogan.Discriminator(1, 16, 64, layers=(1, 2))
+    plain = [m for net in (decoder, judge.heads) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert len(plain) == 3 + 3 + 3 + 2 + 1 + 2  # of cells: conv1, conv2, skips, shortcuts; to_rgb; heads
+    for layer in plain:
+        into, out = layer.weight[0].numel(), layer.weight[:, 0].numel()
+        assert 0.9 < layer.weight.abs().max().item() / math.sqrt(6 / (into + out)) <= 1
+    for block in judge.blocks:
+        original = block.conv2.parametrizations.weight.original
+        assert 0.9 < original.abs().max().item() * math.sqrt(original[0].numel()) <= 1
+        assert torch.linalg.matrix_norm(block.conv2.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.05)
+    assert decoder.to_rgb[0].weight.std().item() == pytest.approx(0.02, rel=0.4)
+    assert decoder.to_rgb[0].weight.mean().item() == pytest.approx(1, abs=0.02)
+    assert not decoder.to_rgb[0].bias.any()
 
 
 def near_up(x, factor):
