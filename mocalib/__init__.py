@@ -3,7 +3,7 @@
 from importlib import import_module
 
 _MODULES = {  # public name -> module; imported on first use, since torch takes seconds to import
-    **dict.fromkeys(("AE", "RAE", "VAE", "WAEGAN", "WAEMMD", "MoCA", "TwoStageVAE"), "config.methods"),
+    **dict.fromkeys(("AE", "DCVAE", "RAE", "VAE", "WAEGAN", "WAEMMD", "MoCA", "TwoStageVAE"), "config.methods"),
     **dict.fromkeys(("Compute", "Pool", "Scoring"), "config.compute"),
     **dict.fromkeys(("Run", "open_run"), "storage.run"),
     "RunConfig": "config.run",

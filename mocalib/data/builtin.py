@@ -13,6 +13,7 @@ from mocalib.storage import files
 
 DIGITS_TEST = 100  # of the 500 images of each digit
 PHOTOS = {"train": 4_000, "test": 1_000}  # crops
+GREY = ("digits", "torchvision:MNIST")  # with one channel
 RANDOM = 2_000  # images of random pixels; two batches if that is more
 PHOTO_STRIP = 160  # columns at the right of a photograph for test crops; `size` if that is more
 
@@ -57,7 +58,7 @@ def write_photos(size: int, folder: Path) -> None:
 def image_shape(config: RunConfig) -> tuple[int, int, int]:
     """(C, H, W) of a run's images, without opening the dataset."""
     size = config.size or OWN_SIZES[config.dataset]
-    return (1 if config.dataset == "digits" else 3, size, size)
+    return (1 if config.dataset in GREY else 3, size, size)
 
 
 def random_images(config: RunConfig) -> Tensor:

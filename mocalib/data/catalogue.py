@@ -29,6 +29,7 @@ TRAINING_IMAGES = {name: train for name, (train, _) in COUNTS.items()} | {  # ev
     "cifar10": 50_000,
     "digits": 10 * (500 - builtin.DIGITS_TEST),
     "photos": builtin.PHOTOS["train"],
+    "torchvision:MNIST": 60_000,
 }
 
 NAMED = {

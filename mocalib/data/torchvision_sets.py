@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Subset
 from torchvision import datasets
+from torchvision.transforms.functional import center_crop
 
 from mocalib.config.checks import nearest
 from mocalib.data import decode, splits
@@ -58,7 +59,8 @@ def _opened(kind: type, root: Path, tries: list[dict]) -> Dataset:
 def write(found: list[Dataset], size: int, crop: int, folder: Path) -> None:
     """Write the arrays of both splits, N C H W (C is 1 if the first image is grey), and labels, N, in a fixed order.
 
-    Raises ValueError for what has no classes, and without `size` and `crop` for images of several sizes or no squares.
+    If `size` and `crop` are equal and larger than an image, black is put around it: MNIST's digits are often padded to
+    32 pixels. Raises ValueError for what has no classes, and without both for images of several sizes or no squares.
     """
     first, _ = _item(found[0], 0)
     grey, side = first.mode in decode.GREY_MODES, size or crop or first.width
@@ -70,6 +72,8 @@ def write(found: list[Dataset], size: int, crop: int, folder: Path) -> None:
             image, label = _item(images, order[place])
             if image.size != (side, side) and not size and not crop:
                 raise ValueError(f"an image is {image.width}x{image.height}, not {side}x{side}; pass size, such as 64")
+            if size == crop > max(image.size):
+                image = center_crop(image, [crop, crop])
             array[place] = decode.pixels(image, side, crop, grey)
             return label
 

@@ -24,7 +24,14 @@ from mocalib.storage.run import Run, epoch_file, open_run
 from mocalib.training.device import use_threads
 
 BATCH = 250  # images a forward pass outside of training
-TRAINING = ("key_encoder", "queue", "critic", "discriminator", "key_discriminator", "queues")  # parts of methods that only training needs
+TRAINING = (
+    "key_encoder",
+    "queue",
+    "critic",
+    "discriminator",
+    "key_discriminator",
+    "queues",
+)  # parts of methods that only training needs
 COMPONENTS = 10  # of the Gaussian mixture, as in RAE
 
 

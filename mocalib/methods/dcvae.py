@@ -33,7 +33,7 @@ class DCVAE(Variational):
     def setup(self) -> None:
         c, d = self.config, self.latent_dim
         self.contrasts, self.hinge = c.instance == "contrast", c.critic == "hinge"
-        # Draws of the posterior and of the prior for the discriminator, for the generator; for the instance, and a place.
+        # Draws of posterior and prior for the discriminator's and the generator's turn; for the instance's, and a place.
         self.parts = [*([d, d, d, 2 * d] if c.adversarial else []), d, *([1] if c.local else [])]
         self.noise = sum(self.parts)
         self.averaged = copy.deepcopy(self.decoder).requires_grad_(False)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mocalib.config.run import RunConfig
+from mocalib.paper import dcvae
 from mocalib.paper.baselines import SPHERE
 from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
@@ -23,6 +24,7 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     - "table1_forms": three forms of the contrastive loss, at temperature .05;
     - "convergence": MoCA and some baselines during training;
     - "appendix_a": A1 on CelebA with d 64 and 128;
+    - "dcvae_table1", "dcvae_table5", "dcvae_figure11": DC-VAE's own experiments;
     - "quickstart": Table 1's A2, and the same autoencoder with lambda 0; smoke and laptop only.
 
     Runs that two experiments share are equal. Raises ValueError for an unknown name or scale, or for seeds below 1.
@@ -116,8 +118,12 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
     "figure2": _pictures(CIFAR, CELEBA),
     **{f"figure{n}": _pictures(CIFAR if n % 2 else CELEBA) for n in range(9, 15)},  # in turn
     **dict.fromkeys(("figure1", "figure6", "figure7", "figure8"), lambda s: [s.hq]),
+    **{name: lambda s, name=name: s.dcvae[name] for name in dcvae.NAMES},
 }
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
-OF_CIFAR = ("quickstart", "baselines_cifar10", "convergence", "table1_wae", "table1_forms")  # all on what stands for it
+OF = dict.fromkeys(  # experiment -> the dataset of its paper that all its images stand for
+    ("quickstart", "baselines_cifar10", "convergence", "table1_wae", "table1_forms", dcvae.TABLE1, dcvae.FIGURE11),
+    CIFAR,
+) | {dcvae.TABLE5: "MNIST"}
 MIXED = ("table1", "baselines_cifar10", "baselines_celeba", "table1_wae")  # also sampled from ten Gaussians

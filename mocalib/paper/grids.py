@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from mocalib.config.methods import MoCA
 from mocalib.config.run import RunConfig
-from mocalib.paper import baselines
+from mocalib.paper import baselines, dcvae
 
 CIFAR, CELEBA = "CIFAR-10", "CelebA"  # the paper's names; each scale uses its own data for them
 A1, A2 = "MoCA-A1", "MoCA-A2"  # Table 1's names of the two nets under MoCA
@@ -41,6 +41,7 @@ class Scale:
     a1_dimensions: tuple[RunConfig, ...]  # Appendix A: A1 on CelebA with d 64 and 128
     hq: RunConfig  # CelebA-HQ: Figures 1, 6, 7 and 8
     throughput: tuple[RunConfig, ...]  # nets that are timed; the first also with longer queues
+    dcvae: dcvae.Experiments  # DC-VAE's own
     most_seeds: dict[str, int] = field(default_factory=dict)  # experiment -> seeds, if it has fewer than the others
     one_step: RunConfig | None = None  # trained for a single step: what bad samples look like
     partial: bool = False  # whether Table 1 is shown before all its rows are finished
@@ -101,6 +102,7 @@ PAPER = Scale(
     a1_dimensions=(replace(_CELEBA_A1, latent_dim=64), _CELEBA_A1),  # Appendix A
     hq=_HQ,
     throughput=(_CIFAR_A2, _CIFAR_A1, replace(_CELEBA_A2, size=64), replace(_HQ, size=256)),
+    dcvae=dcvae.PAPER,
     partial=True,
 )
 
@@ -131,7 +133,7 @@ _FULL_SIZE = replace(_CIFAR_A2, dataset="cifar10-jpeg", precision="bfloat16")
 
 LAPTOP = Scale(
     seeds=3,
-    most_seeds={"baselines_celeba": 2},  # to save time
+    most_seeds={"baselines_celeba": 2} | dict.fromkeys(dcvae.NAMES, 1),  # to save time
     n_generated=10_000,
     features="",
     jobs=0,
@@ -171,6 +173,7 @@ LAPTOP = Scale(
     ),
     # full-size nets, which take most of a laptop's time, and the net of this scale
     throughput=(_FULL_SIZE, replace(_FULL_SIZE, width=32), replace(_FULL_SIZE, size=64), QUICKSTART),
+    dcvae=dcvae.LAPTOP,
 )
 
 # -------------------------------------------------------------------------------------------------------------- smoke
@@ -179,6 +182,8 @@ LAPTOP = Scale(
 def _small(config: RunConfig) -> RunConfig:
     """The same run in a few seconds: a few steps of a narrow net on a few images."""
     images = {"limit": 32 if config.limit else 320, "width": 4, "batch_size": 32}  # a limit means a single step
+    if config.model == "autogan":  # whose width bounds d
+        images["latent_dim"] = min(8, config.latent_dim)
     epochs = {"epochs": min(2, config.epochs), "decay_every": 1, "decay_until": 0}
     kept = {"keep_epochs": tuple(min(1, epoch) for epoch in config.keep_epochs)}
     most = {"queue_size": 128, "critic_width": 16, "second_width": 16}
@@ -222,6 +227,7 @@ def _thinned(scale: Scale) -> Scale:
         a1_dimensions=tuple(_small(config) for config in scale.a1_dimensions),
         hq=_small(scale.hq),
         throughput=(replace(_small(QUICKSTART), precision="bfloat16"),),
+        dcvae={name: list(dict.fromkeys(map(_small, configs))) for name, configs in scale.dcvae.items()},
     )
 
 

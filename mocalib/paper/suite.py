@@ -14,6 +14,7 @@ from mocalib import figures
 from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
+from mocalib.config.methods import MoCA
 from mocalib.config.run import FEATURES, MIXTURE, OWN_SIZES, PRIOR, RunConfig
 from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
@@ -176,8 +177,9 @@ class Suite:
         known |= scale.table1 | {(CIFAR, name): run for name, run in scale.convergence.items()}
         known |= {(CIFAR, BAD): scale.one_step} if scale.one_step else {}
         role = "CelebA-HQ" if config.model == "hq" else CELEBA  # of Appendix C and section 5
-        role = CIFAR if any(config in self._configs[name] for name in experiments.OF_CIFAR) else role
-        of, method = experiments.named(config, known) or (role, baselines.MOCA)
+        role = next((of for name, of in experiments.OF.items() if config in self._configs[name]), role)
+        other = baselines.MOCA if isinstance(config.objective, MoCA) else str(config.objective)
+        of, method = experiments.named(config, known) or (role, other)
         return of, BAD_EPOCHS[epoch] if method == BAD else method
 
     def images(self, of: str, config: RunConfig | None = None) -> str:
