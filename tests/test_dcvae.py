@@ -219,7 +219,9 @@ ROUTES = [  # settings, and what each turn may change
 ]
 
 
-@pytest.mark.parametrize(("settings", "routes"), ROUTES, ids=str)
+@pytest.mark.parametrize(
+    ("settings", "routes"), ROUTES, ids=[f"{settings.layers}, {settings}" for settings, _ in ROUTES]
+)
 def test_a_turn_changes_its_own_parts_and_not_a_bit_of_the_others(settings, routes):
     objective = built(settings, (1, 16, 16))
     trainer = Trainer(objective, 10, CPU)
@@ -563,7 +565,9 @@ def test_encoder_and_discriminator_equal_doubles_with_weights_over_their_singula
                 net(images(shape=shape, n=1))
         net.eval()
     x = images(1, shape)
-    E, D = exact(encoder_of(encoder)), exact(discriminator_of(judge))
+    E, D = encoder_of(encoder), discriminator_of(judge)
+    assert [name for net in (E, D) for name in net if ("u" in net[name]) == name.startswith("head")] == []
+    E, D = exact(E), exact(D)
     assert near(encoder(x), torch.cat(listing.encode(E, x), dim=1), 1e-6)
     seen, (maps, _) = judge(x), listing.trunk(D, x)
     embeddings, logits = listing.discriminate(D, x, (1, 2))
