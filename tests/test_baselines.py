@@ -295,4 +295,8 @@ def test_of_data_of_ones_own_runs_keep_their_names():
 
 
 def test_every_method_has_settings_a_name_and_a_place_in_the_registry():
-    assert set(methods.METHODS) == set(settings.OBJECTIVES.values()) == {type(method) for method in METHODS}
+    assert (
+        {getattr(settings, name) for name in methods.BY_NAME}
+        == set(settings.OBJECTIVES.values())
+        == {type(method) for method in METHODS}
+    )

@@ -12,8 +12,7 @@ from test_methods import METHODS
 from mocalib import MoCA, RunConfig
 from mocalib.config import paths
 from mocalib.config.methods import VAE
-from mocalib.config.parameters import notebook_parameters, run_config
-from mocalib.config.run import flat
+from mocalib.config.parameters import flat, notebook_parameters, run_config
 from mocalib.storage.run import differences
 
 FULL = RunConfig(

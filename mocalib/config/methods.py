@@ -158,9 +158,9 @@ class DCVAE(Method):
             raise ValueError(f"DCVAE.local = {self.local} is for instance 'contrast'; pass 0 with {self.instance!r}")
 
     def __str__(self) -> str:
-        names = {("pixel", False): "VAE", ("feature", True): "VAE/GAN", ("contrast", False): "VAE-Contrastive"}
-        names |= {("contrast", True): "DC-VAE", ("pixel", True): "VAE with a critic"}
-        return names[self.instance, self.adversarial] + (f", places of block {self.local}" if self.local else "")
+        names = {"contrast": ("VAE-Contrastive", "DC-VAE"), "pixel": ("VAE", "VAE with a critic")}
+        name = names.get(self.instance, (None, "VAE/GAN"))[self.adversarial]
+        return name + (f", places of block {self.local}" if self.local else "")
 
 
 OBJECTIVES = {  # name in files and directories -> dataclass

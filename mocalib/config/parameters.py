@@ -8,7 +8,7 @@ from typing import Any
 
 from mocalib.config.checks import check, nearest, option
 from mocalib.config.compute import Compute, Scoring
-from mocalib.config.methods import OBJECTIVES
+from mocalib.config.methods import OBJECTIVES, objective_name
 from mocalib.config.run import RunConfig
 
 
@@ -79,3 +79,10 @@ def _injected(history: list[str]) -> list[str]:
     assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     names = [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
     return [name for name in names if not name.startswith("PAPERMILL_")]
+
+
+def flat(config: RunConfig) -> dict:
+    """A run's fields without nesting: the objective's become `objective.<field>`, and `objective.name`."""
+    outer = {key: value for key, value in config.to_dict().items() if key != "objective"}
+    inner = {"name": objective_name(config.objective), **dataclasses.asdict(config.objective)}
+    return outer | {f"objective.{key}": value for key, value in inner.items()}

@@ -15,21 +15,10 @@ IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # da
 ROOTED = ("cifar10", *IMAGE_FILES)  # datasets with a folder on the disk
 TORCHVISION = "torchvision"  # written with a class of torchvision.datasets, "torchvision:FashionMNIST"
 DATASETS = ("digits", "photos", *ROOTED)
-NET_SIZES = {  # side in pixels
-    "a1": range(16, 1025, 16),
-    "a2": (16, 32, 64),
-    "hq": (8, 16, 32, 64, 128, 256),
-    "autogan": range(8, 1025, 8),
-}
-OWN_SIZES = {  # default sizes, for `size` = 0
-    "digits": 16,
-    "photos": 64,
-    "cifar10": 32,
-    "cifar10-jpeg": 32,
-    "celeba": 64,  # Appendix A
-    "faces10k": 64,
-    "celebahq": 256,  # Appendix A
-}
+NET_SIZES = {"a1": range(16, 1025, 16), "a2": (16, 32, 64), "hq": (8, 16, 32, 64, 128, 256)}  # side in pixels
+NET_SIZES |= {"autogan": range(8, 1025, 8)}
+OWN_SIZES = {"celeba": 64, "celebahq": 256}  # default sizes, for `size` = 0; Appendix A
+OWN_SIZES |= {"digits": 16, "photos": 64, "cifar10": 32, "cifar10-jpeg": 32, "faces10k": 64}
 FEATURES = ("inception", "classifier", "vgg16", "clip-vit-b-32")  # for the distances; tables prefer the first
 SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # distributions of latents to sample
 PHOTO_SIZE = 320  # half of a photograph's width, so that training and test crops share no pixel
@@ -86,10 +75,8 @@ class RunConfig:
         if size := self.size or OWN_SIZES.get(self.dataset, 0):
             check_size(self.model, size)
         if self.model == "autogan" and self.latent_dim > 2 * self.width:
-            raise ValueError(
-                f"RunConfig.latent_dim = {self.latent_dim}: autogan of width {self.width} has {2 * self.width} numbers "
-                f"before its latents; use a latent_dim of at most {2 * self.width}, or a larger width"
-            )
+            most = f"autogan of width {self.width} can use {2 * self.width}; pass at most that, or a larger width"
+            raise ValueError(f"RunConfig.latent_dim = {self.latent_dim}: {most}")
         if self.stop_at and self.objective.stages > 1:
             raise ValueError(f"RunConfig.stop_at = {self.stop_at} would end {self.objective} before stage 2; use 0")
         if self.decay_until and not self.decay_every:
@@ -155,13 +142,6 @@ def _objective(values: dict) -> Any:
 def _renamed(fields: dict, words: dict[str, dict[str, str]]) -> dict:
     """A method's fields with the words of files in place of ours, or the other way round."""
     return {key: words.get(key, {}).get(str(value), value) for key, value in fields.items()}
-
-
-def flat(config: RunConfig) -> dict:
-    """A run's fields without nesting: the objective's become `objective.<field>`, and `objective.name`."""
-    outer = {key: value for key, value in config.to_dict().items() if key != "objective"}
-    inner = {"name": objective_name(config.objective), **dataclasses.asdict(config.objective)}
-    return outer | {f"objective.{key}": value for key, value in inner.items()}
 
 
 def _known(values: dict, kind: type, what: str) -> None:

@@ -54,9 +54,7 @@ class Objective(nn.Module):
     heads: int = 1  # vectors that the encoder gives for each image
     noise: int = 0  # N, normal numbers that a loss takes for each image
 
-    def __init__(
-        self, run: RunConfig, image_shape: tuple[int, int, int], encoder: nn.Module, decoder: nn.Module
-    ) -> None:
+    def __init__(self, run: RunConfig, image_shape: tuple[int, ...], encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.config, self.encoder, self.decoder = run.objective, encoder, decoder
         self.width, self.image_shape = run.width, image_shape

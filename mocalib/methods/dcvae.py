@@ -6,6 +6,7 @@ C H W image, d latent.
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +20,21 @@ from mocalib.models.autogan import EMBEDDING, Discriminator
 from mocalib.models.layers import at_least_float32
 
 BETAS = (0.0, 0.9)  # Adam's, in its code
-LAST = ("instance", "instance_patch")  # turns after which the decoder is averaged
+STATISTICS = ("running_mean", "running_var")  # of BatchNorm
 
 
 class DCVAE(Variational):
-    """Three turns: the discriminator's; the generator's, against it; and the instance's, which ties an image to its
+    """Turns: the discriminator's; the generator's, against it; and the instance's, which ties an image to its
     reconstruction by pixels, by features of the discriminator, or by contrast in several of its layers.
 
-    Without an adversary there is only the instance's turn, at every step. Keys are of images, queries of their
-    reconstructions. The averaged decoder decodes; BatchNorm's statistics are averaged as well.
+    Without an adversary only the last is taken, at every step. Keys are of images, queries of reconstructions. The
+    decoder's average decodes, that of its BatchNorm statistics included.
     """
 
     def setup(self) -> None:
         c, d = self.config, self.latent_dim
         self.contrasts, self.hinge = c.instance == "contrast", c.critic == "hinge"
-        # Draws of posterior and prior for the discriminator's and the generator's turn; for the instance's, and a place.
+        # Draws of posterior and prior, for the discriminator and the generator; of the posterior; a place.
         self.parts = [*([d, d, d, 2 * d] if c.adversarial else []), d, *([1] if c.local else [])]
         self.noise = sum(self.parts)
         self.averaged = copy.deepcopy(self.decoder).requires_grad_(False)
@@ -43,34 +44,28 @@ class DCVAE(Variational):
             self.discriminator = Discriminator(channels, size, self.width, layers, c.adversarial)
         if self.contrasts:
             self.key_discriminator = copy.deepcopy(self.discriminator).requires_grad_(False)
-            names = [*self.discriminator.heads, "final"]
-            self.queues = nn.ModuleDict({name: KeyQueue(c.queue_size, EMBEDDING) for name in names})
-            if c.local:
-                self.queues["local"] = KeyQueue(c.local_queue, 2 * self.width)
+            sizes = dict.fromkeys([*self.discriminator.heads, "final"], (c.queue_size, EMBEDDING))
+            sizes |= {"local": (c.local_queue, 2 * self.width)} if c.local else {}
+            self.queues = nn.ModuleDict({name: KeyQueue(*size) for name, size in sizes.items()})
         self.turns = tuple(self._turns())
 
-    def _turns(self) -> list[Turn]:
-        c = self.config
+    def _turns(self) -> Iterator[Turn]:
+        c, nets = self.config, ("encoder", "decoder")
         every, start = c.every if c.adversarial else 1, c.local_start if c.local else 1.0
-        updates = ("encoder", "decoder", *(("trunk", "heads") if self.contrasts else ()))
-        turns = []
+        updates = tuple(name for name in self.groups() if name != "critic") if self.contrasts else nets
         if c.adversarial:
-            turns += [Turn("discriminator", ("trunk", "critic")), Turn("generator", ("encoder", "decoder"), every)]
-        if start > 0:
-            turns.append(Turn("instance", updates, every, stop=start))
+            yield from (Turn("discriminator", ("trunk", "critic")), Turn("generator", nets, every))
+        if start:
+            yield Turn("instance", updates, every, stop=start)
         if c.local:
-            turns.append(Turn("instance_patch", updates, every, start=start))
-        return turns
+            yield Turn("instance_patch", updates, every, start=start)
 
     def groups(self) -> dict[str, Group]:
         nets = {"encoder": [self.encoder], "decoder": [self.decoder]}
-        if self.config.adversarial or self.contrasts:
-            nets["trunk"] = [self.discriminator.blocks, self.discriminator.final]
-        if self.config.adversarial:
-            nets["critic"] = [self.discriminator.critic]
-        if self.contrasts:
-            nets["heads"] = [self.discriminator.heads]
-        return {name: Group([p for net in found for p in net.parameters()], 1.0, BETAS) for name, found in nets.items()}
+        if seen := getattr(self, "discriminator", None):
+            nets |= {"trunk": [seen.blocks, seen.final], "critic": [seen.critic], "heads": [seen.heads]}
+        found = {name: [p for net in filter(None, parts) for p in net.parameters()] for name, parts in nets.items()}
+        return {name: Group(parameters, 1.0, BETAS) for name, parameters in found.items() if parameters}
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Loss of a turn on images B C H W; noise: B N, cut into `parts`."""
@@ -110,10 +105,10 @@ class DCVAE(Variational):
         with self.nets():
             x_hat, *posterior = self._reconstructed(x, eps)
             wanted, found = self._compared(x, x_hat, place)
-        reconstruction, kl = losses.reconstruction(x_hat, x), losses.kl_divergence(*posterior)
         distance, more = self._contrast(found, wanted) if self.contrasts else (losses.reconstruction(found, wanted), {})
+        kl = losses.kl_divergence(*posterior)
         total = distance + self.config.kl_weight * kl
-        terms = {"loss": total, "reconstruction": reconstruction, "instance": distance, "kl": kl}
+        terms = {"loss": total, "reconstruction": losses.reconstruction(x_hat, x), "instance": distance, "kl": kl}
         # Untrained, a net with a sum pool may give variances of e^10 and more. Only the KL divergence brings them down.
         terms |= {"posterior_width": torch.exp(posterior[1] / 2).mean(), "largest_log_variance": posterior[1].amax()}
         return step_loss(total, terms | more, **(wanted if self.contrasts else {}))
@@ -144,30 +139,24 @@ class DCVAE(Variational):
         return found
 
     def _contrast(self, queries: dict[str, Tensor], keys: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 6 with a temperature, a mean over layers, plus that of a place; and what to log of it."""
-        tau, nce = self.config.temperature, {}
-        for name, q in queries.items():
-            parts = losses.contrast(q, keys[name], self.queues[name].keys, tau)
-            nce[name] = losses.info_nce_of(parts)  # B
-            if name == "final":
-                cosine, far = parts.positive.mean() * tau, q.mean(dim=0) @ self.queues[name].keys.mean(dim=0)
-        layers = [loss.mean() for name, loss in nce.items() if name != "local"]
-        total = sum(layers) / len(layers)
-        terms = {"contrastive": total, "positive_probability": torch.exp(-nce["final"]).mean()}
-        terms |= {"alignment": cosine, "negative_cosine": far}  # mean cosines with the key, and with the queue's
-        if "local" in nce:
-            terms["local"] = nce["local"].mean()
-            total = total + self.config.local_weight * terms["local"]
-        return total, terms
+        """Eq. 6 with a temperature, a mean over layers, plus that of a place; and what to log of the last layer."""
+        tau, last = self.config.temperature, queries["final"]
+        nce = {name: losses.info_nce(q, keys[name], self.queues[name].keys, tau) for name, q in queries.items()}
+        local = {name: nce.pop(name) for name in ["local"] if name in nce}
+        total = sum(nce.values()) / len(nce) + self.config.local_weight * sum(local.values())
+        alignment = (last * keys["final"]).sum(dim=1).mean()  # cosine with the key
+        far = last.mean(dim=0) @ self.queues["final"].keys.mean(dim=0)  # mean cosine with the queue's keys
+        return total, {"final": nce["final"], "alignment": alignment, "negative_cosine": far, **local}
 
     def after(self, turn: str, out: StepLoss, progress: Tensor) -> None:
         """Average the key net before the next keys are made, the decoder after each of its cycles; push the keys."""
-        if self.contrasts and (turn == "generator" if self.config.adversarial else turn in LAST):
+        last = turn.startswith("instance")
+        if self.contrasts and (turn == "generator" if self.config.adversarial else last):
             ema_update_(self.key_discriminator, self.discriminator, self.config.momentum)
         for name, keys in out.keys.items():
             self.queues[name].push(keys)
-        if turn in LAST:
-            ema_update_(self.averaged, self.decoder, self.config.averaging, statistics=True)
+        if last:
+            ema_update_(self.averaged, self.decoder, self.config.averaging, STATISTICS)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.averaged(z)
@@ -175,7 +164,6 @@ class DCVAE(Variational):
 
 def at_place(maps: Tensor, noise: Tensor) -> Tensor:
     """The unit vectors B C at one place of maps B C h w; normal numbers B 1 choose it, each place as often."""
-    maps = maps.flatten(2)
-    share = torch.special.ndtr(noise)  # uniform from 0 to 1
-    place = (share * maps.shape[2]).long().clamp_max(maps.shape[2] - 1)  # B 1
+    maps = maps.flatten(2)  # B C places
+    place = (torch.special.ndtr(noise) * maps.shape[2]).long().clamp_max(maps.shape[2] - 1)
     return F.normalize(maps.take_along_dim(place.unsqueeze(1), dim=2).squeeze(2), dim=1)

@@ -1,8 +1,7 @@
 """The losses of MoCA and the baselines: pure functions of tensors, one for each equation.
 
 B batch, C H W image, d latent, K keys. Images are in [0, 1]; `q`, `k`, `queue` and `keys` hold unit vectors. Inputs are
-float32 or better, whatever the nets used. Unless its docstring says otherwise, a function returns a 0-dim mean over the
-batch.
+float32 or better, whatever the nets used. If nothing else is said, a function returns a 0-dim mean over the batch.
 """
 
 import math
@@ -75,9 +74,6 @@ def info_nce_of(parts: Contrast) -> Tensor:
     return F.softplus(decoupled_of(parts) + parts.log_size)
 
 
-# ------------------------------------------------------------------------------------------- variational autoencoders
-
-
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, diag variance) | N(0, I)) in nats (Kingma & Welling, appendix B); both B d."""
     return (mean.square() + log_variance.exp() - log_variance - 1).sum() / (2 * len(mean))
@@ -96,8 +92,6 @@ def bernoulli_nll(x_hat: Tensor, x: Tensor) -> Tensor:
     """Cross-entropy of pixels in nats, summed over C H W; x_hat, x: B C H W."""
     return F.binary_cross_entropy(x_hat, x, reduction="sum") / len(x)
 
-
-# ----------------------------------------------------------------------------------------- Wasserstein autoencoders
 
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the kernel's base (tolstikhin/wae, wae.py, commit 6351565)
 
@@ -146,9 +140,6 @@ def _covariance(z: Tensor) -> Tensor:
     """The unbiased covariance, d d; `torch.cov` would wait for the device."""
     centred = z - z.mean(dim=0)
     return centred.T @ centred / (len(z) - 1)
-
-
-# --------------------------------------------------------------------------------------- regularised autoencoders
 
 
 def latent_norm(z: Tensor) -> Tensor:

@@ -47,17 +47,14 @@ def momentum_schedule(m0: float, step: float | Tensor, total: float | Tensor) ->
 
 
 @torch.no_grad()
-def ema_update_(target: nn.Module, source: nn.Module, m: float | Tensor, statistics: bool = False) -> None:
-    """`target <- m target + (1 - m) source` for parameters, and on demand for BatchNorm's statistics.
+def ema_update_(target: nn.Module, source: nn.Module, m: float | Tensor, buffers: tuple[str, ...] = ()) -> None:
+    """`target <- m target + (1 - m) source` for parameters, and for buffers of these names.
 
-    Otherwise the target keeps its own statistics: those of the forward passes that it takes itself.
+    Without `buffers` the target keeps its own BatchNorm statistics: of the forward passes that it takes itself.
     """
-    targets, sources = (_averaged(net, statistics) for net in (target, source))
+
+    named = ([x for name, x in net.named_buffers() if name.split(".")[-1] in buffers] for net in (target, source))
+    targets, sources = ([*net.parameters(), *found] for net, found in zip((target, source), named))
     m = torch.as_tensor(m, dtype=targets[0].dtype, device=targets[0].device)
     torch._foreach_mul_(targets, m)
     torch._foreach_add_(targets, torch._foreach_mul(sources, 1 - m))
-
-
-def _averaged(net: nn.Module, statistics: bool) -> list[Tensor]:
-    found = [value for name, value in net.named_buffers() if name.endswith(("running_mean", "running_var"))]
-    return [*net.parameters(), *(found if statistics else [])]

@@ -1,11 +1,9 @@
-"""AutoGAN's nets as DC-VAE uses them: encoder, decoder, and a discriminator whose layers can be contrasted.
+"""AutoGAN's nets as in DC-VAE (1,086,464, 4,405,251 and 1,059,986 parameters at 32x32 pixels, d 128).
 
-They have 1,086,464, 4,405,251 and 1,059,986 parameters for 32x32 colour images at width 64 and d 128. Read in DC-VAE's
-code (mlpc-ucsd/DC-VAE, commit 75c109c) and AutoGAN's (VITA-Group/AutoGAN, commit a5eeef0), which keep three cells at
-every size. At another width w, encoder and discriminator have 2w maps and the decoder 4w. All take images in [0, 1] and
-centre them.
+An encoder, a decoder, and a discriminator whose layers can be contrasted. Read in DC-VAE's code (mlpc-ucsd/DC-VAE,
+commit 75c109c) and AutoGAN's (VITA-Group/AutoGAN, commit a5eeef0), which has three cells at every size, too.
 
-B batch, C H W image, d latent, w width.
+B batch, C H W image in [0, 1], d latent, w width: 64 is theirs.
 """
 
 from functools import partial
@@ -30,9 +28,6 @@ def build(channels: int, size: int, latent_dim: int, width: int, heads: int) -> 
     return encoder, Decoder(channels, size, latent_dim, 4 * width)
 
 
-# ------------------------------------------------------------------------------------------ encoder and discriminator
-
-
 def trunk(channels: int, width: int) -> list[nn.Module]:
     """Four residual blocks of 2w maps, B C H W -> B 2w H/4 W/4: the first two halve the side."""
     maps = 2 * width
@@ -42,7 +37,7 @@ def trunk(channels: int, width: int) -> list[nn.Module]:
 class Block(nn.Module):
     """Two 3x3 convolutions with spectral normalisation, a shortcut, and maps of half the side if `pool`.
 
-    The first block of a net takes images, which it centres. It has no ReLU before its first convolution.
+    The first block of a net centres its images, and has no ReLU before its first convolution.
     """
 
     def __init__(self, before: int, after: int, first: bool = False, pool: bool = True) -> None:
@@ -74,9 +69,9 @@ class Seen(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """A trunk with a last layer of 16 numbers, which feed the critic. `heads` make 16 numbers of other blocks' maps.
+    """A trunk with a last layer of 16 numbers, which feed the critic; `heads` make as many of the maps of `layers`.
 
-    `layers` names these blocks, counted from 1. Only convolutions and linear layers of heads have no spectral norm.
+    `layers` are blocks, counted from 1. Only heads have no spectral normalisation.
     """
 
     def __init__(
@@ -86,8 +81,8 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(trunk(channels, width))
         self.summed, self.final = Summed(), spectral_norm(nn.Linear(2 * width, EMBEDDING, bias=False))
         self.critic = spectral_norm(nn.Linear(EMBEDDING, 1)) if critic else None
-        places = {layer: (size // 2 if layer == 1 else size // 4) ** 2 for layer in layers}
-        self.heads = nn.ModuleDict({str(layer): _head(2 * width, n) for layer, n in places.items()})
+        sides = {layer: size // 2 if layer == 1 else size // 4 for layer in layers}
+        self.heads = nn.ModuleDict({str(layer): _head(2 * width, side**2) for layer, side in sides.items()})
 
     def forward(self, x: Tensor) -> Seen:
         """B C H W -> what is seen of them."""
@@ -106,19 +101,15 @@ class Discriminator(nn.Module):
 
 
 def _head(maps: int, places: int) -> nn.Sequential:
-    layers = nn.Conv2d(maps, 1, 1), nn.Flatten(), nn.Linear(places, EMBEDDING, bias=False)
-    nn.init.xavier_uniform_(layers[0].weight)
-    return nn.Sequential(*layers)
-
-
-# ------------------------------------------------------------------------------------------------------------- decoder
+    head = nn.Sequential(nn.Conv2d(maps, 1, 1), nn.Flatten(), nn.Linear(places, EMBEDDING, bias=False))
+    nn.init.xavier_uniform_(head[0].weight)
+    return head
 
 
 class Decoder(nn.Module):
     """A linear layer to 4w maps of an eighth of the side, three cells that double it, and pixels: B d -> B C H W.
 
-    As in DC-VAE's code, convolutions start by Xavier's rule and BatchNorm's scales near one. The last layer is
-    (tanh(a) + 1) / 2 = sigmoid(2a).
+    As in DC-VAE's code, convolutions start by Xavier's rule and scales near one; pixels are (tanh(a) + 1) / 2.
     """
 
     def __init__(self, channels: int, size: int, latent_dim: int, maps: int) -> None:
@@ -151,11 +142,10 @@ class Cell(nn.Module):
 
     def __init__(self, maps: int, mode: str, skips: int, shortcut: bool = True) -> None:
         super().__init__()
-        conv1 = nn.Conv2d(maps, maps, 3, padding=1)
-        self.resize = partial(F.interpolate, mode=mode)
-        double = nn.Upsample(scale_factor=2, mode=mode)
-        self.conv1 = ResizeConv2d(maps, maps, 2) if mode == "nearest" else nn.Sequential(double, conv1)
-        self.conv2 = nn.Conv2d(maps, maps, 3, padding=1)
+        conv = partial(nn.Conv2d, maps, maps, 3, padding=1)
+        double, self.resize = nn.Upsample(scale_factor=2, mode=mode), partial(F.interpolate, mode=mode)
+        self.conv1 = ResizeConv2d(maps, maps, 2) if mode == "nearest" else nn.Sequential(double, conv())
+        self.conv2 = conv()
         self.skips = nn.ModuleList(nn.Conv2d(maps, maps, 1) for _ in range(skips))
         self.shortcut = nn.Conv2d(maps, maps, 1) if shortcut else None
 

@@ -10,7 +10,8 @@ import torch
 
 from mocalib.config import paths
 from mocalib.config.methods import OBJECTIVES
-from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig, flat
+from mocalib.config.parameters import flat
+from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig
 from mocalib.evaluation.metrics import distance_name, effective_rank
 from mocalib.paper import experiments
 from mocalib.storage import files

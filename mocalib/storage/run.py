@@ -12,7 +12,8 @@ import filelock
 import torch
 from torch import Tensor
 
-from mocalib.config.run import RunConfig, flat
+from mocalib.config.parameters import flat
+from mocalib.config.run import RunConfig
 from mocalib.storage import environment, files, manifest
 
 CHECKPOINTS = ("checkpoint.pt", "previous.pt")  # the last two, newest first

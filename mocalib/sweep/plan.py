@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mocalib import methods
 from mocalib.config.compute import Compute
-from mocalib.config.run import RunConfig, flat
+from mocalib.config.parameters import flat
+from mocalib.config.run import RunConfig
 from mocalib.data import builtin, cache, catalogue, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import environment
