@@ -121,6 +121,10 @@ def queues_of(objective):
 # -------------------------------------------------------------------------------------------------- the training loop
 
 
+# BatchNorm subtracts this bias: its gradient is rounding noise, which Adam scales up.
+SHIFTS = (("cell3.conv2", "bias"), ("norm", "running_mean"))
+
+
 @pytest.mark.parametrize(
     ("shape", "width", "every", "layers"),
     [((1, 8, 8), 2, 5, (1,)), ((1, 16, 16), 2, 2, (1, 2)), ((3, 24, 24), 3, 5, (1,))],
@@ -140,7 +144,8 @@ def test_eleven_float64_steps_equal_the_official_loop(shape, width, every, layer
         assert ours.keys() == nets[net].keys()
         for layer, found in ours.items():
             for name, value in found.items():
-                assert near(value, nets[net][layer][name]), (net, layer, name)
+                tolerance = 1e-6 if (layer, name) in SHIFTS else 1e-9
+                assert near(value, nets[net][layer][name], tolerance), (net, layer, name)
     assert queues.keys() == {"final", *map(str, layers)}
     for layer, keys in queues_of(objective).items():
         assert near(keys, queues[layer]), layer
@@ -226,7 +231,7 @@ def test_a_turn_changes_its_own_parts_and_not_a_bit_of_the_others(settings, rout
     objective = built(settings, (1, 16, 16))
     trainer = Trainer(objective, 10, CPU)
     x = images(shape=(1, 16, 16))
-    trainer.step(0, x, 1e-2)  # from now on averages differ from what they follow
+    trainer.step(0, x, 1e-3)  # from now on averages differ from what they follow
     key_moved = set()
     for turn, allowed in routes.items():
         before = parts(objective)
