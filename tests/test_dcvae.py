@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from conftest import says, unit_vectors
 from scipy import stats
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from mocalib import RunConfig, methods
 from mocalib.config.methods import DCVAE, VAE
@@ -561,41 +562,40 @@ def exact(layers):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16)])
 def test_encoder_and_discriminator_equal_doubles_with_weights_over_their_singular_value(shape):
-    """After many power iterations, on small images; then each map, embedding and logit."""
+    """Each map, embedding and logit. Power iterations come near the singular vectors; then those take their place."""
     encoder, _ = autogan.build(shape[0], shape[1], 6, 3, 2)
     judge = autogan.Discriminator(*shape[:2], 3, layers=(1, 2))
     for net in (encoder.double(), judge.double()):
         with torch.no_grad():
-            for _ in range(300):
+            for _ in range(100):
                 net(images(shape=shape, n=1))
-        net.eval()
+        for layer in (m for m in net.eval().modules() if is_parametrized(m)):
+            assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+            left, _, right = torch.linalg.svd(layer.parametrizations.weight.original.detach().flatten(1))
+            layer.parametrizations.weight[0]._u.copy_(left[:, 0])
+            layer.parametrizations.weight[0]._v.copy_(right[0])
     x = images(1, shape)
     E, D = encoder_of(encoder), discriminator_of(judge)
     assert [name for net in (E, D) for name in net if ("u" in net[name]) == name.startswith("head")] == []
     E, D = exact(E), exact(D)
-    assert near(encoder(x), torch.cat(listing.encode(E, x), dim=1), 1e-6)
+    assert near(encoder(x), torch.cat(listing.encode(E, x), dim=1), 1e-10)
     seen, (maps, _) = judge(x), listing.trunk(D, x)
     embeddings, logits = listing.discriminate(D, x, (1, 2))
     for ours, double in zip(seen.maps, maps, strict=True):
-        assert near(ours, double, 1e-6)
-    assert near(seen.embedding, embeddings["final"], 1e-6)
-    assert near(seen.logits.flatten(), logits.flatten(), 1e-6)
+        assert near(ours, double, 1e-10)
+    assert near(seen.embedding, embeddings["final"], 1e-10)
+    assert near(seen.logits.flatten(), logits.flatten(), 1e-10)
     for k in (1, 2):
-        assert near(judge.heads[str(k)](seen.maps[k - 1]), embeddings[str(k)], 1e-6)
+        assert near(judge.heads[str(k)](seen.maps[k - 1]), embeddings[str(k)], 1e-10)
 
 
-def test_the_pool_is_a_sum_and_the_bias_is_not_normed():
-    """A trunk whose residual branches are off: block 4's map is the image's mean colour, by four, times a matrix."""
-    judge = autogan.Discriminator(1, 16, 2, layers=()).double()
-    for block in judge.blocks:
-        with torch.no_grad():
-            block.conv2.bias.zero_()
-            block.conv2.parametrizations.weight.original.mul_(1e-9)  # norm 1 all the same
-    seen = judge(torch.full((2, 1, 16, 16), 0.8, dtype=torch.float64))
-    assert seen.maps[3].shape == (2, 4, 4, 4)
-    before = judge.eval()(images(shape=(1, 16, 16))).embedding
-    pooled = F.relu(judge(images(shape=(1, 16, 16))).maps[3]).sum(dim=(2, 3))
-    assert near(before, pooled @ judge.final.weight.T)
+def test_the_last_layer_takes_sums_of_rectified_maps_and_the_critic_its_numbers():
+    judge = autogan.Discriminator(1, 16, 2, layers=()).double().eval()
+    seen = judge(images(shape=(1, 16, 16)))
+    assert seen.maps[3].shape == (B, 4, 4, 4)
+    pooled = np.maximum(seen.maps[3].detach().numpy(), 0).sum(axis=(2, 3))
+    assert near(seen.embedding, torch.from_numpy(pooled) @ judge.final.weight.T)
+    assert near(seen.logits.flatten(), seen.embedding @ judge.critic.weight[0] + judge.critic.bias)
 
 
 def test_the_decoder_equals_its_double_in_training_and_evaluation():
@@ -621,7 +621,7 @@ def test_plain_convolutions_start_by_xaviers_rule_and_normed_ones_by_torchs():
     for block in judge.blocks:
         original = block.conv2.parametrizations.weight.original
         assert 0.9 < original.abs().max().item() * math.sqrt(original[0].numel()) <= 1
-        assert torch.linalg.matrix_norm(block.conv2.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.05)
+        assert torch.linalg.matrix_norm(block.conv2.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
     assert decoder.to_rgb[0].weight.std().item() == pytest.approx(0.02, rel=0.4)
     assert decoder.to_rgb[0].weight.mean().item() == pytest.approx(1, abs=0.02)
     assert not decoder.to_rgb[0].bias.any()
