@@ -28,8 +28,9 @@ test: $(STAMP) lint  ## lint, unit tests, then every notebook (within 12 minutes
 	$(MAKE) --no-print-directory notebooks
 
 MINUTES ?= 30
-soak: $(STAMP)  ## tests that are too long for every commit, then half an hour of random faults (MINUTES=30)
+soak: $(STAMP)  ## tests that are too long for every commit, wrong versions that tests must find, half an hour of faults (MINUTES=30)
 	$(PY) -m pytest -q -m soak
+	$(PY) tests/mutants.py
 	$(PY) tests/soak.py --minutes $(MINUTES)
 
 lint: $(STAMP)  ## ruff on modules, tests and notebooks

@@ -98,7 +98,8 @@ class DCVAE(Variational):
             x_hat, *posterior = self._reconstructed(x, eps)
             reconstructed = self.discriminator(x_hat).logits  # B 1
         deceived = losses.deceived(sampled, reconstructed, hinge=self.hinge)
-        return step_loss(deceived + self.config.kl_weight * losses.kl_divergence(*posterior), {"deceived": deceived})
+        total = deceived + self.config.kl_weight * losses.kl_divergence(*posterior)
+        return step_loss(total, {"generator": total, "deceived": deceived})
 
     def _instance(self, x: Tensor, eps: Tensor, place: Tensor | None) -> StepLoss:
         """How far reconstructions are from their images, with the KL divergence."""
