@@ -809,6 +809,21 @@ def test_few_images_of_a_class_are_probed_and_those_of_pixels_once(scratch, monk
     assert (score(2), len(calls)) == (every[:2], 9)
 
 
+def test_class_scores_and_shares_of_features_are_those_of_the_classifiers_guesses(run, digits):
+    """Of real digits, which have all classes; few images of the prior, with fewer ones."""
+    extractor, net = features.build("classifier", digits, "digits"), classifiers.read(paths.FEATURES / "digits.pt")
+    shown = {"prior": digits.train.images[digits.train.labels > 2][:90], "reconstruction": digits.test.images[:300]}
+    found = {sampler: extractor(images) for sampler, images in shown.items()}
+    rows, arrays = perception.score(load(run.directory), digits.test.images[:9], extractor, found, 5, 0)
+    for sampler, images in shown.items():
+        expected = class_score(net(images / 255))
+        assert expected > 4
+        assert value(rows, "classifier_score", sampler) == pytest.approx(expected, rel=1e-4)
+    guesses = net(shown["prior"] / 255).argmax(dim=1)
+    assert arrays["class_shares"].tolist() == pytest.approx([(guesses == i).sum().item() / 90 for i in range(10)])
+    assert arrays["class_shares"][:3].sum() < 0.1
+
+
 def test_scores_of_classes_are_those_of_the_nets_and_images_themselves(run, digits):
     from sklearn.decomposition import PCA
 
