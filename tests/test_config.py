@@ -11,7 +11,7 @@ from test_methods import METHODS
 
 from mocalib import MoCA, RunConfig
 from mocalib.config import paths
-from mocalib.config.methods import VAE
+from mocalib.config.methods import DCVAE, VAE
 from mocalib.config.parameters import flat, notebook_parameters, run_config
 from mocalib.storage.run import differences
 
@@ -151,6 +151,11 @@ def test_a_parameter_missing_from_its_cell_is_named():
         notebook_parameters({"epochs": 3}, "epochs", "weight")
 
 
+DC_VAE = {  # of notebooks/train.ipynb
+    "objective": "dc-vae", "instance": "contrast", "adversarial": True, "critic": "logistic", "every": 3,
+    "kl_weight": 1.0e-4, "temperature": 0.2, "queue_size": 640, "momentum": 0.95, "averaging": 0.9, "layers": "1, 2",
+    "local": 1, "local_start": 0.25, "local_weight": 0.5, "local_queue": 100,
+}  # fmt: skip
 FLAT = {"dataset": "photos", "objective": "moca", "weight": 3.0, "epochs": 90, "keep_epochs": "40, 80", "device": "cpu"}
 
 
@@ -162,10 +167,20 @@ def test_flat_settings_of_a_notebook_become_a_run():
     assert run_config(FLAT | single).keep_epochs == (40,)
 
 
-@pytest.mark.parametrize("kept", ["40;80", "a", ",", "4.5"])
-def test_epochs_that_are_no_list_are_refused(kept):
-    with pytest.raises(ValueError, match=says(f"keep_epochs = {kept!r}", '"40,80"')):
-        run_config(FLAT | {"keep_epochs": kept})
+@pytest.mark.parametrize(
+    ("layers", "expected"), [("1, 2", (1, 2)), ("", ()), (3, (3,))]
+)  # papermill reads a single one as an int
+def test_every_setting_of_dcvae_may_come_from_a_notebook(layers, expected):
+    given = notebook_parameters(DC_VAE | {"layers": layers}, *DC_VAE)
+    expected = DCVAE("contrast", True, "logistic", 3, 1e-4, 0.2, 640, 0.95, 0.9, expected, 1, 0.25, 0.5, 100)
+    assert run_config(given).objective == expected
+
+
+@pytest.mark.parametrize(("name", "like"), [("keep_epochs", '"40,80"'), ("layers", '"1,2"')])
+@pytest.mark.parametrize("given", ["40;80", "a", ",", "4.5"])
+def test_what_is_no_list_of_numbers_is_refused(name, like, given):
+    with pytest.raises(ValueError, match=says(f"{name} = {given!r}", like)):
+        run_config(FLAT | {name: given})
 
 
 def test_a_parameter_of_another_method_is_refused():

@@ -405,6 +405,19 @@ def test_a_dataset_of_torchvision_is_read_by_its_name(scratch, monkeypatch, name
     assert load(f"torchvision:{name}", size=32, **({"root": str(place)} if given else {})).image_shape[1:] == (32, 32)
 
 
+def test_images_smaller_than_size_and_crop_alike_stand_in_the_middle_of_black(scratch):
+    """MNIST's 28 pixels as 32; any other size or crop resizes."""
+    content = fashion(paths.RAW / "torchvision" / "FashionMNIST")
+    name = "torchvision:FashionMNIST"
+    for split, mine in zip(("train", "test"), load(name, size=32, crop=32)):
+        images, labels = content[split]
+        padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        assert pairs(*mine) == pairs(padded, labels)
+    resized = load(name, size=32)
+    assert resized.test.images[:, :, :2].float().mean() > 20
+    refused("crop = 32 is larger than the image, 28x28", name, size=16, crop=32)
+
+
 def test_a_run_on_a_dataset_of_torchvision(scratch, monkeypatch):
     monkeypatch.setitem(classifiers.TRAINING, "steps", 5)
     fashion(paths.RAW / "torchvision" / "FashionMNIST")

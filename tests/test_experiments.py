@@ -5,7 +5,8 @@ from itertools import product
 
 import pytest
 
-from mocalib import MoCA, RunConfig
+from mocalib import DCVAE, MoCA, RunConfig
+from mocalib.config.methods import AE, WAEMMD
 from mocalib.paper import baselines, experiments
 from mocalib.paper.experiments import configs
 from mocalib.paper.grids import LAPTOP, PAPER, SCALES
@@ -77,6 +78,24 @@ PAPER_GRID["figure15"] = PAPER_GRID["table2"]
 PAPER_GRID |= {key: {HQ} for key in ("figure6", "figure7", "figure8")}
 PAPER_GRID |= {key: {CIFAR_A2} for key in ("figure9", "figure11", "figure13")}
 PAPER_GRID |= {key: {CELEBA_A2} for key in ("figure10", "figure12", "figure14")}
+# DC-VAE's paper and code: Adam at 2e-4, never halved, 800 epochs, d 128, a step of the decoder after 5 of the critic
+DC_VAE = replace(
+    CIFAR_A2, model="autogan", epochs=800, learning_rate=2e-4, decay_every=0,
+    objective=DCVAE(
+        instance="contrast", adversarial=True, critic="hinge", every=5, kl_weight=6.4e-5, temperature=0.07,
+        queue_size=8192, momentum=0.999, averaging=0.999, layers=(1,), local=0,
+    ),
+)  # fmt: skip
+DC_PLAIN = moca(DC_VAE, instance="pixel", adversarial=False, kl_weight=0.072)
+MNIST = {"dataset": "torchvision:MNIST", "size": 32, "crop": 32, "epochs": 100}
+PROBED = [DC_PLAIN.objective, DC_VAE.objective, AE(), MoCA(0.05, 0.99, 30_000, 100.0), WAEMMD(500.0, "normal", 2.0)]
+PAPER_GRID["dcvae_table1"] = {
+    DC_PLAIN, moca(DC_VAE, instance="feature"), moca(DC_VAE, adversarial=False), DC_VAE
+}  # fmt: skip
+PAPER_GRID["dcvae_table5"] = {
+    replace(DC_VAE, latent_dim=d, objective=method, **MNIST) for d, method in product((16, 32, 64), PROBED)
+}
+PAPER_GRID["dcvae_figure11"] = {moca(DC_VAE, queue_size=size) for size in (512, 2048, 8192)}
 
 
 AXES = ("table2", "table3", "table4", "figure3", "figure4", "figure5", "figure15")
@@ -102,6 +121,9 @@ def test_every_table_and_figure_of_the_paper_is_an_experiment_and_no_other():
         "table1_forms",
         "appendix_a",
         "quickstart",
+        "dcvae_table1",
+        "dcvae_table5",
+        "dcvae_figure11",
     }
     assert wanted | ours == set(experiments.NAMES) == set(PAPER_GRID)
     with pytest.raises(ValueError, match=r"experiment = 'table5' is not one of 'quickstart', 'table1', "):
@@ -114,9 +136,9 @@ def test_a_scale_lists_every_run_once_and_seeds_from_0_beside_each_other():
     assert len(everything) == len(set(everything))
     assert set(everything) == {config for found in alone.values() for config in found}
     # 4 of Table 1, 10 baselines on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
-    # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ
+    # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ; of DC-VAE 4, 3 dimensions of 5 methods, and 2 more queues
     papers = set().union(*PAPER_GRID.values())
-    assert len(papers) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1
+    assert len(papers) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1 + (4 + 3 * 5 + 2)
     assert papers <= set(everything)
     found = configs("table3", "laptop", seeds=2)
     assert [config.seed for config in found] == [0, 1] * len(LAPTOP.momenta)

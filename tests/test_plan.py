@@ -9,7 +9,7 @@ from conftest import tiny
 from mocalib import Compute, MoCA, RunConfig, train
 from mocalib.__main__ import main
 from mocalib.config import paths
-from mocalib.config.methods import AE, TwoStageVAE
+from mocalib.config.methods import AE, DCVAE, TwoStageVAE
 from mocalib.paper import experiments
 from mocalib.storage import files
 from mocalib.sweep import plan
@@ -53,6 +53,20 @@ def test_missing_images_are_replaced_by_random_ones_of_their_number(scratch, mon
     assert (found.random, found.images) == (True, images)
     with pytest.raises(FileNotFoundError):
         plan.measure(tiny(dataset="folder", root="/nowhere"), ONE)
+
+
+DCVAES = [*experiments.configs("dcvae_table1", "paper"), *experiments.configs("dcvae_table5", "paper")]
+
+
+@pytest.mark.parametrize(
+    "config", [c for c in DCVAES if isinstance(c.objective, DCVAE)], ids=lambda config: config.name
+)
+def test_every_turn_of_the_papers_dcvae_is_taken_at_full_width(scratch, monkeypatch, config):
+    """On random pixels: CIFAR-10's and MNIST's shapes and numbers of images, but two images a batch."""
+    monkeypatch.setattr(files, "download", None)
+    found = plan.measure(replace(config, batch_size=2), ONE)
+    assert (found.random, found.images) == (True, 50_000 if config.dataset == "cifar10" else 60_000)
+    assert 0 < found.seconds < math.inf
 
 
 @pytest.mark.parametrize("keep", [(), (1,)])
