@@ -55,12 +55,11 @@ def test_missing_images_are_replaced_by_random_ones_of_their_number(scratch, mon
         plan.measure(tiny(dataset="folder", root="/nowhere"), ONE)
 
 
-DCVAES = [*experiments.configs("dcvae_table1", "paper"), *experiments.configs("dcvae_table5", "paper")]
+DCVAES = experiments.configs("dcvae_table1", "paper")
+DCVAES += [config for config in experiments.configs("dcvae_table5", "paper") if config.objective == DCVAE()]
 
 
-@pytest.mark.parametrize(
-    "config", [c for c in DCVAES if isinstance(c.objective, DCVAE)], ids=lambda config: config.name
-)
+@pytest.mark.parametrize("config", DCVAES, ids=lambda config: config.name)
 def test_every_turn_of_the_papers_dcvae_is_taken_at_full_width(scratch, monkeypatch, config):
     """On random pixels: CIFAR-10's and MNIST's shapes and numbers of images, but two images a batch."""
     monkeypatch.setattr(files, "download", None)
