@@ -6,6 +6,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,15 +25,19 @@ from mocalib.config.run import RunConfig
 from mocalib.data import datasets
 from mocalib.data.arrays import as_uint8
 from mocalib.data.cache import Split
-from mocalib.evaluation import classifiers, features, generate, metrics
+from mocalib.evaluation import classifiers, features, generate, metrics, perception, probes
 from mocalib.evaluation import evaluate as scoring_module
 from mocalib.evaluation.evaluate import check_scoring, mixture_latents, score_latents, score_training, scored
 from mocalib.evaluation.image_grids import _png, nearest
-from mocalib.evaluation.metrics import distance_name, frechet_distance, kernel_distance, pca_variances
+from mocalib.evaluation.metrics import class_score, distance_name, frechet_distance, kernel_distance, pca_variances
+from mocalib.evaluation.perception import layer_distance, path_length, reconstruction_distance
 from mocalib.paper.results import frame
 from mocalib.storage import files
 from mocalib.storage.run import Run, RunMismatch, open_run
 from mocalib.training.device import use_threads
+
+PROBED = ("latents", "pixels", "pca")
+NEW = {"classifier_score", "perceptual_classifier", "ppl_classifier", "linear_error", "knn_error"}  # of the last epoch
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +129,11 @@ def test_rows_say_what_was_counted_and_with_which_weights_and_only_inceptions_ar
     assert counted["fd_classifier", "reconstruction"] == (1000, 1000)
     assert counted["fd_classifier", "train_codes"] == (256, 1000)  # there are no more training images
     assert counted["fd_classifier", "real"] == (256, 1000)
-    assert {m for m, s in counted if s == "prior"} == {"fd_classifier", "kid_classifier", "precision", "recall"}
+    of_samples = {"fd_classifier", "kid_classifier", "precision", "recall", "classifier_score", "ppl_classifier"}
+    assert {m for m, s in counted if s == "prior"} == of_samples
+    assert (counted["classifier_score", "prior"], counted["ppl_classifier", "prior"]) == ((300, 0), (300, 0))
+    assert counted["perceptual_classifier", "reconstruction"] == (1000, 1000)
+    assert {counted[f"{probe}_error", s] for probe in ("linear", "knn") for s in PROBED} == {(1000, 256)}
     assert {r["epoch"] for r in run.scores} == {3}
     about = {(r["split"], r["digest"]) for r in run.scores if r["features"]}
     assert about == {("test", files.sha256(paths.FEATURES / "digits.pt"))}
@@ -161,13 +170,14 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     assert value(run.scores, "uniformity", "train_codes") >= metrics.uniform_uniformity(8) - 0.05
 
 
-def test_more_training_codes_are_decoded_than_are_looked_at(run, fresh, monkeypatch):
+def test_more_training_codes_are_decoded_and_samples_drawn_than_are_looked_at(run, fresh, monkeypatch):
     monkeypatch.setattr(scoring_module, "LATENTS", 100)
+    monkeypatch.setattr(perception, "PAIRS", 50)
     rows = evaluate(fresh, Scoring(n=300))
     one, other = (value(found, "fd_classifier", "train_codes") for found in (rows, run.scores))
     assert one == pytest.approx(other, rel=1e-4)
-    [row] = [row for row in rows if row["metric"] == "singular_value_ratio"]
-    assert row["n_generated"] == 100
+    counted = {row["metric"]: row["n_generated"] for row in rows}
+    assert (counted["singular_value_ratio"], counted["ppl_classifier"]) == (100, 50)
 
 
 def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
@@ -181,11 +191,14 @@ def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
     assert {row["seed"] for row in evaluate(copy, Scoring(n=200), seed=1)} == {1}
     early = evaluate(copy, Scoring(n=200), epoch=1)
     assert {row["epoch"] for row in early} == {1}
+    assert not {row["metric"] for row in early} & NEW
     assert (copy.directory / "samples-epoch-0001.png").exists()
     assert (copy.directory / "samples.png").read_bytes() == (run.directory / "samples.png").read_bytes()
     fields = ("metric", "split", "n_reference", "epoch", "seed")
-    rows = [tuple(row[name] for name in fields) for row in copy.scores if row["sampler"] == "pca"]
-    assert rows == [("reconstruction", "train", 256, 3, seed) for seed in (0, 1)]  # once, and of the last weights alone
+    rows = {tuple(row[name] for name in fields): row for row in copy.scores if row["sampler"] == "pca"}
+    kinds = [("reconstruction", "train", 256), ("linear_error", "test", 256), ("knn_error", "test", 256)]
+    assert rows.keys() == {(*kind, 3, seed) for kind in kinds for seed in (0, 1)}  # of the last weights alone
+    assert len(rows) == len([row for row in copy.scores if row["sampler"] == "pca"])  # and once
     copy.verify()
 
 
@@ -358,6 +371,8 @@ def test_a_set_without_labels_is_scored_without_distances(scratch, monkeypatch):
     plain = {"singular_value_ratio", "uniformity", "nearest_cosine", "reconstruction"}
     assert {row["metric"] for row in evaluate(run)} == plain
     assert evaluate(run) == run.scores
+    with np.load(run.directory / "latents.npz") as found:
+        assert found.files == ["singular_values", "uniform"]
     assert figures.tiles(run, "samples.png").shape == (5, 8, 3, 16, 16)
     with pytest.raises(ValueError, match=says("class labels", "'inception'")):
         evaluate(run, Scoring(features="classifier"))
@@ -507,9 +522,20 @@ def test_features_are_taken_from_a_placed_file(digits, tmp_path, monkeypatch, na
         assert torch.allclose(found, expected(x.expand(-1, 3, -1, -1)), rtol=1e-3, atol=5e-3)  # CLIP: float16
     assert extractor.digest == files.sha256(path)
     few = digits._replace(test=digits.test._replace(images=x))
-    rows = scoring_module.score_images(extractor, {"prior": x.flip(0)}, few)
+    rows, _ = scoring_module.score_images(extractor, {"prior": x.flip(0)}, few)
     called = {row["metric"] for row in rows}
     assert called == ({"fid", "kid"} if name == "inception" else {f"fd_{name}", f"kid_{name}"})
+    assert bool(extractor.logits) == (name == "inception")
+    if extractor.logits:
+        [logits] = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["logits_unbiased"], feature_extractor_weights_path=str(path)
+        )(x.expand(-1, 3, -1, -1))
+        assert torch.allclose(extractor.logits(found), logits, rtol=1e-3, atol=1e-3)
+        rows, shares = perception.score(None, x, extractor, {"prior": found, "reconstruction": found}, 3, 0)
+        scores = {(row["metric"], row["sampler"], row["features"], row["digest"]): row["value"] for row in rows}
+        kinds = [("inception_score", sampler, name, extractor.digest) for sampler in ("prior", "reconstruction")]
+        assert scores == dict.fromkeys(kinds, pytest.approx(class_score(logits), rel=1e-3))
+        assert shares == {}
 
 
 def test_a_mixture_has_the_moments_of_what_it_was_fitted_to():
@@ -597,3 +623,264 @@ def test_all_training_images_are_reconstructed_and_held_against_principal_compon
     assert pca == pytest.approx(variances[8:].sum().item(), rel=1e-8)  # d is 8
     monkeypatch.setattr(scoring_module, "LINEAR", 255)
     assert [row["sampler"] for row in score_training(autoencoder, dataset)] == ["reconstruction"]
+
+
+@pytest.mark.parametrize(("n", "splits"), [(700, 1), (2_500, 2)])  # parts of at least 1,000 images
+def test_a_class_score_counts_the_classes_of_certain_images_and_equals_its_formula(n, splits):
+    assert class_score(torch.ones(n, 10)) == pytest.approx(1, rel=1e-12)
+    certain = 100.0 * torch.eye(10)[torch.arange(n) % 10]
+    assert class_score(certain) == pytest.approx(10, rel=2e-3)
+    logits = torch.randn(n, 7, generator=torch.Generator().manual_seed(0)).double()
+    p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
+    parts = np.array_split(p[np.random.RandomState(2020).permutation(n)], splits)
+    divergences = [(part * np.log(part / part.mean(axis=0))).sum(axis=1).mean() for part in parts]
+    assert class_score(logits) == pytest.approx(np.exp(divergences).mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_classifiers_maps_are_what_its_four_activations_give(digits, channels):
+    net, seen = classifiers.read(paths.FEATURES / "digits.pt"), []
+    for layer in net.trunk:
+        if isinstance(layer, nn.ReLU):
+            layer.register_forward_hook(lambda *given: seen.append(given[-1].clone()))
+    x = datasets.load(RunConfig(size=32)).test.images[:5].expand(-1, channels, -1, -1) / 255
+    features = net.features(x)
+    maps = net.maps(x)
+    assert [tuple(found.shape[1:]) for found in maps] == [(24, 16, 16), (40, 8, 8), (56, 4, 4), (64, 4, 4)]
+    assert all(torch.equal(a, b) for a, b in zip(maps, seen[:4], strict=True))
+    assert torch.allclose(maps[-1].mean(dim=(2, 3)), features, atol=1e-5)
+
+
+def two_maps(x):
+    """Of images 2 x 4 x 4: themselves, and a coarser one with places that are all zero."""
+    return [x, (x[..., ::2, ::2] - 0.5).relu()]
+
+
+def looped(x, y):
+    """LPIPS's form on `two_maps`, place by place."""
+    total = 0.0
+    for a, b in zip(two_maps(x), two_maps(y)):
+        distances = []
+        for i in range(a.shape[1]):
+            for j in range(a.shape[2]):
+                u, v = (place / max(place.norm().item(), 1e-12) for place in (a[:, i, j], b[:, i, j]))
+                distances.append(sum((p - q) ** 2 for p, q in zip(u.tolist(), v.tolist())))
+        total += sum(distances) / len(distances)
+    return total
+
+
+def test_perceptual_distances_are_those_of_loops_over_the_maps():
+    x, y = torch.randint(256, (2, 300, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def distance(x, y):
+        decoder = SimpleNamespace(reconstruct=lambda part: y[: len(part)] / 255)
+        return reconstruction_distance(decoder, x, two_maps)
+
+    total, (a, b) = 0.0, (two_maps(image[:1] / 255)[-1][0] for image in (x, y))
+    for p, q in zip(a.flatten().tolist(), b.flatten().tolist()):
+        total += (p - q) ** 2
+    assert distance(x[:1], y[:1]) == pytest.approx(total / (2 * 2 * 2), rel=1e-5)
+    assert distance(y[:7], x[:7]) == pytest.approx(distance(x[:7], y[:7]), rel=1e-6)
+    assert distance(x[:7], x[:7]) == 0
+    of_each = [distance(x[i : i + 1], y[i : i + 1]) for i in range(250)]  # a whole part, and 50 of the next one
+    assert distance(x, y) == pytest.approx(
+        (sum(of_each) + sum(distance(x[i:][:1], y[i - 250 :]) for i in range(250, 300))) / 300
+    )
+    assert layer_distance(x[:4] / 255, x[:4] / 255, two_maps).tolist() == [0] * 4
+    expected = [looped(a, b) for a, b in zip(x[:4] / 255, y[:4] / 255)]
+    assert layer_distance(x[:4] / 255, y[:4] / 255, two_maps).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def squared(x, y):
+    return (x - y).square().flatten(1).sum(dim=1)
+
+
+def decoder(decode, spherical=False):
+    """A stand-in for a trained run, in float64, with normal or spherical latents of 6 dimensions."""
+
+    def prior(n, generator):
+        z = torch.randn(n, 6, generator=generator)
+        return nn.functional.normalize(z, dim=1) if spherical else z
+
+    return SimpleNamespace(objective=SimpleNamespace(prior=prior), decode=decode, spherical=spherical)
+
+
+def test_the_path_length_of_a_linear_decoder_has_a_closed_form():
+    """The mean of |W (z1 - z0)|^2 over pairs of normal latents is 2 tr(W^T W)."""
+    w = torch.randn(10, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = path_length(decoder(lambda z: z @ w.T), squared, 40_000, seed=0)
+    assert found == pytest.approx(2 * w.square().sum().item(), rel=0.02)
+    assert found != path_length(decoder(lambda z: z @ w.T), squared, 40_000, seed=1)
+    assert path_length(decoder(lambda z: torch.ones(len(z), 3)), squared, 10, seed=0) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # jvp's own
+@pytest.mark.parametrize("spherical", [False, True])
+def test_path_lengths_are_squared_speeds_along_the_methods_own_path(spherical):
+    """Against derivatives: of a curved decoder along straight lines, or along their projections on the sphere."""
+    w = torch.randn(10, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    net, n, generator = decoder(lambda z: torch.sin(z @ w.T), spherical), 300, torch.Generator().manual_seed(5)
+    z0, z1 = net.objective.prior(2 * n, generator).double().chunk(2)
+    t = torch.rand(n, 1, generator=generator, dtype=torch.float64)
+
+    def along(t):
+        z = (1 - t) * z0 + t * z1
+        return net.decode(z / z.norm(dim=1, keepdim=True) if spherical else z)
+
+    _, speed = torch.func.jvp(along, (t,), (torch.ones_like(t),))
+    assert path_length(net, squared, n, seed=5) == pytest.approx(speed.square().sum(dim=1).mean().item(), rel=1e-3)
+
+
+def labelled(train, labels, test, truth):
+    """A dataset of images 1 x 1 x d in uint8, with a fingerprint of its own."""
+    splits = [Split(x.to(torch.uint8)[:, None, None], torch.as_tensor(y)) for x, y in ((train, labels), (test, truth))]
+    return SimpleNamespace(train=splits[0], test=splits[1], fingerprint="ab" * 32)
+
+
+def blobs(n, spread, seed):
+    """n points around 10 centres in 8 dimensions, the last of which is constant; and their centres."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(10, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([9, 1, 1, 3, 1, 1, 1, 0])
+    labels = torch.arange(n) % 10
+    return centres[labels] + spread * torch.randn(n, 8, generator=generator) * (torch.arange(8) < 7), labels
+
+
+def test_probes_find_separable_classes_and_no_shuffled_ones_and_equal_scikit_learns_pipeline():
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def wrong(spread, shuffle=False):
+        (x, labels), (x_test, truth) = blobs(500, spread, 1), blobs(400, spread, 2)
+        if shuffle:
+            labels = labels[torch.randperm(500, generator=torch.Generator().manual_seed(3))]
+        data = labelled(x, labels, x_test, truth)
+        return probes.mistakes(x, x_test, data), (x, labels, x_test, truth)
+
+    apart, _ = wrong(0.01)
+    assert (apart["linear"].mean(), apart["knn"].mean()) == (0, 0)
+    chance, _ = wrong(0.01, shuffle=True)
+    assert all(abs(found.mean() - 0.9) < 0.1 for found in chance.values())
+    found, (x, labels, x_test, truth) = wrong(1.5)
+    grid = LogisticRegressionCV(
+        Cs=probes.INVERSE_PENALTIES,
+        cv=5,
+        l1_ratios=(0,),
+        scoring="accuracy",
+        max_iter=10_000,
+        use_legacy_attributes=False,
+    )
+    for name, probe in (("linear", grid), ("knn", KNeighborsClassifier())):
+        expected = (
+            make_pipeline(StandardScaler(), probe).fit(x.double(), labels).predict(x_test.double()) != truth.numpy()
+        )
+        assert 0.1 < expected.mean() < 0.6
+        assert (found[name] != expected).mean() <= 0.005, name  # points on a border
+
+
+@pytest.mark.parametrize("labels", [None, [1] * 9, [0] * 8 + [1], [0, 0, 1, 1], []])
+def test_data_that_cannot_be_probed_have_no_such_rows(labels):
+    images = torch.zeros(9 if labels is None else len(labels), 1, 2, 2, dtype=torch.uint8)
+    split = Split(images, None if labels is None else torch.tensor(labels, dtype=torch.int64))
+    assert probes.score(None, SimpleNamespace(train=split, test=split)) == ([], {})
+
+
+def test_few_images_of_a_class_are_probed_and_those_of_pixels_once(scratch, monkeypatch):
+    """Two images of a class are enough, for two folds. Pixels and components depend on the dataset and d alone."""
+    x = torch.randint(256, (5, 4), generator=torch.Generator().manual_seed(0))
+    data = labelled(x, [0, 1, 0, 1, 0], x, [0, 1, 0, 1, 0])
+    calls, mistakes = [], probes.mistakes
+    monkeypatch.setattr(probes, "mistakes", lambda *given: calls.append(given) or mistakes(*given))
+
+    def score(d):
+        latents = SimpleNamespace(
+            encode=lambda images: images.flatten(1)[:, :d].float(), objective=SimpleNamespace(latent_dim=d)
+        )
+        rows, arrays = probes.score(latents, data)
+        assert len(np.unpackbits(arrays["linear_wrong"], count=5)) == 5
+        return [(row["metric"], row["sampler"]) for row in rows]
+
+    every = [(f"{probe}_error", sampler) for sampler in PROBED for probe in ("linear", "knn")]
+    assert (score(2), len(calls)) == (every, 3)
+    assert (score(2), len(calls)) == (every, 4)
+    assert (score(3), len(calls)) == (every, 6)
+    assert (score(30), len(calls)) == (every, 8)  # more than there are components
+    monkeypatch.setattr(probes, "VALUES", 19)
+    assert (score(2), len(calls)) == (every[:2], 9)
+
+
+def test_class_scores_and_shares_of_features_are_those_of_the_classifiers_guesses(run, digits):
+    """Of real digits, which have all classes; few images of the prior, with fewer ones."""
+    extractor, net = features.build("classifier", digits, "digits"), classifiers.read(paths.FEATURES / "digits.pt")
+    shown = {"prior": digits.train.images[digits.train.labels > 2][:90], "reconstruction": digits.test.images[:300]}
+    found = {sampler: extractor(images) for sampler, images in shown.items()}
+    rows, arrays = perception.score(load(run.directory), digits.test.images[:9], extractor, found, 5, 0)
+    for sampler, images in shown.items():
+        expected = class_score(net(images / 255))
+        assert expected > 4
+        assert value(rows, "classifier_score", sampler) == pytest.approx(expected, rel=1e-4)
+    guesses = net(shown["prior"] / 255).argmax(dim=1)
+    assert arrays["class_shares"].tolist() == pytest.approx([(guesses == i).sum().item() / 90 for i in range(10)])
+    assert arrays["class_shares"][:3].sum() < 0.1
+
+
+def test_scores_of_classes_are_those_of_the_nets_and_images_themselves(run, digits):
+    from sklearn.decomposition import PCA
+
+    net, classifier = load(run.directory), classifiers.read(paths.FEATURES / "digits.pt")
+    shown = {"prior": as_uint8(net.sample(300)), "reconstruction": as_uint8(net.reconstruct(digits.test.images))}
+    for sampler, images in shown.items():
+        assert value(run.scores, "classifier_score", sampler) == pytest.approx(
+            class_score(classifier(images / 255)), rel=1e-3
+        )
+    x = digits.test.images / 255
+    phi, phi_hat = (classifier.maps(images)[-1] for images in (x, net.reconstruct(x)))
+    assert value(run.scores, "perceptual_classifier", "reconstruction") == pytest.approx(
+        nn.functional.mse_loss(phi_hat, phi).item(), rel=1e-3
+    )
+    generator = torch.Generator().manual_seed(0)
+    z0, z1 = net.objective.prior(600, generator).double().chunk(2)
+    t = torch.rand(300, 1, generator=generator, dtype=torch.float64)
+    ends = [nn.functional.normalize(z0 + (t + step) * (z1 - z0), dim=1) for step in (0, 1e-4)]
+    units = [[nn.functional.normalize(m, dim=1) for m in classifier.maps(net.decode(z))] for z in ends]
+    length = sum((a - b).square().sum(dim=1).mean() for a, b in zip(*units)) * 1e8
+    assert value(run.scores, "ppl_classifier") == pytest.approx(length.item(), rel=1e-3)
+    data = datasets.load(run.config)
+    wrong = probes.mistakes(net.encode(data.train.images), net.encode(data.test.images), data)
+    assert value(run.scores, "linear_error", "latents") == pytest.approx(wrong["linear"].mean())
+    assert value(run.scores, "knn_error", "latents") == pytest.approx(wrong["knn"].mean())
+    with np.load(run.directory / "latents.npz") as found:
+        assert np.array_equal(np.unpackbits(found["linear_wrong"], count=1000), wrong["linear"])
+        counts = torch.bincount(classifier(shown["prior"] / 255).argmax(dim=1), minlength=10)
+        assert found["class_shares"] == pytest.approx(counts.numpy() / 300)
+    pixels = [split.images.flatten(1).double() for split in (data.train, data.test)]
+    pca = PCA(8).fit(pixels[0])
+    for sampler, vectors in (("pixels", pixels), ("pca", [torch.from_numpy(pca.transform(part)) for part in pixels])):
+        expected = probes.mistakes(*vectors, data)
+        assert value(run.scores, "linear_error", sampler) == pytest.approx(expected["linear"].mean(), abs=0.003)
+    columns = {
+        "class_score": ("classifier_score", "prior"),
+        "class_score_reconstruction": ("classifier_score", "reconstruction"),
+        "perceptual": ("perceptual_classifier", "reconstruction"), "ppl": ("ppl_classifier", "prior"),
+        "linear_error": ("linear_error", "latents"), "linear_error_pixels": ("linear_error", "pixels"),
+        "linear_error_pca": ("linear_error", "pca"), "knn_error": ("knn_error", "latents"),
+        "knn_error_pixels": ("knn_error", "pixels"),
+    }  # fmt: skip
+    [shown] = frame([run]).to_dict("records")
+    assert {name: shown[name] for name in columns} == {name: value(run.scores, *key) for name, key in columns.items()}
+
+
+def test_a_run_that_was_scored_before_there_were_such_scores_keeps_its_rows(fresh, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(probes, "score", lambda *_: ([], {}))
+        patch.setattr(perception, "score", lambda *_: ([], {}))
+        rows = evaluate(fresh, Scoring(n=300))
+    assert not {row["metric"] for row in rows} & NEW
+    before = {path.name: path.read_bytes() for path in fresh.directory.iterdir()}
+    monkeypatch.setattr(generate, "load", None)
+    assert scored(fresh, Scoring(n=300))
+    assert evaluate(fresh, Scoring(n=300)) == rows
+    assert {path.name: path.read_bytes() for path in fresh.directory.iterdir()} == before
+    [shown] = frame([fresh]).to_dict("records")
+    assert np.isnan([shown[name] for name in ("linear_error", "knn_error", "perceptual", "ppl", "class_score")]).all()

@@ -38,12 +38,20 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """N D from N C H W in [0, 1], resized to the classifier's own size as Inception resizes to 299."""
-        if x.shape[1] > self.channels:
-            x = x[:, : self.channels]  # grey images come as three equal channels
         return self.trunk(self.resized(x))
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The maps after each ReLU, N C' H' W' for each of the four, from N C H W as for `features`."""
+        x, found = self.resized(x), []
+        for layer in self.trunk:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
+        return found
+
     def resized(self, x: Tensor) -> Tensor:
-        """N C H W at the classifier's own size."""
+        """N C H W at the classifier's own size, and with as many channels as it takes."""
+        x = x[:, : self.channels]  # grey images come as three equal channels
         if x.shape[-1] == self.size:
             return x
         return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)

@@ -1,6 +1,6 @@
-"""Scores of a trained run: distance of samples to test images, reconstruction error, and spread of the latents.
+"""Scores of a trained run: distance of samples to test images, reconstruction error, spread and classes of latents.
 
-n images, B batch, C H W image, d latent, D features. Everything runs in float32, on images rounded to uint8.
+n images, B batch, C H W image, d latent, D features. All runs in float32. Features are of images rounded to uint8.
 """
 
 import io
@@ -17,7 +17,7 @@ from mocalib.config.run import FEATURES, MIXTURE, PRIOR, SAMPLERS, RunConfig
 from mocalib.data import arrays, datasets
 from mocalib.data.cache import Dataset
 from mocalib.evaluation import features as extractors
-from mocalib.evaluation import generate, metrics
+from mocalib.evaluation import generate, metrics, perception, probes
 from mocalib.evaluation.features import Extractor
 from mocalib.evaluation.generate import Autoencoder, Reconstruction
 from mocalib.evaluation.image_grids import grids
@@ -76,7 +76,7 @@ def score_folder(
         raise ValueError(f"features = 'none': a folder is scored by distances alone; pass one of {', '.join(FEATURES)}")
     extractor = extractors.build(name, dataset, config.dataset, scoring.weights, device)
     images = arrays.as_uint8(arrays.like(Path(folder), dataset.image_shape))
-    return score_images(extractor, {GIVEN: images, "real": dataset.train.images[: len(images)]}, dataset)
+    return score_images(extractor, {GIVEN: images, "real": dataset.train.images[: len(images)]}, dataset)[0]
 
 
 def check_scoring(dataset: Dataset, scoring: Scoring = Scoring()) -> None:
@@ -100,6 +100,7 @@ def _rows(run: Run, scoring: Scoring, epoch: int, seed: int) -> list[dict]:
     about = run.environment["data"]
     trained = min(scoring.n, about["train"])
     counts = {PRIOR: scoring.n, "reconstruction": about["test"], "train_codes": trained, "real": trained}
+    counts[perception.PATH_LENGTH] = min(scoring.n, perception.PAIRS)
     counts = counts if scoring.sampler == PRIOR else {scoring.sampler: scoring.n}
 
     def belongs(row: dict) -> bool:
@@ -107,7 +108,8 @@ def _rows(run: Run, scoring: Scoring, epoch: int, seed: int) -> list[dict]:
             return False
         if not row["features"]:  # needs no extractor: comes with the prior's rows
             return scoring.sampler == PRIOR
-        return (row["features"], row["n_generated"]) == (scoring.features, counts.get(row["sampler"]))
+        count = counts.get(row["metric"], counts.get(row["sampler"]))
+        return (row["features"], row["n_generated"]) == (scoring.features, count)
 
     return [row for row in run.scores if belongs(row)]
 
@@ -121,11 +123,11 @@ def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.devi
         whole = datasets.load(replace(run.config, limit=0))  # the classifier is trained on the whole dataset
         extractor = extractors.build(scoring.features, whole, run.config.dataset, scoring.weights, device)
     if scoring.sampler == PRIOR:
-        rows, records = score(autoencoder, dataset, extractor, scoring.n, seed)
-        rows += score_training(autoencoder, dataset) if final else []
+        rows, records = score(autoencoder, dataset, extractor, scoring.n, seed, final)
     else:
         z = mixture_latents(autoencoder, dataset.train.images, scoring.n, seed)
-        rows, records = score_images(extractor, {scoring.sampler: generate.decode_uint8(autoencoder, z)}, dataset), {}
+        samples = {scoring.sampler: generate.decode_uint8(autoencoder, z)}
+        rows, records = score_images(extractor, samples, dataset)[0], {}
     rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
     known = [row | {"value": None} for row in run.scores]
     if records and not final:  # of a kept epoch only samples are kept, as in Figure 6
@@ -134,12 +136,18 @@ def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.devi
 
 
 def score(
-    autoencoder: Autoencoder, dataset: Dataset, extractor: Extractor | None, n: int, seed: int = 0
+    autoencoder: Autoencoder, dataset: Dataset, extractor: Extractor | None, n: int, seed: int, final: bool
 ) -> tuple[list[dict], dict[str, bytes]]:
-    """Rows on latents, reconstructions and samples of the prior, with the grids and spectra of a run's record."""
+    """Rows on latents, reconstructions and samples of the prior, with the grids and arrays of a run's record.
+
+    The last weights, `final`, are also scored on all training images, by probes, and by what the classifier perceives.
+    """
     train = generate.reconstruct(autoencoder, dataset.train.images[:LATENTS])
     test = generate.reconstruct(autoencoder, dataset.test.images)
-    rows, spectra = score_latents(autoencoder, train, test)
+    rows, arrays = score_latents(autoencoder, train, test)
+    if final:
+        probed, wrong = probes.score(autoencoder, dataset)
+        rows, arrays = rows + score_training(autoencoder, dataset) + probed, arrays | wrong
     if extractor:
         decoded = train.images[:n]
         if len(more := dataset.train.images[LATENTS:n]):  # beyond those in `train`
@@ -150,8 +158,14 @@ def score(
             "train_codes": decoded,
             "real": dataset.train.images[:n],  # the floor
         }
-        rows += score_images(extractor, images, dataset)
-    return rows, {"latents.npz": spectra} | grids(autoencoder, dataset, seed)
+        compared, features = score_images(extractor, images, dataset)
+        rows += compared
+        if final and extractor.logits:
+            perceived, shares = perception.score(autoencoder, dataset.test.images, extractor, features, n, seed)
+            rows, arrays = rows + perceived, arrays | shares
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return rows, {"latents.npz": buffer.getvalue()} | grids(autoencoder, dataset, seed)
 
 
 def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
@@ -163,11 +177,11 @@ def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:
     n, d = len(images), autoencoder.objective.latent_dim
     if n > LATENTS:
         error = generate.reconstruction_error(autoencoder, images)
-        rows.append(_row("reconstruction", error, "reconstruction", "train", n, n))
+        rows.append(metrics.row("reconstruction", error, "reconstruction", "train", n, n))
     if images[0].numel() <= LINEAR:
         path = files.cache(f"features/{dataset.fingerprint[:16]}-train-{n}-variances.pt")
         variances = files.kept(path, lambda: metrics.pca_variances(images, autoencoder.device))
-        rows.append(_row("reconstruction", variances[d:].sum().item(), "pca", "train", n, n))
+        rows.append(metrics.row("reconstruction", variances[d:].sum().item(), "pca", "train", n, n))
     return rows
 
 
@@ -177,14 +191,8 @@ def mixture_latents(autoencoder: Autoencoder, images: Tensor, n: int, seed: int)
     return F.normalize(z, dim=1) if autoencoder.spherical else z
 
 
-def _row(metric: str, value: float, sampler: str, split: str, n_generated: int, n_reference: int = 0) -> dict:
-    """A score without an extractor; `sampler` names what was scored."""
-    subject = {"sampler": sampler, "split": split, "n_generated": n_generated, "n_reference": n_reference}
-    return {"metric": metric, "value": float(value), "features": "", "digest": ""} | subject
-
-
-def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], bytes]:
-    """Rows on training latents and reconstructions, and an npz of the singular values of latents and of the prior.
+def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconstruction) -> tuple[list[dict], dict]:
+    """Rows on training latents and reconstructions, and the singular values of latents and of the prior.
 
     Uniformity and cosines are of the latents' directions, compared with uniform points on the sphere.
     """
@@ -193,35 +201,33 @@ def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconst
     even, random = (latent.sphere_prior(n, d, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     unit = train.latents if autoencoder.spherical else F.normalize(train.latents, dim=1)
     rows = [
-        _row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
-        _row("uniformity", metrics.uniformity(unit), "train_codes", "train", n),
-        _row("nearest_cosine", metrics.nearest_cosine(random, unit), "train_codes", "train", n, n),
-        _row("nearest_cosine", metrics.nearest_cosine(random, even), "uniform", "train", n, n),
-        _row("reconstruction", train.error, "reconstruction", "train", n, n),
-        _row("reconstruction", test.error, "reconstruction", "test", len(test.latents), len(test.latents)),
+        metrics.row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
+        metrics.row("uniformity", metrics.uniformity(unit), "train_codes", "train", n),
+        metrics.row("nearest_cosine", metrics.nearest_cosine(random, unit), "train_codes", "train", n, n),
+        metrics.row("nearest_cosine", metrics.nearest_cosine(random, even), "uniform", "train", n, n),
+        metrics.row("reconstruction", train.error, "reconstruction", "train", n, n),
+        metrics.row("reconstruction", test.error, "reconstruction", "test", len(test.latents), len(test.latents)),
     ]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, singular_values=values.numpy(), uniform=uniform.numpy())
-    return rows, buffer.getvalue()
+    return rows, {"singular_values": values.numpy(), "uniform": uniform.numpy()}
 
 
-def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Dataset) -> list[dict]:
+def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Dataset) -> tuple[list[dict], dict]:
     """Fréchet distance of every set of images to the test split; KID, precision and recall of samples and real images.
 
-    Features of real images are kept between evaluations.
+    Returns rows, and the features of every set, n D. Those of real images are kept between evaluations.
     """
     reference = extractors.cached_features(extractor, dataset.test.images, dataset.fingerprint, "test")
-    rows = []
+    about, rows, features = {"features": extractor.name, "digest": extractor.digest}, [], {}
     for sampler, subject in images.items():
         if sampler == "real":
             found = extractors.cached_features(extractor, subject, dataset.fingerprint, "train")
         else:
             found = extractor(subject)
+        features[sampler] = found
         scores = {metrics.distance_name("fd", extractor.name): metrics.frechet_distance(found, reference)}
         if sampler in (*SAMPLERS, GIVEN, "real"):
             scores[metrics.distance_name("kid", extractor.name)] = metrics.kernel_distance(found, reference)
             scores |= metrics.precision_and_recall(found, reference)
         for metric, value in scores.items():
-            row = _row(metric, value, sampler, "test", len(found), len(reference))
-            rows.append(row | {"features": extractor.name, "digest": extractor.digest})
-    return rows
+            rows.append(metrics.row(metric, value, sampler, "test", len(found), len(reference)) | about)
+    return rows, features

@@ -58,6 +58,8 @@ class Extractor(NamedTuple):
     digest: str
     device: torch.device | str
     batch_features: Callable[[Tensor], Tensor]  # uint8 B 3 H W to B D, on the device
+    logits: Callable[[Tensor], Tensor] | None = None  # features N D to logits N K of K classes, on the CPU
+    maps: Callable[[Tensor], list[Tensor]] | None = None  # the classifier's maps of B C H W in [0, 1], on the device
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -81,10 +83,12 @@ def build(
         path, digest = net_weights(name, weights)
         settings = {"cuda": False, "verbose": False, "feature_extractor_weights_path": str(path)}
         net = create_feature_extractor(NETS[name].name, [NETS[name].layer], **settings).to(device)
-        return Extractor(name, digest, device, lambda batch: net(batch)[0])
+        logits = (lambda found: found @ net.fc.weight.T.cpu()) if name == "inception" else None  # as torch-fidelity's
+        return Extractor(name, digest, device, lambda batch: net(batch)[0], logits)
     path, digest = classifier_weights(dataset, dataset_name)
     own = classifiers.read(path).to(device)
-    return Extractor(name, digest, device, lambda batch: own.features(batch.float() / 255))
+    logits, maps = (lambda found: own.head(found.to(device)).cpu()), (lambda x: own.maps(x.to(device)))
+    return Extractor(name, digest, device, lambda batch: own.features(batch.float() / 255), logits, maps)
 
 
 def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:

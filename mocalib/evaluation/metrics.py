@@ -10,12 +10,21 @@ import torch
 from scipy.special import gammaln, logsumexp
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 SUBSETS = 100  # for KID, torch-fidelity's default
 NEIGHBOURS = 3  # for precision and recall, torch-fidelity's default
 CHUNK = 2_000  # rows a block of a matrix product
+CLASS_SCORES = {"inception": "inception_score", "classifier": "classifier_score"}  # what each extractor's is called
+SPLITS, SPLIT = 10, 1_000  # parts for the class score, as usual; fewer if they have fewer images: it is low for few
+
+
+def row(metric: str, value: float, sampler: str, split: str, n_generated: int, n_reference: int = 0) -> dict:
+    """A score without an extractor; `sampler` names what was scored."""
+    subject = {"sampler": sampler, "split": split, "n_generated": n_generated, "n_reference": n_reference}
+    return {"metric": metric, "value": float(value), "features": "", "digest": ""} | subject
 
 
 def distance_name(kind: str, extractor: str) -> str:
@@ -50,6 +59,12 @@ def precision_and_recall(found: Tensor, reference: Tensor) -> dict[str, float]:
     settings = {"prc_neighborhood": NEIGHBOURS, "save_cpu_ram": True, "verbose": False}
     scores = prc_features_to_metric(found, reference, **settings)
     return {name: scores[name] for name in ("precision", "recall")}
+
+
+def class_score(logits: Tensor) -> float:
+    """`exp E KL(p(y|x) | p(y))` from logits N K of K classes, by torch-fidelity: 1 if all are alike, at most K."""
+    splits = min(SPLITS, max(1, len(logits) // SPLIT))
+    return isc_features_to_metric(logits, splits, shuffle=True, rng_seed=2020)[KEY_METRIC_ISC_MEAN]  # its own seed
 
 
 def pca_variances(images: Tensor, device: torch.device | str = "cpu") -> Tensor:

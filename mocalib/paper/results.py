@@ -12,7 +12,7 @@ from mocalib.config import paths
 from mocalib.config.methods import OBJECTIVES
 from mocalib.config.parameters import flat
 from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig
-from mocalib.evaluation.metrics import distance_name, effective_rank
+from mocalib.evaluation.metrics import CLASS_SCORES, distance_name, effective_rank
 from mocalib.paper import experiments
 from mocalib.storage import files
 from mocalib.storage.run import Run, open_run
@@ -24,6 +24,11 @@ SCORES = {  # column -> metric, what was scored, split
     "uniformity": ("uniformity", "train_codes", "train"),
     "nearest_cosine": ("nearest_cosine", "train_codes", "train"),
     "nearest_cosine_uniform": ("nearest_cosine", "uniform", "train"),
+    "linear_error": ("linear_error", "latents", "test"),
+    "linear_error_pca": ("linear_error", "pca", "test"),
+    "linear_error_pixels": ("linear_error", "pixels", "test"),
+    "knn_error": ("knn_error", "latents", "test"),
+    "knn_error_pixels": ("knn_error", "pixels", "test"),
 }
 DISTANCES = {  # column -> metric, what was scored, for scores that depend on an extractor
     "fd": ("fd", PRIOR),
@@ -35,10 +40,14 @@ DISTANCES = {  # column -> metric, what was scored, for scores that depend on an
     "precision": ("precision", "prior"),
     "precision_floor": ("precision", "real"),
     "recall": ("recall", "prior"),
+    "class_score": ("class_score", PRIOR),
+    "class_score_reconstruction": ("class_score", "reconstruction"),
+    "perceptual": ("perceptual_classifier", "reconstruction"),
+    "ppl": ("ppl_classifier", PRIOR),
 }
 METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are both "fd"
     distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
-}
+} | dict.fromkeys(CLASS_SCORES.values(), "class_score")
 NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", "seen", "seconds", "n", *SCORES, *DISTANCES), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
 LISTED = ("features", "n", "fd", "reconstruction", "effective_rank")
