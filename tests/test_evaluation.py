@@ -170,13 +170,14 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     assert value(run.scores, "uniformity", "train_codes") >= metrics.uniform_uniformity(8) - 0.05
 
 
-def test_more_training_codes_are_decoded_than_are_looked_at(run, fresh, monkeypatch):
+def test_more_training_codes_are_decoded_and_samples_drawn_than_are_looked_at(run, fresh, monkeypatch):
     monkeypatch.setattr(scoring_module, "LATENTS", 100)
+    monkeypatch.setattr(perception, "PAIRS", 50)
     rows = evaluate(fresh, Scoring(n=300))
     one, other = (value(found, "fd_classifier", "train_codes") for found in (rows, run.scores))
     assert one == pytest.approx(other, rel=1e-4)
-    [row] = [row for row in rows if row["metric"] == "singular_value_ratio"]
-    assert row["n_generated"] == 100
+    counted = {row["metric"]: row["n_generated"] for row in rows}
+    assert (counted["singular_value_ratio"], counted["ppl_classifier"]) == (100, 50)
 
 
 def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mocalib import Compute, Scoring, evaluate, methods, train
-from mocalib.config.methods import RAE
+from mocalib.config.methods import RAE, WAEGAN, TwoStageVAE
 from mocalib.data import batches, cache, datasets
 from mocalib.data.batches import ResidentImages
 from mocalib.data.cache import Dataset, Split
@@ -99,14 +99,15 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, mod
 
 FLOAT32, BFLOAT16 = ("float32", {"rtol": 1e-4, "atol": 1e-5}), ("bfloat16", {"rtol": 0.1, "atol": 0.1})
 NEAR_FLOAT32 = ("float32", {"rtol": 1e-3, "atol": 1e-4})
+QUICK = (WAEGAN, TwoStageVAE)  # with several turns, and nets that are switched to evaluation
 COMPILED = [
     (model, replace(METHODS[0], weight=weight), *near)
     for model in BLOCKS
     for weight, near in ((0.0, FLOAT32), (1.0, FLOAT32), (1.0, BFLOAT16))
 ]
-# Some seconds each: of the others in `make soak`. These have several turns, and nets that are switched to evaluation.
+# Some seconds each, and for DC-VAE half a minute: these two stand for the others, which are in `make soak`.
 COMPILED += [
-    pytest.param("a2", method, *NEAR_FLOAT32, marks=pytest.mark.soak if len(built(method).turns) == 1 else ())
+    pytest.param("a2", method, *NEAR_FLOAT32, marks=() if isinstance(method, QUICK) else pytest.mark.soak)
     for method in METHODS[1:]
 ]
 
