@@ -51,7 +51,7 @@ DIGITS = {
     "RAE-SN": RAE(0.01, "spectral_norm"),  # of .01, .1, 1
     "2-Stage VAE": TwoStageVAE(first_stage=0.5, second_width=256),  # ours; a width of 1,024 is no better
     # of KL weights 6.4e-5 and 1e-3, each with every 1 and 2; the averages are as long as so short a training allows
-    "DC-VAE": DCVAE(every=2, kl_weight=1e-3, queue_size=640, momentum=0.95, averaging=0.98),
+    "DC-VAE": DCVAE(every=1, kl_weight=1e-3, queue_size=640, momentum=0.95, averaging=0.98),
 }
 DIGITS_32 = {name: DIGITS[name] for name in ("AE", "VAE", SPHERE)}  # WAE-MMD with 120 is no better than with 30
 
