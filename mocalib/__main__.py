@@ -177,17 +177,20 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--gpus", type=float, help="GPUs per run: 1, or a fraction (0.5: two runs share one)")
     many.add_argument("--retries", type=int, default=Pool.retries, help="restarts after deaths without progress (2)")
     many.add_argument("--address", help="Ray cluster (default: RAY_ADDRESS, else the one running here, else a new one)")
-    about = "list the runs of the named experiments and their states; run nothing"
-    plan = command("plan", _plan, about, grid, compute)
+    plan = command("plan", _plan, "list the named experiments' runs and their states; run nothing", grid, compute)
     plan.add_argument("--measure", action="store_true", help="take a few steps of each net; print hours and bytes")
     plan.add_argument("--commit", action="store_true", help="write the scale's grid to its grid.json, for claims")
     found = command("list", _list, "a line for each run of a folder: state, what differs, scores")
     found.add_argument("folder", nargs="?", type=Path, default=paths.RUNS / "custom", help="(data/runs/custom)")
     _sample_options(command("sample", _sample, "write images of a trained run as PNG files", device))
     about = "score a folder of anyone's images against the test split of a dataset"
-    _score_options(command("score", _score, about, device, features))
-    about = "check the given runs, or all runs, caches and weights, and name damaged files"
-    verify = command("verify", _verify, about)
+    score = command("score", _score, about, device, features)
+    score.add_argument("folder", type=Path, metavar="FOLDER", help="folder or zip of images")
+    score.add_argument("--dataset", required=True, help="dataset whose test split is the reference")
+    score.add_argument("--root", default="", help="the dataset's folder or zip (default: data/raw/<dataset>)")
+    score.add_argument("--size", type=int, default=0, help="pixels a side (default: the dataset's own)")
+    score.add_argument("--crop", type=int, default=0, help="square that is cut out of the dataset's images first")
+    verify = command("verify", _verify, "check the given runs, or all runs, caches and weights; name damaged files")
     verify.add_argument("directories", nargs="*", type=Path, metavar="DIR", help="run directories, or folders of them")
     return parser
 
@@ -201,14 +204,6 @@ def _sample_options(sample: argparse.ArgumentParser) -> None:
     instead = sample.add_mutually_exclusive_group()
     instead.add_argument("--reconstruct", type=Path, metavar="FOLDER", help="encode and decode these images instead")
     instead.add_argument("--reference", action="store_true", help="write the run's decoded test split instead")
-
-
-def _score_options(score: argparse.ArgumentParser) -> None:
-    score.add_argument("folder", type=Path, metavar="FOLDER", help="folder or zip of images")
-    score.add_argument("--dataset", required=True, help="dataset whose test split is the reference")
-    score.add_argument("--root", default="", help="the dataset's folder or zip (default: data/raw/<dataset>)")
-    score.add_argument("--size", type=int, default=0, help="pixels a side (default: the dataset's own)")
-    score.add_argument("--crop", type=int, default=0, help="square that is cut out of the dataset's images first")
 
 
 def _shared_options() -> tuple[argparse.ArgumentParser, ...]:

@@ -128,9 +128,7 @@ def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = 0)
             return x
         pictures = _pillow(as_uint8(x))
     else:
-        raise ValueError(
-            f"{type(given).__name__} is no image; pass a path, Pillow image, array, tensor or list of these"
-        )
+        raise ValueError(f"{type(given).__name__} is no image; pass a path, Pillow image, array, tensor or a list")
     arrays = [decode.pixels(picture, side, crop, channels == 1, white) for picture in pictures]
     return torch.from_numpy(np.stack(arrays))
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mocalib.data.image_folder import digest
 from mocalib.storage import files
 
 LAYOUT = 2  # version of the folder's layout; part of the key
@@ -59,19 +60,18 @@ def cached(name: str, key: dict, write: Callable[[Path], dict | None]) -> Datase
     One process writes and renames the finished folder; others wait. Raises ValueError for damaged arrays, OSError
     without space on the disk.
     """
-    folder = files.cache(f"{name.replace(':', '-')}-{_digest(key | {'layout': LAYOUT})[:16]}")
+    whole = key | {"layout": LAYOUT}
+    folder = files.cache(f"{name.replace(':', '-')}-{digest(json.dumps(whole, sort_keys=True))[:16]}")
     if not folder.is_dir():
         partial = folder.with_suffix(".partial")
         lock = filelock.FileLock(folder.with_suffix(".lock"))
         with files.writing(folder):
             _sweep(folder.parent)
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             if not folder.is_dir():
                 _write(partial, key, write)
                 partial.rename(folder)
-        finally:
-            lock.release()
     about, arrays = _about(folder), sorted(folder.glob("*.npy"))
     if sum(path.stat().st_size for path in arrays) <= READ_WHOLE:
         _verify_once(folder, tuple(path.stat().st_mtime_ns for path in arrays))
@@ -108,10 +108,6 @@ def _about(folder: Path) -> dict:
         return about
     except (ValueError, FileNotFoundError) as error:
         raise _damaged(folder, f"cache.json: {error!r}") from None
-
-
-def _digest(values: dict) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _sweep(place: Path) -> None:

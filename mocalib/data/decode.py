@@ -84,8 +84,7 @@ def _white(place: Path, headers: dict[str, Header]) -> int:
 
     Raises ValueError for colours that use less than 16 bits: Pillow reads only their upper 8.
     """
-    deep = {name: header for name, header in headers.items() if header.largest}
-    if not deep:
+    if not (deep := {name: header for name, header in headers.items() if header.largest}):
         return 0
     white = _white_of(max(header.largest for header in deep.values()))
     if white < WHITE and (colour := [name for name, header in deep.items() if header.mode not in GREY_MODES]):

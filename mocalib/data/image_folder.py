@@ -48,11 +48,10 @@ def find(place: Path) -> Files:
     else:
         found, unused, read = _zip(place)
         key = str(found)
-    if large := [(name, size) for name, size, _ in found if size > LARGEST]:
-        raise ValueError(
-            f"{large[0][0]} in {place} has {large[0][1] / 1e9:.2g} GB; an image file has at most {LARGEST / 1e9:g} GB: "
-            "remove it"
-        )
+    for name, size, _ in found:
+        if size > LARGEST:
+            way_out = f"an image file has at most {LARGEST / 1e9:g} GB: remove it"
+            raise ValueError(f"{name} in {place} has {size / 1e9:.2g} GB; {way_out}")
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(unused.items()))
     return Files(place, [name for name, *_ in found], digest(key), read, kinds)
 

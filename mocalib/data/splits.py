@@ -1,6 +1,6 @@
 """Which images of a folder are for training and which for testing, and the class of each."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +28,9 @@ class Listing(NamedTuple):
         """The sha256 of the files' key and their splits."""
         return image_folder.digest(f"{self.files.key} {self.train} {self.test}")
 
-    def without(self, names: Iterable[str]) -> "Listing":
+    def without(self, names: Container[str]) -> "Listing":
         """The same listing without some files."""
-        left_out = set(names)
-        splits = ([name for name in split if name not in left_out] for split in (self.train, self.test))
+        splits = ([name for name in split if name not in names] for split in (self.train, self.test))
         return self._replace(train=next(splits), test=next(splits))
 
 
@@ -49,10 +48,9 @@ def scan(place: Path) -> Listing:
             f"{place} has images in {has}/ but none in {lacks}/; rename its other split to that, or pass a folder "
             f"without splits as root (a tenth is then held out)"
         )
-    depth = 1 if train else 0
     if own := not train:
         train, test = _held_out(place, files)
-    classes = _classes([*train, *test], depth)
+    classes = _classes([*train, *test], depth=0 if own else 1)
     if classes and not own and (new := {_class(name) for name in test} - {_class(name) for name in train}):
         raise ValueError(f"{place}: test/ has classes that train/ lacks: {', '.join(sorted(new))}; remove or add them")
     return Listing(files, shuffled(train), shuffled(test), classes, own=own)
@@ -66,9 +64,7 @@ def _held_out(place: Path, files: Files) -> list[list[str]]:
         raise ValueError(f"{place} has its splits deeper down ({deeper}); pass the folder that has them as root")
     if len(files.names) < 2:
         unused = f" (other files: {files.unused})" if files.unused else ""
-        raise ValueError(
-            f"{place} has {len(files.names)} images{unused}; put at least two into it, one to train and one to test on"
-        )
+        raise ValueError(f"{place} has {len(files.names)} images{unused}; put in at least two, to train and to test on")
     held = set(shuffled(files.names)[: max(1, round(HELD_OUT * len(files.names)))])
     return [[name for name in files.names if (name in held) == is_test] for is_test in (False, True)]
 

@@ -33,8 +33,7 @@ def open_splits(name: str, root: Path, download: bool) -> list[Dataset]:
     takes = {part for base in kind.__mro__[:-1] for part in inspect.signature(base.__init__).parameters}
     settings = {"download": True} if download and "download" in takes else {}
     settings |= {"split": "balanced"} if name == "EMNIST" else {}  # it has no default
-    axis = next((axis for axis in CHOICES if axis in takes), None)
-    if axis is not None:
+    if axis := next((axis for axis in CHOICES if axis in takes), None):
         return [_opened(kind, root, [settings | {axis: value} for value in values]) for values in CHOICES[axis]]
     whole = _opened(kind, root, [settings])
     order = splits.shuffled(range(len(whole)))

@@ -1,7 +1,4 @@
-"""The trained nets of a run: images to latents and back, samples and interpolations.
-
-B batch, C H W image, d latent.
-"""
+"""The trained nets of a run: images to latents and back, samples, interpolations. B batch, C H W image, d latent."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,14 +21,8 @@ from mocalib.storage.run import Run, epoch_file, open_run
 from mocalib.training.device import use_threads
 
 BATCH = 250  # images a forward pass outside of training
-TRAINING = (
-    "key_encoder",
-    "queue",
-    "critic",
-    "discriminator",
-    "key_discriminator",
-    "queues",
-)  # parts of methods that only training needs
+# Parts of methods that only training needs.
+TRAINING = ("key_encoder", "queue", "critic", "discriminator", "key_discriminator", "queues")
 COMPONENTS = 10  # of the Gaussian mixture, as in RAE
 
 
@@ -184,8 +175,7 @@ def _no_weights(run: Run, path: Path) -> str:
 
 
 def _retrain(run: Run) -> str:
-    again = paths.RUNS / "custom" / "again"
-    return f"Retrain the run elsewhere with: {paths.SHELL} run {run.directory} --runs {again}"
+    return f"Retrain the run elsewhere with: {paths.SHELL} run {run.directory} --runs {paths.RUNS / 'custom' / 'again'}"
 
 
 def mixture(z: Tensor, n: int, seed: int) -> Tensor:

@@ -1,7 +1,4 @@
-"""Grids of images for a run's record: samples, reconstructions, interpolations and nearest training images.
-
-n images, C H W image.
-"""
+"""Grids for a run's record: samples, reconstructions, interpolations, nearest training images. n images, C H W."""
 
 import io
 
@@ -53,6 +50,5 @@ def nearest(images: Tensor, training: Tensor) -> Tensor:
 
 def _png(images: Tensor, columns: int) -> bytes:
     grid = make_grid(images, columns, padding=0)[: images.shape[1]]  # it makes three channels of one
-    buffer = io.BytesIO()
-    to_pil_image(grid).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    to_pil_image(grid).save(png := io.BytesIO(), "PNG", optimize=True)
+    return png.getvalue()

@@ -1,7 +1,4 @@
-"""What every figure uses: images cut from recorded grids, axes for them, captions, and saving.
-
-R rows, n images, C H W image.
-"""
+"""What every figure uses: images cut from recorded grids, axes, captions, and saving. R rows, C H W image."""
 
 import io
 import json
@@ -36,8 +33,7 @@ if hasattr(get_ipython(), "kernel") and "inline" not in _NAMED and plt.get_backe
 
 def tiles(run: Run, name: str) -> Tensor:
     """Images of a recorded grid, uint8 (R, columns, C, H, W). Raises FileNotFoundError if the run was not scored."""
-    path = run.directory / name
-    if not path.exists():
+    if not (path := run.directory / name).exists():
         raise FileNotFoundError(f"{path} does not exist; score the run first: {paths.SHELL} run {run.directory}")
     channels, height, width = run.environment["data"]["image_shape"]
     pixels = torch.from_numpy(np.array(Image.open(path).convert("L" if channels == 1 else "RGB")))
@@ -64,13 +60,7 @@ def caption(run: Run) -> str:
 
 
 def save(
-    figure: Figure,
-    name: str,
-    scale: str,
-    source: list[Run] | dict,
-    caption: str,
-    table: pd.DataFrame | None = None,
-    dpi: int = 200,
+    figure: Figure, name: str, scale: str, source: list[Run] | dict, caption: str, table: pd.DataFrame | None = None
 ) -> list[Path]:
     """Write figures/<scale>/<name>.png and .pdf, and `table`, the numbers behind it, as .csv; return the paths.
 
@@ -82,17 +72,15 @@ def save(
     figure.supxlabel(below, fontsize=7, color="0.35")
     about = source if isinstance(source, dict) else provenance(source)
     note = json.dumps(about | {"caption": caption, "scale": scale})
-    folder = paths.FIGURES / scale
     metadata = {
         "png": {"Title": name, "Description": note, "Software": None},
         "pdf": {"Title": name, "Subject": note, "CreationDate": None, "Producer": None, "Creator": None},
     }
     written = []
     for kind, about in metadata.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata=about, dpi=dpi)
-        files.write(folder / f"{name}.{kind}", buffer.getvalue())
-        written.append(folder / f"{name}.{kind}")
+        figure.savefig(picture := io.BytesIO(), format=kind, metadata=about)
+        files.write(path := paths.FIGURES / scale / f"{name}.{kind}", picture.getvalue())
+        written.append(path)
     return written + ([] if table is None else [save_csv(table, name, scale)])
 
 

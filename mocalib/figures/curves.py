@@ -39,9 +39,8 @@ def training_curves(runs: dict[str, Run]) -> Figure:
     other = [term for term in lines.columns if term not in (*LOGGED, *PLACES)]
     terms = [*(term for term in LOGGED if term in lines), *other][:4]
     for ax, term in zip(axes.flat, terms):
-        sns.lineplot(
-            lines.dropna(subset=term), x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax
-        )
+        logged = lines.dropna(subset=term)
+        sns.lineplot(logged, x="images", y=term, hue="run", errorbar=None, legend=ax is axes[0, 0], ax=ax)
         ax.set(ylabel=LOGGED.get(term, term.replace("_", " ")), xlabel="images seen")
     for ax in axes.flat[len(terms) :]:
         ax.axis("off")
@@ -76,8 +75,7 @@ def singular_values(runs: dict[str, Run | list[Run]]) -> Figure:
     """
     figure, ax = plt.subplots(figsize=(4.6, 3.0))
     grouped = {label: found if isinstance(found, list) else [found] for label, found in runs.items()}
-    colors = ordered(len(grouped))
-    for i, ((label, found), color, marker) in enumerate(zip(grouped.items(), colors, cycle(MARKERS))):
+    for i, ((label, found), color, marker) in enumerate(zip(grouped.items(), ordered(len(grouped)), cycle(MARKERS))):
         values = np.array([recorded_singular_values(run)["singular_values"] for run in found])
         index = np.arange(1, values.shape[1] + 1)
         every = max(1, len(index) // 12)

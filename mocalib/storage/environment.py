@@ -14,10 +14,9 @@ PACKAGES = ("mocalib", "torch", "torchvision", "torch-fidelity", "numpy", "scipy
 
 def describe(device: torch.device) -> dict:
     """Versions, commit and device for a run's record; no host or user name."""
-    versions = {package: metadata.version(package) for package in PACKAGES}
     commit = _git("rev-parse", "HEAD")
     return {
-        "versions": {"python": platform.python_version()} | versions,
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         "commit": commit,
         "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", "mocalib")),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -75,8 +75,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, value: Any, keep: Path | None = None) -> None:
     """Write tensors and plain Python values atomically, in torch's format."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
+    torch.save(value, buffer := io.BytesIO())
     write(path, buffer.getbuffer(), keep)
 
 
@@ -112,8 +111,7 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 def cache(name: str) -> Path:
     """data/cache/<name> if it is there or can be written, else <runs>/cache/<name>: shared data may be read-only."""
-    path = paths.CACHE / name
-    if not path.exists():
+    if not (path := paths.CACHE / name).exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=path.parent).close()
@@ -158,10 +156,7 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> 
 
 
 def download(url: str, path: Path, digits: str) -> None:
-    """Download a file atomically and check that its sha256 starts with `digits`.
-
-    Raises OSError without a network, RuntimeError for another digest.
-    """
+    """Download a file whose sha256 starts with `digits`. OSError without a network, RuntimeError for another digest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     print(f"downloading {url} to {path}", flush=True)
     torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)  # renames it once it is right

@@ -52,8 +52,7 @@ def load(directory: Path) -> dict:
 
     Raises ValueError if the manifest is damaged. It has no checksum itself, but step and epoch are also in the metrics.
     """
-    found = _manifest(directory)
-    if found:
+    if found := _manifest(directory):
         logged = lines(read(directory, "metrics.jsonl"))
         if not logged or any(logged[-1].get(name) != found[name] for name in ("step", "epoch")):
             raise damaged(directory / "manifest.json", "step or epoch differs from the last line of metrics.jsonl")
@@ -62,11 +61,9 @@ def load(directory: Path) -> dict:
 
 def verify(directory: Path) -> None:
     """Raise ValueError naming every record that is missing or fails its checksum in the manifest."""
-    recorded = _manifest(directory)
-    if not recorded:
+    if not (recorded := _manifest(directory)):
         raise ValueError(f"{directory} has no manifest: the run is not finished")
-    wrong = [name for name in recorded["files"] if not _is_whole(directory / name, recorded)]
-    if wrong:
+    if wrong := [name for name in recorded["files"] if not _is_whole(directory / name, recorded)]:
         way_out = f"restore them, or move {directory} away and run it again"
         raise ValueError(f"{directory}: files missing or changed since manifest.json: {', '.join(wrong)}; {way_out}")
     load(directory)
@@ -94,8 +91,7 @@ def _digests(recorded: dict, name: str) -> tuple[str, ...]:
 
 
 def _manifest(directory: Path) -> dict:
-    path = directory / "manifest.json"
-    if not path.exists():
+    if not (path := directory / "manifest.json").exists():
         return {}
     try:
         found = json.loads(path.read_bytes())

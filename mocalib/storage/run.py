@@ -95,16 +95,14 @@ class Run:
         lock = filelock.FileLock(self.directory / ".lock")
         with files.writing(self.directory / ".lock"):
             try:
-                lock.acquire(timeout=0)
+                held = lock.acquire(timeout=0)
             except filelock.Timeout:
                 print(f"another process uses {self.directory}; waiting for it to end", flush=True)
-                lock.acquire()
-        try:
+                held = lock.acquire()
+        with held:
             for partial in self.directory.glob("*.tmp"):  # of killed processes
                 partial.unlink(missing_ok=True)
             yield
-        finally:
-            lock.release()
 
     def start(self, device: torch.device, how: dict, data: dict, parameters: int) -> None:
         """Write config and environment before step 0, or keep those of a checkpoint. Raises RunMismatch: other data."""
@@ -179,19 +177,15 @@ class Run:
 
     def save_weights(self, name: str, weights: dict[str, Tensor], step: int, epoch: int) -> None:
         """Write the method's whole state (nets, key encoder, queue) and the image shape."""
-        shape = list(self.started["data"]["image_shape"])
-        state = {"objective": weights, "step": step, "epoch": epoch, "image_shape": shape}
+        state = {"objective": weights, "step": step, "epoch": epoch, "image_shape": self.started["data"]["image_shape"]}
         files.write_tensors(self.directory / name, state)
 
     def finish(self, weights: dict[str, Tensor], step: int, epoch: int) -> None:
         """Write the final weights, then the manifest, and only then remove the checkpoints."""
         self.save_weights("weights.pt", weights, step, epoch)
         (self.directory / "scores.json").unlink(missing_ok=True)  # left over if a manifest was lost
-        texts = (
-            files.json_bytes(self.config.to_dict()),
-            files.json_bytes(self.started),
-            _text(self.logs["metrics.jsonl"]).encode(),
-        )
+        metrics = _text(self.logs["metrics.jsonl"]).encode()
+        texts = files.json_bytes(self.config.to_dict()), files.json_bytes(self.started), metrics
         digests = {}
         for name, content in zip(manifest.RECORDED, texts, strict=True):
             files.write(self.directory / name, content)

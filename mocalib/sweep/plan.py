@@ -87,10 +87,7 @@ def _kind(config: RunConfig) -> tuple:
 
 
 def measure(config: RunConfig, compute: Compute) -> Cost:
-    """Measure some steps of each part of a run's training.
-
-    Raises what `train` would raise, and ArithmeticError for a loss that is not finite.
-    """
+    """Measure some steps of each part of a run's training. Raises as `train`; ArithmeticError for a loss not finite."""
     device = check_device(compute.device)
     images, n, random = _images(config)
     with tuned(threads(config, compute.threads), device):

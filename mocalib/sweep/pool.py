@@ -168,8 +168,7 @@ def print_to(log: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-            stream.reconfigure(line_buffering=True)  # so that a crash loses no line
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # a crash loses none
     faulthandler.enable()
 
 

@@ -74,11 +74,10 @@ def _answer(ray: ModuleType, reference: object) -> tuple[str | None, bool]:
 
 def _shared() -> dict[str, str]:
     """Environment variables for workers on all nodes: the folders of runs, data and code."""
-    before = os.environ.get("PYTHONPATH")
     return {
         "MOCALIB_DATA": str(paths.DATA),
         "MOCALIB_RUNS": str(paths.RUNS),
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(paths.ROOT), before))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(paths.ROOT), os.environ.get("PYTHONPATH")))),
     }
 
 

@@ -60,8 +60,7 @@ def sweep(
         with contextlib.closing(events):  # ends its processes, also after an error here
             failed = _followed(events, todo)
         if failed:
-            logs = {} if here else {config: log(config) for config in failed}
-            raise SweepError(_report(failed, len(dict.fromkeys(configs)), logs))
+            raise SweepError(_report(failed, len(dict.fromkeys(configs)), None if here else log))
     return [Run(runs / config.name, config) for config in configs]
 
 
@@ -131,7 +130,7 @@ def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig,
     return failed
 
 
-def _report(failed: dict[RunConfig, str], n: int, logs: dict[RunConfig, Path]) -> str:
+def _report(failed: dict[RunConfig, str], n: int, log: Callable[[RunConfig], Path] | None) -> str:
     """Which of n runs failed and why. Each reason is named once, since one missing dataset fails them all."""
     reasons = {}
     for config, error in failed.items():
@@ -139,7 +138,7 @@ def _report(failed: dict[RunConfig, str], n: int, logs: dict[RunConfig, Path]) -
     others = ", the others are finished" if len(failed) < n else ""
     lines = []
     for reason, configs in reasons.items():
-        end = last_lines(logs[configs[0]]) if configs[0] in logs else ""
+        end = last_lines(log(configs[0])) if log else ""
         lines.append(f"{', '.join(config.name for config in configs)}: {reason}{end}")
     return f"{len(failed)} of {n} runs failed{others}. " + "\n".join(lines)
 

@@ -73,11 +73,10 @@ def _how(run: Run, device: torch.device, compute: Compute) -> dict:
     """How to compute: as asked, or as the run's checkpoint was computed, since results depend on it."""
     recorded = run.environment if run.begun else {}
     how = {
-        "threads": threads(run.config, compute.threads),
-        "nets": environment.net_precision(run.config.precision, device),
+        "threads": recorded.get("threads", threads(run.config, compute.threads)),
+        "nets": recorded.get("nets", environment.net_precision(run.config.precision, device)),
         "compiled": compiled(compute.compile, device),
     }
-    how |= {name: recorded[name] for name in ("threads", "nets") if name in recorded}
     on_gpu = device.type == "cuda"
     if "compiled" in recorded and (recorded["device"] != "cpu") == on_gpu:  # another kind of device may not support it
         if compute.compile not in (None, recorded["compiled"]):
@@ -141,8 +140,7 @@ class Recorder(Callbacks):
         self.run.append("metrics.jsonl", line)
         (before, first), now, step = self.logged, self.seconds, line["step"]
         speed = (step - first) * self.run.config.batch_size / max(now - before, 1e-9)
-        timing = {"step": step, "seconds": round(now, 3), "images_per_second": round(speed, 1)}
-        self.run.append("timing.jsonl", timing)
+        self.run.append("timing.jsonl", {"step": step, "seconds": round(now, 3), "images_per_second": round(speed, 1)})
         self.logged = (now, step)
         self.watcher.on_line(line)
 
