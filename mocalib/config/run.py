@@ -108,7 +108,7 @@ class RunConfig:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields = _renamed(dataclasses.asdict(self.objective), WRITTEN)
         values["objective"] = {"name": objective_name(self.objective), **fields}
-        return values | {"keep_epochs": list(self.keep_epochs)}
+        return json.loads(json.dumps(values))  # tuples become lists
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunConfig":
