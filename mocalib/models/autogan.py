@@ -21,7 +21,7 @@ EMBEDDING = 16  # numbers of a contrasted layer
 def build(channels: int, size: int, latent_dim: int, width: int, heads: int) -> tuple[nn.Module, nn.Module]:
     """Return the encoder and decoder for square images of a multiple of 8 pixels.
 
-    The encoder sums its 2w last maps over all places, so latents have at most 2w dimensions.
+    The encoder sums its 2w last maps over all places, so latents use at most 2w directions, fewer with dead ReLUs.
     """
     layer = spectral_norm(nn.Linear(2 * width, heads * latent_dim, bias=False))
     encoder = nn.Sequential(*trunk(channels, width), Summed(), layer)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from mocalib.config.methods import DCVAE
 from mocalib.config.run import RunConfig
+from mocalib.models.autogan import EMBEDDING
 from mocalib.paper import dcvae
 from mocalib.paper.baselines import SPHERE
 from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, Scale, vary
@@ -70,12 +72,16 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
     """
     method, steps = config.objective, config.epochs * (n // config.batch_size)
     found = {"d": config.latent_dim, "training images N": n, "steps": steps}
+    if getattr(method, "instance", "contrast") != "contrast":  # a row of DC-VAE's that has no queue
+        return found
+    of_dcvae = isinstance(method, DCVAE)  # it contrasts embeddings, and moves its queue once in `every` steps
+    d, steps = (EMBEDDING, steps // method.every) if of_dcvae else (config.latent_dim, steps)
     if hasattr(method, "queue_size"):
         horizon, size = 1 / max(1 - method.momentum, 1e-9), method.queue_size
         found |= {
             "K / N": size / n,
             "K / B, in steps": size / config.batch_size,
-            "K / d": size / config.latent_dim,
+            "K / d": size / d,
             "key encoder's horizon 1 / (1 - m0), in steps": horizon,
             "that horizon / (K / B)": horizon * config.batch_size / size,
             "that horizon / steps": horizon / max(steps, 1),  # `train` refuses a run without steps
@@ -83,7 +89,7 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
     if hasattr(method, "weight"):
         found["weight / (C H W)"] = method.weight / math.prod(image_shape)
     if hasattr(method, "temperature"):
-        found["temperature * sqrt(d)"] = method.temperature * config.latent_dim**0.5
+        found["temperature * sqrt(d)"] = method.temperature * d**0.5
     return found
 
 

@@ -29,6 +29,7 @@ SCORES = {  # column -> metric, what was scored, split
     "linear_error_pixels": ("linear_error", "pixels", "test"),
     "knn_error": ("knn_error", "latents", "test"),
     "knn_error_pixels": ("knn_error", "pixels", "test"),
+    "knn_error_pca": ("knn_error", "pca", "test"),
 }
 DISTANCES = {  # column -> metric, what was scored, for scores that depend on an extractor
     "fd": ("fd", PRIOR),
