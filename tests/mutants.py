@@ -118,8 +118,8 @@ MUTANTS = [
     Mutant("block 3 halves the side too", NETS, "Block(maps, maps), *(Block(maps, maps, pool=False) for _ in range(2))",
            "Block(maps, maps), Block(maps, maps), Block(maps, maps, pool=False)"),
     Mutant("a head of the next block", NETS, "seen.maps[int(name) - 1]", "seen.maps[int(name)]"),
-    Mutant("a critic without a spectral norm", NETS, "spectral_norm(nn.Linear(EMBEDDING, 1))",
-           "nn.Linear(EMBEDDING, 1)"),
+    Mutant("a critic without a spectral norm", NETS, "spectral_norm(nn.Linear(DCVAE.embedding, 1))",
+           "nn.Linear(DCVAE.embedding, 1)"),
     Mutant("a head with a spectral norm", NETS, "nn.Conv2d(maps, 1, 1), nn.Flatten()",
            "spectral_norm(nn.Conv2d(maps, 1, 1)), nn.Flatten()"),
     Mutant("skip before the sum", NETS, SUM, SUM.replace("h = h +", "s = s +").replace("relu(h)", "relu(s)")

@@ -178,3 +178,15 @@ def test_ratios_of_the_papers_own_settings():
     assert found["that horizon / steps"] == pytest.approx(1000 / 570_600)
     assert found["weight / (C H W)"] == pytest.approx(0.24414, abs=1e-5)
     assert found["temperature * sqrt(d)"] == pytest.approx(11.3137, abs=1e-4)
+
+
+def test_ratios_of_dcvae_count_its_cycles_and_its_embeddings():
+    """Its code: 800 epochs of 781 steps, a queue of 8,192 keys of 16 numbers that moves at every fifth step."""
+    vae, vae_gan, _, dcvae = configs("dcvae_table1", "paper")
+    found = experiments.ratios(dcvae, 50_000, (3, 32, 32))
+    assert found["steps"] == 624_800
+    assert found["K / d"] == 8_192 / 16
+    assert found["that horizon / steps"] == pytest.approx(1_000 / 124_960)
+    assert found["temperature * sqrt(d)"] == pytest.approx(0.28)
+    for without in (vae, vae_gan):  # a queue
+        assert set(experiments.ratios(without, 50_000, (3, 32, 32))) == {"d", "training images N", "steps"}

@@ -150,6 +150,8 @@ class DCVAE(Method):
     local_weight: float = option(0.125, low=0.0)  # as the file name of a run of its authors says
     local_queue: int = option(1024, low=1, high=10**8)  # keys of places; from the same name
 
+    embedding: ClassVar[int] = 16  # numbers of a contrasted layer
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.instance == "feature" and not self.adversarial:

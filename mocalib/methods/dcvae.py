@@ -16,7 +16,7 @@ from mocalib.methods import losses
 from mocalib.methods.base import Group, StepLoss, Turn, step_loss
 from mocalib.methods.queue import KeyQueue, ema_update_
 from mocalib.methods.vae import Variational, drawn
-from mocalib.models.autogan import EMBEDDING, Discriminator
+from mocalib.models.autogan import Discriminator
 from mocalib.models.layers import at_least_float32
 
 BETAS = (0.0, 0.9)  # Adam's, in its code
@@ -44,7 +44,7 @@ class DCVAE(Variational):
             self.discriminator = Discriminator(channels, size, self.width, layers, c.adversarial)
         if self.contrasts:
             self.key_discriminator = copy.deepcopy(self.discriminator).requires_grad_(False)
-            sizes = dict.fromkeys([*self.discriminator.heads, "final"], (c.queue_size, EMBEDDING))
+            sizes = dict.fromkeys([*self.discriminator.heads, "final"], (c.queue_size, c.embedding))
             sizes |= {"local": (c.local_queue, 2 * self.width)} if c.local else {}
             self.queues = nn.ModuleDict({name: KeyQueue(*size) for name, size in sizes.items()})
         self.turns = tuple(self._turns())

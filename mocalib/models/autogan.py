@@ -1,9 +1,8 @@
 """AutoGAN's nets as in DC-VAE (1,086,464, 4,405,251 and 1,059,986 parameters at 32x32 pixels, d 128).
 
 An encoder, a decoder, and a discriminator whose layers can be contrasted. Read in DC-VAE's code (mlpc-ucsd/DC-VAE,
-commit 75c109c) and AutoGAN's (VITA-Group/AutoGAN, commit a5eeef0), which has three cells at every size, too.
-
-B batch, C H W image in [0, 1], d latent, w width: 64 is theirs.
+commit 75c109c) and AutoGAN's (VITA-Group/AutoGAN, commit a5eeef0), which has three cells at every size, too. B batch,
+C H W image in [0, 1], d latent, w width: 64 is theirs.
 """
 
 from functools import partial
@@ -13,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from mocalib.config.methods import DCVAE
 from mocalib.models.layers import Pixels, ResizeConv2d, at_least_float32
-
-EMBEDDING = 16  # numbers of a contrasted layer
 
 
 def build(channels: int, size: int, latent_dim: int, width: int, heads: int) -> tuple[nn.Module, nn.Module]:
@@ -79,8 +77,8 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(trunk(channels, width))
-        self.summed, self.final = Summed(), spectral_norm(nn.Linear(2 * width, EMBEDDING, bias=False))
-        self.critic = spectral_norm(nn.Linear(EMBEDDING, 1)) if critic else None
+        self.summed, self.final = Summed(), spectral_norm(nn.Linear(2 * width, DCVAE.embedding, bias=False))
+        self.critic = spectral_norm(nn.Linear(DCVAE.embedding, 1)) if critic else None
         sides = {layer: size // 2 if layer == 1 else size // 4 for layer in layers}
         self.heads = nn.ModuleDict({str(layer): _head(2 * width, side**2) for layer, side in sides.items()})
 
@@ -101,7 +99,7 @@ class Discriminator(nn.Module):
 
 
 def _head(maps: int, places: int) -> nn.Sequential:
-    head = nn.Sequential(nn.Conv2d(maps, 1, 1), nn.Flatten(), nn.Linear(places, EMBEDDING, bias=False))
+    head = nn.Sequential(nn.Conv2d(maps, 1, 1), nn.Flatten(), nn.Linear(places, DCVAE.embedding, bias=False))
     nn.init.xavier_uniform_(head[0].weight)
     return head
 

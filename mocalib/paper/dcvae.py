@@ -17,13 +17,14 @@ def experiments(
     base: RunConfig,
     vae: float,
     others: tuple[Method, ...],
-    axes: tuple[Iterable[int], Iterable[int]],
+    dimensions: Iterable[int],
+    negatives: Iterable[int],
     **mnist: str | int,
 ) -> Experiments:
     """The runs of each experiment, as variations of DC-VAE's run `base`.
 
-    vae: the KL weight of the row "VAE". others: methods that Table 5 adds to VAE and DC-VAE. axes: the latent
-    dimensions of Table 5, and the numbers of negatives of Figure 11. mnist: what is different in a run of Table 5.
+    vae: the KL weight of the row "VAE". others: methods that Table 5 adds to VAE and DC-VAE. dimensions: of Table 5's
+    latents. negatives: lengths of Figure 11's queues. mnist: what is different in a run of Table 5.
     """
 
     def run(**changes: float | str | bool) -> RunConfig:
@@ -33,8 +34,8 @@ def experiments(
     probed = [plain, *(replace(base, objective=method) for method in others), base]
     return {
         TABLE1: [plain, run(instance="feature"), run(adversarial=False), base],
-        TABLE5: [replace(config, latent_dim=d, **mnist) for d in axes[0] for config in probed],
-        FIGURE11: [run(queue_size=size) for size in axes[1]],
+        TABLE5: [replace(config, latent_dim=d, **mnist) for d in dimensions for config in probed],
+        FIGURE11: [run(queue_size=size) for size in negatives],
     }
 
 
@@ -44,7 +45,7 @@ _CIFAR = RunConfig(
     dataset="cifar10", model="autogan", epochs=800, learning_rate=2.0e-4, decay_every=0, objective=DCVAE()
 )
 _PADDED = {"dataset": "torchvision:MNIST", "size": 32, "crop": 32, "epochs": 100}  # black around it; 100 is ours
-PAPER = experiments(_CIFAR, 0.072, (AE(), MoCA(), WAEMMD()), ((16, 32, 64), (512, 2_048, 8_192)), **_PADDED)
+PAPER = experiments(_CIFAR, 0.072, (AE(), MoCA(), WAEMMD()), (16, 32, 64), (512, 2_048, 8_192), **_PADDED)
 # Tried on seed 100, with DC-VAE: rates 5e-4, 1e-3, 2e-3; KL weights 6.4e-5, 1e-3; every 1, 2; 22 and 40 epochs. In less
 # training its latents use one to three directions, and reconstructions show other digits.
 _DIGITS = RunConfig(
@@ -58,5 +59,5 @@ _DIGITS = RunConfig(
     objective=DCVAE(every=1, kl_weight=1e-3, queue_size=640, momentum=0.95, averaging=0.98),
 )
 LAPTOP = experiments(
-    _DIGITS, 0.04, (AE(), MoCA(0.1, 0.99, 2048, 1.0), WAEMMD(10.0, "normal", 1.0)), ((4, 8, 16), (64, 256, 640, 2048))
+    _DIGITS, 0.04, (AE(), MoCA(0.1, 0.99, 2048, 1.0), WAEMMD(10.0, "normal", 1.0)), (4, 8, 16), (64, 256, 640, 2048)
 )

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from mocalib.config.methods import DCVAE
 from mocalib.config.run import RunConfig
 from mocalib.paper import dcvae
 from mocalib.paper.baselines import SPHERE
 from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, Scale, vary
 
 Name = TypeVar("Name")
-EMBEDDING = 16  # numbers that DC-VAE contrasts; importing them from its nets would load torch
 FORMS = ("info_nce", "decoupled", "negative")  # of the contrastive loss, compared in Table 1's notebook
 
 
@@ -74,8 +72,9 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
     found = {"d": config.latent_dim, "training images N": n, "steps": steps}
     if getattr(method, "instance", "contrast") != "contrast":  # a row of DC-VAE's that has no queue
         return found
-    of_dcvae = isinstance(method, DCVAE)  # it contrasts embeddings, and moves its queue once in `every` steps
-    d, steps = (EMBEDDING, steps // method.every) if of_dcvae else (config.latent_dim, steps)
+    # DC-VAE contrasts embeddings of its own dimension, and with a critic moves its queue once in `every` steps.
+    d = getattr(method, "embedding", config.latent_dim)
+    steps //= method.every if getattr(method, "adversarial", False) else 1
     if hasattr(method, "queue_size"):
         horizon, size = 1 / max(1 - method.momentum, 1e-9), method.queue_size
         found |= {

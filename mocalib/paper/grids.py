@@ -191,6 +191,12 @@ def _small(config: RunConfig) -> RunConfig:
     return replace(config, **images | epochs | kept, objective=replace(config.objective, **own))
 
 
+def _of_one_dimension(configs: list[RunConfig]) -> list[RunConfig]:
+    """Small runs of those with the largest d, each once."""
+    largest = max(config.latent_dim for config in configs)
+    return list(dict.fromkeys(_small(config) for config in configs if config.latent_dim == largest))
+
+
 def _thinned(scale: Scale) -> Scale:
     """The scale with small runs, one seed, and only the two ends of each axis."""
 
@@ -227,7 +233,7 @@ def _thinned(scale: Scale) -> Scale:
         a1_dimensions=tuple(_small(config) for config in scale.a1_dimensions),
         hq=_small(scale.hq),
         throughput=(replace(_small(QUICKSTART), precision="bfloat16"),),
-        dcvae={name: list(dict.fromkeys(map(_small, configs)))[-5:] for name, configs in scale.dcvae.items()},  # one d
+        dcvae={name: _of_one_dimension(configs) for name, configs in scale.dcvae.items()},
     )
 
 
