@@ -24,7 +24,12 @@ FORMS = (
     "eq6_literal",  # Eq. 6: the current keys are pushed first; the same cross-entropy, minus log K
     "decoupled",  # without the positive in the denominator; not in the paper (Yeh et al., 2021)
     "negative",  # Eq. 6 without its second term, on frozen keys; unlike Eq. 4, only one side is trained
+    # Of the latents of one batch, without queue and key encoder; not in the paper's algorithm.
+    "batch",  # Eq. 4 itself, with the other latents of the batch as keys: both sides are trained
+    "uniformity",  # Wang & Isola (2020), with t = 2
+    "sliced_wasserstein",  # to as many uniform points; the paper names it in section 2
 )
+QUEUELESS = FORMS[4:]
 WRITTEN = {"form": {"decoupled": "eq6"}}  # field -> value -> what names and files say: an older, wrong word
 READ = {field: {theirs: ours for ours, theirs in words.items()} for field, words in WRITTEN.items()}
 
@@ -38,6 +43,7 @@ class MoCA(Method):
     queue_size: int = option(30_000, low=1, high=10**8)  # K
     weight: float = option(100.0, low=0.0)  # lambda; 0: a plain autoencoder on the sphere
     form: str = option("info_nce", choices=FORMS)
+    schedule: str = option("cosine", choices=("cosine", "constant"))  # of the momentum; constant: always m0
 
     spherical: ClassVar[bool] = True
 
@@ -55,10 +61,11 @@ class AE(Method):
 
 @dataclass(frozen=True)
 class VAE(Method):
-    """Variational autoencoder (Kingma & Welling, 2014)."""
+    """Variational autoencoder (Kingma & Welling, 2014), or with another `kl_weight` a beta-VAE (Higgins, 2017)."""
 
     likelihood: str = option("bernoulli", choices=("bernoulli", "gaussian", "learned"))  # learned: Gaussian, sigma too
     sigma: float = option(0.19, above=0.0)  # for "gaussian"; RAE's VAE on CIFAR-10: KL weight .024 * 3 = 2 sigma^2
+    kl_weight: float = option(1.0, low=0.0)  # beta, of the bound's second term
 
     def __str__(self) -> str:
         return f"VAE, {self.likelihood}{f' of sigma {self.sigma:g}' if self.likelihood == 'gaussian' else ''}"
@@ -71,6 +78,7 @@ class WAEMMD(Method):
     weight: float = option(500.0, low=0.0)  # lambda; 100 for .05 times the error on [-1, 1], so 100 / .05 / 4 on [0, 1]
     prior: str = option("normal", choices=("normal", "sphere"))  # its code's options `pz`
     prior_variance: float = option(2.0, above=0.0)  # for "normal"; from two ports for CelebA (its own code has 1)
+    statistics: str = option("batch", choices=("batch", "running"))  # BatchNorm's, for the latents that are penalised
 
     @property
     def spherical(self) -> bool:
@@ -122,6 +130,7 @@ class TwoStageVAE(Method):
 
     stages: ClassVar[int] = 2
     likelihood: ClassVar[str] = "learned"  # in both stages
+    kl_weight: ClassVar[float] = 1.0
 
     def __str__(self) -> str:
         return "2-Stage VAE"

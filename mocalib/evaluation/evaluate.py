@@ -60,7 +60,7 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None, see
     rows = _rows(run, scoring, epoch, seed)
     if scoring.features == "none":  # samples have no scores without features, so there is nothing to fit
         return bool(rows) or scoring.sampler != PRIOR
-    return any(row["sampler"] == scoring.sampler for row in rows)
+    return any((row["sampler"], row["n_generated"]) == (scoring.sampler, scoring.n) for row in rows)
 
 
 def score_folder(
@@ -146,7 +146,9 @@ def score(
     test = generate.reconstruct(autoencoder, dataset.test.images)
     rows, arrays = score_latents(autoencoder, train, test)
     if final:
-        probed, wrong = probes.score(autoencoder, dataset)
+        whole = len(dataset.train.images) <= LATENTS
+        latents = train.latents if whole else autoencoder.encode(dataset.train.images)
+        probed, wrong = probes.score(latents, test.latents, dataset)
         rows, arrays = rows + score_training(autoencoder, dataset) + probed, arrays | wrong
     if extractor:
         decoded = train.images[:n]
@@ -214,20 +216,29 @@ def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconst
 def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Dataset) -> tuple[list[dict], dict]:
     """Fréchet distance of every set of images to the test split; KID, precision and recall of samples and real images.
 
-    Returns rows, and the features of every set, n D. Those of real images are kept between evaluations.
+    Returns rows, and the features of every set but the real one, n D. What is of real images alone is kept between
+    evaluations.
     """
     reference = extractors.cached_features(extractor, dataset.test.images, dataset.fingerprint, "test")
     about, rows, features = {"features": extractor.name, "digest": extractor.digest}, [], {}
     for sampler, subject in images.items():
         if sampler == "real":
-            found = extractors.cached_features(extractor, subject, dataset.fingerprint, "train")
+            path = extractors.kept_path(extractor, dataset.fingerprint, "floor", len(subject))
+            scores = files.kept(path, lambda x=subject: distances(extractor, x, extractor(x), reference, "real"))
         else:
-            found = extractor(subject)
-        features[sampler] = found
-        scores = {metrics.distance_name("fd", extractor.name): metrics.frechet_distance(found, reference)}
-        if sampler in (*SAMPLERS, GIVEN, "real"):
-            scores[metrics.distance_name("kid", extractor.name)] = metrics.kernel_distance(found, reference)
-            scores |= metrics.precision_and_recall(found, reference)
+            features[sampler] = extractor(subject)
+            scores = distances(extractor, subject, features[sampler], reference, sampler)
         for metric, value in scores.items():
-            rows.append(metrics.row(metric, value, sampler, "test", len(found), len(reference)) | about)
+            rows.append(metrics.row(metric, value, sampler, "test", len(subject), len(reference)) | about)
     return rows, features
+
+
+def distances(
+    extractor: Extractor, images: Tensor, found: Tensor, reference: Tensor, sampler: str
+) -> dict[str, float]:
+    """The scores of a set of images by its features and those of the test images, n D and m D."""
+    scores = {metrics.distance_name("fd", extractor.name): metrics.frechet_distance(found, reference)}
+    if sampler in (*SAMPLERS, GIVEN, "real"):
+        scores[metrics.distance_name("kid", extractor.name)] = metrics.kernel_distance(found, reference)
+        scores |= metrics.precision_and_recall(found, reference)
+    return scores | {"sharpness": metrics.sharpness(images)}

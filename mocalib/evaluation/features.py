@@ -144,5 +144,9 @@ def classifier_weights(dataset: Dataset, dataset_name: str) -> tuple[Path, str]:
 
 def cached_features(extractor: Extractor, images: Tensor, fingerprint: str, split: str) -> Tensor:
     """Features of the first n real images of a split, kept under fingerprint, split, n and the extractor's digest."""
-    name = f"{fingerprint[:16]}-{split}-{len(images)}-{extractor.name}-{extractor.digest[:16]}.pt"
-    return files.kept(files.cache(f"features/{name}"), lambda: extractor(images))
+    return files.kept(kept_path(extractor, fingerprint, split, len(images)), lambda: extractor(images))
+
+
+def kept_path(extractor: Extractor, fingerprint: str, what: str, n: int) -> Path:
+    """Where is kept what depends on n real images and the extractor alone."""
+    return files.cache(f"features/{fingerprint[:16]}-{what}-{n}-{extractor.name}-{extractor.digest[:16]}.pt")

@@ -9,7 +9,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mocalib.data.cache import Dataset
-from mocalib.evaluation.generate import Autoencoder
 from mocalib.evaluation.metrics import row
 from mocalib.storage import files
 
@@ -19,16 +18,16 @@ ITERATIONS = 10_000  # most steps of lbfgs; it converges long before
 VALUES = 10_000_000  # most pixel values of all training images for probes of pixels: a minute or two
 
 
-def score(autoencoder: Autoencoder, dataset: Dataset) -> tuple[list[dict], dict]:
+def score(latents: Tensor, latents_test: Tensor, dataset: Dataset) -> tuple[list[dict], dict]:
     """Rows of error rates on test images, and which of them the linear probe of latents gets wrong, as packed bits.
 
-    Pixels and d principal components are probed, too. ([], {}) without labels, or if a class has one training image.
+    latents: of all training images, n d; latents_test: m d. Pixels and d principal components are probed, too. ([], {}) without labels, or if a class has one training image.
     """
     if not _folds(dataset):
         return [], {}
     train, test = dataset.train.images, dataset.test.images
-    (n, values), m, d = train.flatten(1).shape, len(test), autoencoder.objective.latent_dim
-    wrong = mistakes(autoencoder.encode(train), autoencoder.encode(test), dataset)
+    (n, values), (m, d) = train.flatten(1).shape, latents_test.shape
+    wrong = mistakes(latents, latents_test, dataset)
     rates = {"latents": _rates(wrong)}
     if n * values <= VALUES:
         for name, count in {"pixels": 0, "pca": min(d, n - 1, values)}.items():  # of the dataset and d alone

@@ -17,6 +17,26 @@ def reconstruction(x_hat: Tensor, x: Tensor) -> Tensor:
     return (x_hat - x).square().sum() / x.shape[0]
 
 
+def batch_negative(q: Tensor, tau: float) -> Tensor:
+    """Eq. 4 within a batch: `1/B sum_i log 1/(B - 1) sum_{j != i} exp(q_i . q_j / tau)`; q: B d, B at least 2."""
+    return (torch.logsumexp(_others(q) / tau, dim=1) - math.log(len(q) - 1)).mean()
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
+    """`log mean_{i != j} exp(-t |z_i - z_j|^2)` (Wang & Isola, 2020); z: B d, B at least 2."""
+    return torch.logsumexp(2 * t * (_others(z) - 1), dim=(0, 1)) - math.log(len(z) * (len(z) - 1))
+
+
+def _others(z: Tensor) -> Tensor:
+    """Cosines of all pairs of rows, B B, with minus infinity for a row and itself."""
+    return (z @ z.T).masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -math.inf)
+
+
+def sliced_wasserstein(z: Tensor, points: Tensor, directions: Tensor) -> Tensor:
+    """Squared Wasserstein distance of projections of z and points, both B d, averaged over unit directions, P d."""
+    return ((z @ directions.T).sort(dim=0).values - (points @ directions.T).sort(dim=0).values).square().mean()
+
+
 class Contrast(NamedTuple):
     """The two parts of every contrastive loss, for each sample."""
 

@@ -37,7 +37,7 @@ class VAE(Variational):
             mean, log_variance = self.encoder(x).chunk(2, dim=1)  # B d each
             x_hat = self.decoder(drawn(mean, log_variance, noise))  # B C H W
         kl, reconstruction = losses.kl_divergence(mean, log_variance), losses.reconstruction(x_hat, x)
-        total = self._bound(x_hat, x, reconstruction, kl)
+        total = self._bound(x_hat, x, reconstruction, self.config.kl_weight * kl)
         terms = {"loss": total, "reconstruction": reconstruction, "kl": kl}
         if self.log_sigma is not None:
             terms["sigma"] = self.log_sigma.exp()
