@@ -120,13 +120,12 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _configs(options: argparse.Namespace) -> list[RunConfig]:
     """The runs of the named experiments that `--part` selects, each once; `--seeds` overrides the scale's seeds."""
-    scale, own = options.scale, SCALES[options.scale].seeds
-    found = []
+    scale, found = options.scale, []
     for name in options.names:
         if name == "all":
-            found += experiments.everything(scale, own if options.seeds is None else options.seeds)
+            found += experiments.everything(scale, options.seeds or 0)
         elif options.seeds is None:
-            found += experiments.listed(scale, own)[name]
+            found += experiments.listed(scale)[name]
         else:
             found += experiments.configs(name, scale, options.seeds)
     if not found:
@@ -212,7 +211,7 @@ def _shared_options() -> tuple[argparse.ArgumentParser, ...]:
     names = (*experiments.NAMES, "all")
     grid.add_argument("names", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
     grid.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the grid (laptop)")
-    grid.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: the scale's own)")
+    grid.add_argument("--seeds", type=int, metavar="N", help="the first N seeds (default: the scale's own)")
     grid.add_argument("--part", type=_part, default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
     device.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     about = "features for the distances (default: classifier if the dataset has labels)"

@@ -21,12 +21,13 @@ from mocalib.evaluation import generate, metrics, perception, probes
 from mocalib.evaluation.features import Extractor
 from mocalib.evaluation.generate import Autoencoder, Reconstruction
 from mocalib.evaluation.image_grids import grids
-from mocalib.methods import latent
+from mocalib.methods import latent, losses
 from mocalib.storage import files
 from mocalib.storage.run import Run, samples_file
 from mocalib.training.device import check_device, use_threads
 
 LATENTS = 10_000  # training latents for singular values and uniformity (section 5.6)
+COMPARED = 2_000  # latents whose MMD is taken
 GIVEN = "folder"  # what rows on anyone's images are called
 LINEAR = 12_288  # most values an image may have (64x64x3) for PCA; its cost is cubic in them
 
@@ -199,17 +200,21 @@ def score_latents(autoencoder: Autoencoder, train: Reconstruction, test: Reconst
     Uniformity and cosines are of the latents' directions, compared with uniform points on the sphere.
     """
     n, d = train.latents.shape
-    values, uniform = (metrics.singular_values(z) for z in (train.latents, autoencoder.prior(n)))
+    prior = autoencoder.prior(n)
+    values, uniform = (metrics.singular_values(z) for z in (train.latents, prior))
     even, random = (latent.sphere_prior(n, d, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     unit = train.latents if autoencoder.spherical else F.normalize(train.latents, dim=1)
     rows = [
-        metrics.row("singular_value_ratio", values[0] / values[-1].clamp_min(1e-12), "train_codes", "train", n),
+        metrics.row("effective_rank", metrics.effective_rank(values), "train_codes", "train", n),
         metrics.row("uniformity", metrics.uniformity(unit), "train_codes", "train", n),
         metrics.row("nearest_cosine", metrics.nearest_cosine(random, unit), "train_codes", "train", n, n),
         metrics.row("nearest_cosine", metrics.nearest_cosine(random, even), "uniform", "train", n, n),
         metrics.row("reconstruction", train.error, "reconstruction", "train", n, n),
         metrics.row("reconstruction", test.error, "reconstruction", "test", len(test.latents), len(test.latents)),
     ]
+    if base := getattr(autoencoder.objective, "base", 0.0):  # of single images, unlike the MMD of training
+        mmd = losses.imq_mmd(train.latents[:COMPARED], prior[:COMPARED], base)
+        rows.append(metrics.row("mmd", mmd, "train_codes", "train", min(n, COMPARED)))
     return rows, {"singular_values": values.numpy(), "uniform": uniform.numpy()}
 
 
@@ -233,9 +238,7 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Datas
     return rows, features
 
 
-def distances(
-    extractor: Extractor, images: Tensor, found: Tensor, reference: Tensor, sampler: str
-) -> dict[str, float]:
+def distances(extractor: Extractor, images: Tensor, found: Tensor, reference: Tensor, sampler: str) -> dict[str, float]:
     """The scores of a set of images by its features and those of the test images, n D and m D."""
     scores = {metrics.distance_name("fd", extractor.name): metrics.frechet_distance(found, reference)}
     if sampler in (*SAMPLERS, GIVEN, "real"):

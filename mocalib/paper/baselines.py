@@ -9,7 +9,7 @@ from dataclasses import replace
 from mocalib.config.methods import AE, DCVAE, RAE, VAE, WAEGAN, WAEMMD, Method, TwoStageVAE
 from mocalib.config.run import RunConfig
 
-MOCA, SPHERE = "MoCA", "WAE-MMD (sphere)"
+MOCA, SPHERE, RUNNING = "MoCA", "WAE-MMD (sphere)", "WAE-MMD (running statistics)"
 WAES = (SPHERE, "WAE-GAN")  # the paper's later abstract compares MoCA with these
 COMPARED = ("VAE", *WAES)  # with MoCA, during training
 
@@ -45,6 +45,7 @@ DIGITS = {
     "VAE (fixed sigma)": VAE("gaussian", 0.14),  # of .1, .14, .2, .4
     "VAE (learned sigma)": VAE("learned"),
     "WAE-MMD": WAEMMD(10.0, "normal", 1.0),  # of 3, 10, 30, 200, 1,000
+    RUNNING: WAEMMD(10.0, "normal", 1.0, "running"),  # of the same
     SPHERE: WAEMMD(30.0, "sphere"),  # of the same
     "WAE-GAN": WAEGAN(2.0, 1.0, log_prior=False, critic_rate=0.5, pretraining=0.08),  # 1, 2; with log_prior 5, 50 too
     "RAE-L2": RAE(1.0e-3, "l2", 2.6e-5),  # of .001, .01, .1

@@ -8,24 +8,26 @@ from typing import TypeVar
 from mocalib.config.run import RunConfig
 from mocalib.paper import dcvae
 from mocalib.paper.baselines import SPHERE
-from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, Scale, vary
+from mocalib.paper.grids import A1, A2, CELEBA, CIFAR, SCALES, Scale, vary
 
 Name = TypeVar("Name")
-FORMS = ("info_nce", "decoupled", "negative")  # of the contrastive loss, compared in Table 1's notebook
 
 
 def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
-    """Every run that a table or figure shows, for seeds 0 to `seeds` - 1; [] if the scale does not run it.
+    """Every run that a table or figure shows, for the first seeds of its own; [] if the scale does not run it.
 
     `name`: "table1" to "table4", "figure1" to "figure15", and
 
     - "baselines_cifar10", "baselines_celeba": the baselines of Table 1, re-run on what stands for these datasets;
-    - "table1_wae": MoCA-A2 and WAE-MMD on the sphere;
-    - "table1_forms": three forms of the contrastive loss, at temperature .05;
+    - "table1_nets": MoCA-A1 and MoCA-A2, with more seeds;
+    - "table1_wae": MoCA and WAE-MMD on the sphere;
+    - "table1_plain": MoCA with lambda 0;
+    - "ingredients": variants of MoCA that leave out a part;
+    - "figure3_fixed": Figure 3 without a stop;
     - "convergence": MoCA and some baselines during training;
     - "appendix_a": A1 on CelebA with d 64 and 128;
     - "dcvae_table1", "dcvae_table5", "dcvae_figure11": DC-VAE's own experiments;
-    - "quickstart": Table 1's A2, and the same autoencoder with lambda 0; smoke and laptop only.
+    - "quickstart": a small MoCA-A2, and the same autoencoder with lambda 0; smoke and laptop only.
 
     Runs that two experiments share are equal. Raises ValueError for an unknown name or scale, or for seeds below 1.
     """
@@ -34,8 +36,15 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
             raise ValueError(f"{what} = {value!r} is not one of {', '.join(map(repr, known))}")
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}: at least 1")
-    runs = _EXPERIMENTS[name](SCALES[scale])
-    return [replace(config, seed=seed) for config in runs for seed in range(seeds)]
+    first = own_seeds(name, scale).start
+    runs = dict.fromkeys(_EXPERIMENTS[name](SCALES[scale]))
+    return [replace(config, seed=seed) for config in runs for seed in range(first, first + seeds)]
+
+
+def own_seeds(name: str, scale: str) -> range:
+    """The seeds with which a scale runs an experiment; pictures have one."""
+    found = SCALES[scale].seeds_of.get(name, SCALES[scale].seeds)
+    return found[:1] if name in PICTURES else found
 
 
 OF_DATA = ("dataset", "root", "crop", "limit", "skip_broken")  # fields of a run that depend on the images
@@ -51,14 +60,19 @@ def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
     return next((name for name, listed in table.items() if key(listed) == sought), None)
 
 
-def listed(scale: str, seeds: int) -> dict[str, list[RunConfig]]:
-    """The runs of every table and figure of a scale, in the order of `NAMES`; pictures have one seed."""
-    most = SCALES[scale].most_seeds | dict.fromkeys(PICTURES, 1)
-    return {name: configs(name, scale, min(seeds, most.get(name, seeds))) for name in NAMES}
+def listed(scale: str, seeds: int = 0) -> dict[str, list[RunConfig]]:
+    """The runs of every table and figure of a scale, in the order of `NAMES`, with so many seeds or (0) its own.
+
+    Pictures and the experiments of `Scale.seeds_of` never have more than their own.
+    """
+    own = {name: own_seeds(name, scale) for name in NAMES}
+    bound = {name: name in PICTURES or name in SCALES[scale].seeds_of for name in NAMES}
+    n = {name: min(seeds, len(own[name])) if bound[name] else seeds for name in NAMES}
+    return {name: configs(name, scale, n[name] or len(own[name])) for name in NAMES}
 
 
-def everything(scale: str, seeds: int) -> list[RunConfig]:
-    """Every run of a scale, once."""
+def everything(scale: str, seeds: int = 0) -> list[RunConfig]:
+    """Every run of a scale, once; seeds as in `listed`."""
     return list(dict.fromkeys(config for found in listed(scale, seeds).values() for config in found))
 
 
@@ -93,8 +107,8 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
 
 
 def _pictures(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
-    """Table 1's A2 on these datasets, for pictures."""
-    return lambda scale: [scale.table1[dataset, A2] for dataset in datasets]
+    """Table 1's MoCA on these datasets, for pictures."""
+    return lambda scale: [scale.moca(dataset) for dataset in datasets]
 
 
 def _weights(base: RunConfig, axis: str, values: dict[float, tuple[float, ...]]) -> list[RunConfig]:
@@ -105,18 +119,21 @@ def _weights(base: RunConfig, axis: str, values: dict[float, tuple[float, ...]])
 
 
 _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order in which they are run
-    "quickstart": lambda s: [s.table1[CIFAR, A2], vary(s.table1[CIFAR, A2], weight=0.0)] if s.one_step else [],
+    "quickstart": lambda s: [s.quickstart, vary(s.quickstart, weight=0.0)] if s.quickstart else [],
     "table1": lambda s: [*s.table1.values(), *([s.one_step] if s.one_step else [])],
     "baselines_cifar10": lambda s: [*s.baselines[CIFAR].values()],
     "baselines_celeba": lambda s: [*s.baselines[CELEBA].values()],
     "convergence": lambda s: [*s.convergence.values()],
-    "table1_wae": lambda s: [s.table1[CIFAR, A2], s.baselines[CIFAR][SPHERE]],
-    "table1_forms": lambda s: [vary(s.forms, form=form) for form in FORMS],
+    "table1_plain": lambda s: [vary(s.moca(of), weight=0.0) for of in (CIFAR, CELEBA)],
+    "table1_nets": lambda s: [config for (_, net), config in s.table1.items() if net in (A1, A2)],
+    "table1_wae": lambda s: [s.moca(CIFAR), s.baselines[CIFAR][SPHERE]],
+    "ingredients": lambda s: [config for found in s.ingredients.values() for config in found],
     "table3": lambda s: [vary(s.ablation, momentum=momentum) for momentum in s.momenta],
-    "table4": lambda s: [vary(s.ablation, queue_size=size) for size in s.queue_sizes],
-    "figure5": lambda s: [vary(s.ablation, weight=weight) for weight in s.weights],
+    "table4": lambda s: [vary(base, queue_size=size) for base in s.queued for size in s.queue_sizes],
+    "figure5": lambda s: [vary(s.weighed, weight=weight) for weight in s.weights],
     "figure4": lambda s: _weights(s.tempered, "temperature", s.temperatures),
-    "figure3": lambda s: _weights(s.dimension, "latent_dim", s.dimensions),
+    "figure3": lambda s: _weights(replace(s.ablation, stop_at=s.stop_at), "latent_dim", s.dimensions),
+    "figure3_fixed": lambda s: _weights(s.ablation, "latent_dim", s.fixed_dimensions),
     "table2": lambda s: _weights(s.sized, "size", s.sizes),
     "figure15": lambda s: _weights(s.sized, "size", s.sizes),
     "appendix_a": lambda s: [*s.a1_dimensions],
@@ -126,9 +143,9 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
     **{name: lambda s, name=name: s.dcvae[name] for name in dcvae.NAMES},
 }
 NAMES = tuple(_EXPERIMENTS)
-PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of seed 0
+PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of one seed
 OF = dict.fromkeys(  # experiment -> the dataset of its paper that all its images stand for
-    ("quickstart", "baselines_cifar10", "convergence", "table1_wae", "table1_forms", dcvae.TABLE1, dcvae.FIGURE11),
+    ("quickstart", "baselines_cifar10", "convergence", "table1_wae", "ingredients", dcvae.TABLE1, dcvae.FIGURE11),
     CIFAR,
 ) | {dcvae.TABLE5: "MNIST"}
 MIXED = ("table1", "baselines_cifar10", "baselines_celeba", "table1_wae")  # also sampled from ten Gaussians

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mocalib.config import paths
 from mocalib.config.methods import OBJECTIVES
 from mocalib.config.parameters import flat
 from mocalib.config.run import FEATURES, MIXTURE, PRIOR, RunConfig
-from mocalib.evaluation.metrics import CLASS_SCORES, distance_name, effective_rank
+from mocalib.evaluation.metrics import CLASS_SCORES, distance_name
 from mocalib.paper import experiments
 from mocalib.storage import files
 from mocalib.storage.run import Run, open_run
@@ -21,6 +20,8 @@ SCORES = {  # column -> metric, what was scored, split
     "reconstruction": ("reconstruction", "reconstruction", "test"),
     "reconstruction_train": ("reconstruction", "reconstruction", "train"),
     "pca": ("reconstruction", "pca", "train"),
+    "effective_rank": ("effective_rank", "train_codes", "train"),
+    "mmd": ("mmd", "train_codes", "train"),
     "uniformity": ("uniformity", "train_codes", "train"),
     "nearest_cosine": ("nearest_cosine", "train_codes", "train"),
     "nearest_cosine_uniform": ("nearest_cosine", "uniform", "train"),
@@ -44,12 +45,14 @@ DISTANCES = {  # column -> metric, what was scored, for scores that depend on an
     "class_score": ("class_score", PRIOR),
     "class_score_reconstruction": ("class_score", "reconstruction"),
     "perceptual": ("perceptual_classifier", "reconstruction"),
+    "sharpness": ("sharpness", PRIOR),
+    "sharpness_floor": ("sharpness", "real"),
     "ppl": ("ppl_classifier", PRIOR),
 }
 METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are both "fd"
     distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
 } | dict.fromkeys(CLASS_SCORES.values(), "class_score")
-NUMBERS = dict.fromkeys(("epoch", "parameters", "effective_rank", "seen", "seconds", "n", *SCORES, *DISTANCES), float)
+NUMBERS = dict.fromkeys(("epoch", "parameters", "seen", "seconds", "n", *SCORES, *DISTANCES), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
 LISTED = ("features", "n", "fd", "reconstruction", "effective_rank")
 COLUMNS = list(dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS]))  # two have the name precision
@@ -151,17 +154,7 @@ def _row(run: Run, extractor: str, epoch: int | None) -> dict:
     distances = {(METRICS.get(row["metric"], row["metric"]), row["sampler"]): row["value"] for row in of}
     about["digest"] = of[-1]["digest"][:8] if of else ""
     about["n"] = max((row["n_generated"] for row in of if row["sampler"] == PRIOR), default=float("nan"))
-    about["effective_rank"] = _effective_rank(run) if about["epoch"] == run.manifest["epoch"] else float("nan")
     return about | scores | {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
-
-
-def _effective_rank(run: Run) -> float:
-    """That of the last training latents; NaN for a run without them."""
-    path = run.directory / "latents.npz"
-    if not path.exists():
-        return float("nan")
-    with np.load(path) as found:
-        return effective_rank(torch.from_numpy(found["singular_values"]))
 
 
 def values(configs: list[RunConfig]) -> dict[str, str]:
@@ -189,7 +182,7 @@ def paper(name: str) -> pd.DataFrame:
 
 
 def committed(scale: str) -> dict[str, list[str]]:
-    """The runs of the committed evidence: for each experiment their names with seed 0; {} if the scale has none.
+    """The runs of the committed evidence: for each experiment their names with its first seed; {} if there are none.
 
     Runs that were added to a grid later are not in it, so no claim counts them.
     """

@@ -20,8 +20,8 @@ from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.paper import baselines, experiments, results
-from mocalib.paper.grids import A2, CELEBA, CIFAR, SCALES, scale_of
-from mocalib.paper.verdict import Claim, judge, told
+from mocalib.paper.grids import CELEBA, CIFAR, SCALES, scale_of
+from mocalib.paper.verdict import AGREES, Claim, judge, told
 from mocalib.storage import files
 from mocalib.storage.run import Run
 from mocalib.sweep.run import sweep
@@ -45,7 +45,7 @@ class Suite:
     dataset: str = ""  # "": the scale's own
     root: str = ""  # folder or zip of images; "": data/raw/<dataset>
     crop: int = option(0, low=0)  # side of the central square that is cut out first; 0: the dataset's own
-    seeds: int = option(0, low=0)  # seeds 0 to n - 1; 0: the scale's own number
+    seeds: int = option(0, low=0)  # the scale's first n; 0: all that it runs
     features: str = option("", choices=("", *FEATURES, "none"))  # for the distances; "": the scale's own
     device: str = "cpu"
     threads: int = option(0, low=0)  # of the CPU; 0: one for a narrow net, else torch's number
@@ -57,25 +57,29 @@ class Suite:
         validate(self)
         self.scale = scale_of(self.scale)
         self.settings = SCALES[self.scale]
-        self.seeds = self.seeds or self.settings.seeds
+        self.seeds = self.seeds or len(self.settings.seeds)
         if self.root and not self.dataset:
             raise ValueError(f"root = {self.root!r} needs a dataset; pass dataset too, such as 'folder'")
         if self.engine == "local":  # a cluster has devices of its own
             check_device(self.device)
         self._own = own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
-        self.output = "custom" if own or self.features or self.seeds != self.settings.seeds else self.scale
+        self.output = "custom" if own or self.features or self.seeds != len(self.settings.seeds) else self.scale
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
         self._configs, self._known, self._evidence, self._told = {}, {}, set(), False
+        self._verdicts: dict[str, str] = {}  # claim -> its verdict
         fixed, n = results.committed(self.scale), 0
         if own:
-            n = len(datasets.load(replace(self._on_own(self.settings.table1[CIFAR, A2], 0), limit=0)).train.images)
-        for name, configs in experiments.listed(self.scale, self.seeds).items():
+            n = len(datasets.load(replace(self._on_own(self.settings.moca(CIFAR), 0), limit=0)).train.images)
+        asked = 0 if self.seeds == len(self.settings.seeds) else self.seeds
+        for name, configs in experiments.listed(self.scale, asked).items():
+            seeds = experiments.own_seeds(name, self.scale)
             mine = [self._on_own(config, n) for config in configs]
-            known = [name not in fixed or replace(config, seed=0).name in fixed[name] for config in configs]
+            first = [replace(config, seed=seeds.start).name for config in configs]
+            known = [name not in fixed or run in fixed[name] for run in first]
             self._configs[name] = mine
             self._known[name] = {config for config, is_known in zip(mine, known) if is_known}
             if not own and not self.features:
-                self._evidence |= {c for c in self._known[name] if c.seed < self.settings.seeds}
+                self._evidence |= {c for c in self._known[name] if c.seed in seeds}
 
     def _on_own(self, config: RunConfig, n: int) -> RunConfig:
         """A config on the user's n training images, if there are any, at the size that it has."""
@@ -85,7 +89,8 @@ class Suite:
         return replace(config, size=config.size or OWN_SIZES[config.dataset], limit=limit, **self._own)
 
     def __repr__(self) -> str:
-        seeds = "seed 0" if self.seeds == 1 else f"seeds 0 to {self.seeds - 1}"
+        first, last = self.settings.seeds.start, self.settings.seeds.start + self.seeds - 1
+        seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
         datasets = sorted({config.dataset for configs in self._configs.values() for config in configs})
         return f"{self.scale} scale ({', '.join(datasets)}), {seeds}; results go to figures/{self.output}"
 
@@ -104,13 +109,13 @@ class Suite:
 
     def grid(self, name: str) -> pd.DataFrame:
         """What an experiment varies, then what it keeps: one row a field, for this scale and the paper's."""
-        mine = [config for config in self._configs[name] if config.seed == 0]
+        mine = of_first_seed(self._configs[name])
         columns = {f"here ({self.scale})": mine, "paper": experiments.configs(name, "paper")}
         table = pd.DataFrame({column: results.values(configs) for column, configs in columns.items() if configs})
         table = table.fillna("")[~table.isin(["", "0", "False", "[]"]).all(axis=1)]
         added = len(set(self._configs[name]) - self._known[name])
         runs = str(len(self._configs[name])) + (f", {added} of them added: they go to custom" if added else "")
-        table.loc["runs"] = [runs, str(len(experiments.listed("paper", SCALES["paper"].seeds)[name]))][: table.shape[1]]
+        table.loc["runs"] = [runs, str(len(experiments.listed("paper")[name]))][: table.shape[1]]
         varied = [row for row in table.index if " at " in row or table.loc[row].str.contains(", ").any()]
         return table.loc[list(dict.fromkeys(["runs", *varied, *table.index]))]
 
@@ -174,7 +179,7 @@ class Suite:
         """The paper's dataset that a run's images stand for, and the run's name in Table 1."""
         scale = self.settings
         known = {(of, name): run for of, found in scale.baselines.items() for name, run in found.items()}
-        known |= scale.table1 | {(CIFAR, name): run for name, run in scale.convergence.items()}
+        known |= {(CIFAR, name): run for name, run in scale.convergence.items()} | scale.table1
         known |= {(CIFAR, BAD): scale.one_step} if scale.one_step else {}
         role = "CelebA-HQ" if config.model == "hq" else CELEBA  # of Appendix C and section 5
         role = next((of for name, of in experiments.OF.items() if config in self._configs[name]), role)
@@ -184,15 +189,15 @@ class Suite:
 
     def images(self, of: str, config: RunConfig | None = None) -> str:
         """What tables call the images that stand for a dataset of the paper: "digits 16x16 (for CIFAR-10)"."""
-        config = config or replace(self.settings.table1[of, A2], **self._own)
+        config = config or replace(self.settings.moca(of), **self._own)
         side = f" {config.size}x{config.size}" if config.size else ""
         return of if self.scale == "paper" and not self._own else f"{config.dataset}{side} (for {of})"
 
     def ratios(self, name: str, runs: list[Run], of: Callable[[RunConfig], bool] = lambda config: True) -> pd.DataFrame:
-        """The paper's dimensionless ratios and ours, for an experiment's last run of seed 0 that `of` accepts."""
+        """The paper's dimensionless ratios and ours, for the last run of an experiment's first seed that `of` takes."""
         paper = [config for config in experiments.configs(name, "paper") if of(config)][-1]
         columns = {"paper": experiments.ratios(paper, TRAINING_IMAGES[paper.dataset], image_shape(paper))}
-        for run in [run for run in runs if run.config.seed == 0 and of(run.config)][-1:]:
+        for run in [run for run in of_first_seed(runs) if of(run.config)][-1:]:
             about = run.environment["data"]
             here = experiments.ratios(run.config, about["train"], tuple(about["image_shape"]))
             columns[f"here ({self.output})"] = here
@@ -237,7 +242,18 @@ class Suite:
         found = judge(claim, effects, self.seeds, room) | {"here": _said(here, 3), "paper": _said(paper, 4)}
         found["scale"] = self.scale
         files.write_json(paths.FIGURES / self.output / "claims" / f"{claim.key}.json", found)
+        self._verdicts[claim.key] = found["verdict"]
         return Markdown(told(found))
+
+    def conclude(self, key: str, found: str, why: str) -> Markdown:
+        """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why."""
+        return Markdown(f"{found} {AGREES[self._verdicts[key]]} {why}")
+
+
+def of_first_seed(members: list) -> list:
+    """Those runs or configs that have the least seed among them."""
+    seeds = [getattr(member, "config", member).seed for member in members]
+    return [member for member, seed in zip(members, seeds) if seed == min(seeds)]
 
 
 def _said(numbers: Numbers, digits: int) -> str:

@@ -25,7 +25,15 @@ MUCH = math.log(1.25)  # "much worse": two fifths of the paper's two cases on a 
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 COARSE, FEW, NOT_RUN = "not decidable here", "too few seeds", "not run"
-VERDICTS = (HOLDS, FAILS, UNDECIDED, COARSE, FEW, NOT_RUN)
+AGREES = {  # verdict -> what it says of the paper
+    HOLDS: "This agrees with the paper.",
+    FAILS: "This does not agree with the paper.",
+    UNDECIDED: "These seeds do not decide whether this agrees with the paper.",
+    COARSE: "The effect that could be seen here is too small to tell whether this agrees with the paper.",
+    FEW: "There are too few seeds to tell whether this agrees with the paper.",
+    NOT_RUN: "What the paper claims was not run.",
+}
+VERDICTS = tuple(AGREES)
 
 
 @dataclass(frozen=True)
