@@ -133,7 +133,7 @@ QUICKSTART = RunConfig(
     decay_every=24,
     objective=MoCA(temperature=0.1, momentum=0.99, queue_size=2048, weight=1.0),
 )
-# HQ's net flattens 256 features, so it does not bound the rank of 24 latents; A2 of this width pools 64, so its d is 16.
+# HQ's net flattens 256 features, so it does not bound the rank of 24 latents. A2 of this width pools 64: its d is 16.
 # The notebooks print the ratios. K/N, lambda per pixel value and temperature * sqrt(d) are within about twice the
 # paper's. There are only 1,240 steps, of which the key encoder's horizon is .08 (paper: .002), and K/B is 32 (938).
 _BEST = {0.1: 1.0, 0.3: 10.0, 1.0: 100.0}  # temperature -> lambda, of the trials in `baselines.TRIED`

@@ -1,4 +1,4 @@
-"""Variants of MoCA that leave out a part of its algorithm. The paper asserts that the parts are needed; it tests none."""
+"""Variants of MoCA that leave out a part of its algorithm: the paper asserts that each is needed, and tests none."""
 
 from collections.abc import Iterable
 from dataclasses import replace
