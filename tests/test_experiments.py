@@ -7,7 +7,7 @@ import pytest
 
 from mocalib import DCVAE, MoCA, RunConfig
 from mocalib.config.methods import AE, WAEMMD
-from mocalib.paper import baselines, experiments
+from mocalib.paper import baselines, experiments, ingredients
 from mocalib.paper.experiments import configs
 from mocalib.paper.grids import LAPTOP, PAPER, SCALES
 
@@ -40,7 +40,9 @@ COMPARED = {"VAE", "WAE-MMD (sphere)", "WAE-GAN"}
 HQ_C = replace(HQ, epochs=400, decay_until=0, keep_epochs=())
 PAPER_GRID = {
     "table1": TABLE_1,
-    "table1_forms": {moca(CIFAR_A2, form=form) for form in ("info_nce", "decoupled", "negative")},
+    "table1_nets": TABLE_1,
+    "table1_plain": {moca(a2, weight=0.0) for a2 in (CIFAR_A2, CELEBA_A2)},
+    "ingredients": {moca(CIFAR_A2, form=form) for form in ("info_nce", "decoupled", "negative")},
     "appendix_a": {moca(replace(CELEBA_A2, model="a1", latent_dim=d), weight=1000.0) for d in (64, 128)},
     "table2": {moca(replace(HQ_C, size=size), weight=float(weight)) for size, weight in SIZES},
     "table3": {moca(SECTION_5, momentum=m) for m in (0.0, 0.9, 0.99, 0.999)},
@@ -54,6 +56,7 @@ PAPER_GRID = {
     "figure1": {HQ},
     "figure2": {CIFAR_A2, CELEBA_A2},
     "quickstart": set(),
+    "figure3_fixed": set(),
 }
 # No grid of the paper's, but its datasets, nets and lengths; test_baselines has the methods' settings
 BASELINES = {
@@ -118,7 +121,10 @@ def test_every_table_and_figure_of_the_paper_is_an_experiment_and_no_other():
         "baselines_celeba",
         "convergence",
         "table1_wae",
-        "table1_forms",
+        "table1_nets",
+        "table1_plain",
+        "ingredients",
+        "figure3_fixed",
         "appendix_a",
         "quickstart",
         "dcvae_table1",
@@ -130,23 +136,37 @@ def test_every_table_and_figure_of_the_paper_is_an_experiment_and_no_other():
         configs("table5", "paper")
 
 
-def test_a_scale_lists_every_run_once_and_seeds_from_0_beside_each_other():
+def test_a_scale_lists_every_run_once_and_its_seeds_beside_each_other():
     alone = {name: configs(name, "paper") for name in experiments.NAMES}
     everything = experiments.everything("paper", 1)
     assert len(everything) == len(set(everything))
     assert set(everything) == {config for found in alone.values() for config in found}
-    # 4 of Table 1, 10 baselines on each dataset, MoCA along training, 2 more forms, 1 more of Appendix A, 22 sizes,
-    # 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ; of DC-VAE 4, 3 dimensions of 5 methods, and 2 more queues
+    # 4 of Table 1, 2 with lambda 0, 10 baselines on each dataset, MoCA along training, 2 more forms, 1 more of Appendix
+    # A, 22 sizes, 4 + 5 + 3 around section 5, 34, 30, CelebA-HQ; of DC-VAE 4, 3 dimensions of 5 methods, 2 more queues
     papers = set().union(*PAPER_GRID.values())
-    assert len(papers) == 4 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1 + (4 + 3 * 5 + 2)
+    assert len(papers) == 4 + 2 + 20 + 1 + 2 + 1 + 22 + (4 + 5 + 3) + 34 + 30 + 1 + (4 + 3 * 5 + 2)
     assert papers <= set(everything)
     found = configs("table3", "laptop", seeds=2)
-    assert [config.seed for config in found] == [0, 1] * len(LAPTOP.momenta)
+    assert [config.seed for config in found] == [10, 11] * len(LAPTOP.momenta)
     assert [config.objective.momentum for config in found[::2]] == list(LAPTOP.momenta)
 
 
-def test_laptop_needs_no_download():
-    assert {config.dataset for config in experiments.everything("laptop", 3)} == {"digits", "photos"}
+def test_an_experiment_has_its_scales_seeds_or_its_own_and_a_picture_one():
+    def seeds(found):
+        return {name: sorted({config.seed for config in configs}) for name, configs in found.items() if configs}
+
+    own, three = seeds(experiments.listed("laptop")), seeds(experiments.listed("laptop", 3))
+    assert own["table1"] == own["ingredients"] == [*range(10, 15)]
+    assert own["table1_nets"] == [*range(10, 20)]  # A2 against A1 needs ten
+    assert (own["figure9"], own["figure1"]) == ([10], [0])
+    assert three["table1"] == three["table1_nets"] == [10, 11, 12]
+    assert three["figure9"] == [10]
+    assert set(map(tuple, seeds(experiments.listed("paper")).values())) == {(0, 1, 2), (0,)}
+
+
+def test_laptop_needs_no_download_and_judges_no_seed_that_was_looked_at():
+    assert {config.dataset for config in experiments.everything("laptop")} == {"digits", "photos"}
+    assert min(LAPTOP.seeds) >= 10
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -154,7 +174,8 @@ def test_every_scale_has_ends_and_enough_points_on_every_axis(scale):
     """Rules compare only weights that both ends share; with two or more, a best weight can move either way."""
     points = 2 if scale == "smoke" else 3
     settings = SCALES[scale]
-    crossed = (settings.sizes, settings.dimensions, settings.temperatures)
+    fixed = [settings.fixed_dimensions] if settings.fixed_dimensions else []
+    crossed = (settings.sizes, settings.dimensions, settings.temperatures, *fixed)
     for axis in (settings.momenta, settings.queue_sizes, settings.weights, *map(list, crossed)):
         assert len(axis) >= points
         assert list(axis) == sorted(axis)
@@ -163,7 +184,7 @@ def test_every_scale_has_ends_and_enough_points_on_every_axis(scale):
         assert len(set(low) & set(high)) >= points
     assert settings.weights[0] == 0.0
     assert settings.n_generated == 10_000 or scale == "smoke"
-    assert settings.seeds >= 1
+    assert len(settings.seeds) >= 1
     assert {config.precision for config in experiments.everything(scale, 1)} == {"float32"}
 
 
@@ -190,3 +211,14 @@ def test_ratios_of_dcvae_count_its_cycles_and_its_embeddings():
     assert found["temperature * sqrt(d)"] == pytest.approx(0.28)
     for without in (vae, vae_gan):  # a queue
         assert set(experiments.ratios(without, 50_000, (3, 32, 32))) == {"d", "training images N", "steps"}
+
+
+def test_every_variant_leaves_out_one_part_and_has_a_name():
+    """All differ from Algorithm 1 in one way, and none from itself in lambda alone."""
+    found = {name: {config.objective for config in runs} for name, runs in LAPTOP.ingredients.items()}
+    assert len(set().union(*found.values())) == sum(map(len, found.values())) == 3 * 9
+    for name, settings in found.items():
+        assert {ingredients.name_of(moca) for moca in settings} == {name}
+        assert len({replace(moca, weight=1.0) for moca in settings}) == 1
+    [without] = {replace(moca, weight=1.0) for moca in found["no momentum"]}
+    assert without == replace(LAPTOP.moca("CIFAR-10").objective, schedule="constant", momentum=0.0, weight=1.0)

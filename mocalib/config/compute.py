@@ -36,6 +36,7 @@ class Scoring:
     n: int = option(10_000, low=2)  # number of samples; a covariance needs 2
     weights: str = ""  # file of Inception's weights; "": the file in torch's hub folder, downloaded if missing
     sampler: str = option(PRIOR, choices=SAMPLERS)  # gmm10: also sample ten Gaussians fitted to the latents
+    grids: bool = True  # of samples, reconstructions and interpolations, as pictures in the run's directory
 
     def __post_init__(self) -> None:
         validate(self)

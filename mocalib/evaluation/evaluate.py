@@ -125,21 +125,22 @@ def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.devi
         extractor = extractors.build(scoring.features, whole, run.config.dataset, scoring.weights, device)
     if scoring.sampler == PRIOR:
         rows, records = score(autoencoder, dataset, extractor, scoring.n, seed, final)
+        pictures = grids(autoencoder, dataset, seed) if scoring.grids else {}
     else:
         z = mixture_latents(autoencoder, dataset.train.images, scoring.n, seed)
         samples = {scoring.sampler: generate.decode_uint8(autoencoder, z)}
-        rows, records = score_images(extractor, samples, dataset)[0], {}
+        rows, records, pictures = score_images(extractor, samples, dataset)[0], {}, {}
     rows = [row | {"epoch": epoch, "seed": seed} for row in rows]
     known = [row | {"value": None} for row in run.scores]
-    if records and not final:  # of a kept epoch only samples are kept, as in Figure 6
-        records = {samples_file(epoch): records["samples.png"]}
-    run.add_scores([row for row in rows if row | {"value": None} not in known], records)
+    if not final:  # of a kept epoch only samples are kept, as in Figure 6
+        records, pictures = {}, {samples_file(epoch): pictures["samples.png"]} if pictures else {}
+    run.add_scores([row for row in rows if row | {"value": None} not in known], records | pictures)
 
 
 def score(
     autoencoder: Autoencoder, dataset: Dataset, extractor: Extractor | None, n: int, seed: int, final: bool
 ) -> tuple[list[dict], dict[str, bytes]]:
-    """Rows on latents, reconstructions and samples of the prior, with the grids and arrays of a run's record.
+    """Rows on latents, reconstructions and samples of the prior, with the arrays of a run's record.
 
     The last weights, `final`, are also scored on all training images, by probes, and by what the classifier perceives.
     """
@@ -168,7 +169,7 @@ def score(
             rows, arrays = rows + perceived, arrays | shares
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    return rows, {"latents.npz": buffer.getvalue()} | grids(autoencoder, dataset, seed)
+    return rows, {"latents.npz": buffer.getvalue()}
 
 
 def score_training(autoencoder: Autoencoder, dataset: Dataset) -> list[dict]:

@@ -32,9 +32,10 @@ if hasattr(get_ipython(), "kernel") and "inline" not in _NAMED and plt.get_backe
 
 
 def tiles(run: Run, name: str) -> Tensor:
-    """Images of a recorded grid, uint8 (R, columns, C, H, W). Raises FileNotFoundError if the run was not scored."""
+    """Images of a recorded grid, uint8 (R, columns, C, H, W). Raises FileNotFoundError if the run has no such grid."""
     if not (path := run.directory / name).exists():
-        raise FileNotFoundError(f"{path} does not exist; score the run first: {paths.SHELL} run {run.directory}")
+        why = "of several seeds only the first has pictures" if run.scores else "the run is not scored yet"
+        raise FileNotFoundError(f"{path} does not exist: {why}; to score it: {paths.SHELL} run {run.directory}")
     channels, height, width = run.environment["data"]["image_shape"]
     pixels = torch.from_numpy(np.array(Image.open(path).convert("L" if channels == 1 else "RGB")))
     pixels = pixels.reshape(len(pixels) // height, height, -1, width, channels)  # R H columns W C

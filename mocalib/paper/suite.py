@@ -181,8 +181,7 @@ class Suite:
         known = {(of, name): run for of, found in scale.baselines.items() for name, run in found.items()}
         known |= {(CIFAR, name): run for name, run in scale.convergence.items()} | scale.table1
         known |= {(CIFAR, BAD): scale.one_step} if scale.one_step else {}
-        role = "CelebA-HQ" if config.model == "hq" else CELEBA  # of Appendix C and section 5
-        role = next((of for name, of in experiments.OF.items() if config in self._configs[name]), role)
+        role = next((of for name, of in experiments.OF.items() if config in self._configs[name]), CELEBA)
         other = baselines.MOCA if isinstance(config.objective, MoCA) else str(config.objective)
         of, method = experiments.named(config, known) or (role, other)
         return of, BAD_EPOCHS[epoch] if method == BAD else method

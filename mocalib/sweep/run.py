@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,8 @@ def sweep(
     """Train and score every config; return the runs in the same order.
 
     Finished and scored runs are skipped, interrupted ones resume, equal configs run once. With other features the same
-    call adds their scores, if the weights are still there. By default one run at a time is done in this process. With
+    call adds their scores, if the weights are still there. Of runs that differ in their seed alone the first has grids
+    of pictures. By default one run at a time is done in this process. With
     several jobs, or on "cuda", worker processes do the runs; each sees one GPU. A wide net gets its share of the cores;
     on Ray a run takes `compute.threads` CPUs (default 1).
 
@@ -50,7 +51,9 @@ def sweep(
         scoring = replace(scoring, weights=Path(scoring.weights).resolve())
     todo = [config for config in dict.fromkeys(configs) if not _done(config, runs, scoring)]
     here = pool.engine == "local" and pool.jobs in (None, 1) and not on_cuda
-    work = partial(run_one, runs=runs, compute=compute, scoring=scoring)
+    first = {replace(config, seed=0): config for config in reversed(configs)}
+    bare = frozenset(configs) - {*first.values()} if scoring.grids else frozenset()
+    work = partial(run_one, runs=runs, compute=compute, scoring=scoring, bare=bare)
 
     def log(config: RunConfig) -> Path:
         return runs / config.name / LOG
@@ -144,12 +147,21 @@ def _report(failed: dict[RunConfig, str], n: int, log: Callable[[RunConfig], Pat
 
 
 def run_one(
-    config: RunConfig, runs: Path, compute: Compute, scoring: Scoring, share: int = 0, directory: Path | None = None
+    config: RunConfig,
+    runs: Path,
+    compute: Compute,
+    scoring: Scoring,
+    share: int = 0,
+    directory: Path | None = None,
+    bare: Collection[RunConfig] = (),
 ) -> Run:
     """Train one run; score its kept epochs and last weights, the last also with `scoring.sampler`.
 
-    `share`: threads for a wide net, if runs share the cores; `directory`: the run's, if not named after the config.
+    `share`: threads for a wide net, if runs share the cores; `directory`: the run's, if not named after the config;
+    `bare`: runs without grids of pictures.
     """
+    if config in bare:
+        scoring = replace(scoring, grids=False)
     if not Run(directory or runs / config.name, config).finished:
         check_scoring(datasets.load(config), scoring)  # before hours of training
     if share:
