@@ -323,7 +323,7 @@ def test_every_run_has_its_name_in_table_1_and_says_what_its_images_stand_for(tm
     assert set(frame["data"]) == {"digits 16x16 (for CIFAR-10)", "digits 32x32 (for CelebA)"}
     assert list(suite.results(runs["baselines_cifar10"])["method"]) == list(LAPTOP.baselines[CIFAR])
     assert set(suite.results(runs["table3"])["data"]) == {"digits 16x16 (for CelebA)"}
-    assert set(suite.results(runs["table2"])["of"]) == {"CelebA-HQ"}
+    assert "CelebA-HQ" in set(suite.results(runs["table2"])["of"])  # it shares runs with Tables 3 and 4
     for name in ("quickstart", "ingredients", "convergence"):
         runs[name] = [fake_run(tmp_path, config, 5.0) for config in suite.configs(name)[::5]]
         assert set(suite.results(runs[name])["of"]) == {CIFAR}
