@@ -59,7 +59,7 @@ def test_every_run_of_the_laptop_scale_is_committed_and_no_other_as_its_manifest
 
 @pytest.fixture
 def run(committed) -> Run:
-    """The quickstart's MoCA, seed 0."""
+    """The quickstart's MoCA, of the first seed."""
     return committed[experiments.configs("quickstart", "laptop")[0].name]
 
 
