@@ -233,9 +233,7 @@ def score_images(extractor: Extractor, images: dict[str, Tensor], dataset: Datas
     return rows, features
 
 
-def distances(
-    extractor: Extractor, images: Tensor, found: Tensor, reference: Tensor, sampler: str
-) -> dict[str, float]:
+def distances(extractor: Extractor, images: Tensor, found: Tensor, reference: Tensor, sampler: str) -> dict[str, float]:
     """The scores of a set of images by its features and those of the test images, n D and m D."""
     scores = {metrics.distance_name("fd", extractor.name): metrics.frechet_distance(found, reference)}
     if sampler in (*SAMPLERS, GIVEN, "real"):

@@ -21,7 +21,8 @@ VALUES = 10_000_000  # most pixel values of all training images for probes of pi
 def score(latents: Tensor, latents_test: Tensor, dataset: Dataset) -> tuple[list[dict], dict]:
     """Rows of error rates on test images, and which of them the linear probe of latents gets wrong, as packed bits.
 
-    latents: of all training images, n d; latents_test: m d. Pixels and d principal components are probed, too. ([], {}) without labels, or if a class has one training image.
+    latents: of all training images, n d; latents_test: m d. Pixels and d principal components are probed, too. Returns
+    ([], {}) without labels, or if a class has one training image.
     """
     if not _folds(dataset):
         return [], {}

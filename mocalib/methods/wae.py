@@ -55,7 +55,6 @@ class WAEMMD(WAE):
         terms = {"loss": total, "reconstruction": reconstruction, "mmd": mmd}
         return step_loss(total, terms)
 
-
     def independent(self, x: Tensor) -> Tensor:
         """Latents B d of images B C H W that do not depend on the rest of their batch."""
         self.encoder.eval()
