@@ -83,8 +83,8 @@ FALLING = [method for method in METHODS if getattr(method, "instance", "pixel") 
 @pytest.mark.parametrize("method", FALLING, ids=str)
 def test_the_loss_falls(method):
     objective = built(method)
-    trainer = Trainer(objective, 60, torch.device("cpu"))
-    lines = [dict(trainer.step(step, batch(), 2e-3)) for step in range(60)]
+    trainer = Trainer(objective, 30, torch.device("cpu"))
+    lines = [dict(trainer.step(step, batch(), 2e-3)) for step in range(30)]
     for turn in objective.turns:
         if turn.name != "critic":  # it and the encoder pull at one another
             total = next(iter(lines[0].get(turn.name) or next(x[turn.name] for x in lines if turn.name in x)))
@@ -159,8 +159,8 @@ def test_a_form_within_a_batch_has_neither_queue_nor_key_encoder_and_is_trained(
     assert out.terms.keys() == {"loss", "reconstruction", "contrastive"}
     assert out.terms["contrastive"].item() == pytest.approx(expected, rel=1e-4)
     assert out.total.item() == pytest.approx(out.terms["reconstruction"].item() + 3 * expected, rel=1e-5)
-    trainer = Trainer(objective, 30, torch.device("cpu"))
-    values = [dict(trainer.step(step, batch(), 2e-3))["autoencoder"]["loss"].item() for step in range(30)]
+    trainer = Trainer(objective, 20, torch.device("cpu"))
+    values = [dict(trainer.step(step, batch(), 2e-3))["autoencoder"]["loss"].item() for step in range(20)]
     assert sum(values[-5:]) < sum(values[:5])
 
 
