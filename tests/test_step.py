@@ -309,7 +309,7 @@ def test_a_run_is_not_resumed_with_the_other_compilation(tmp_path, monkeypatch):
         train(tiny(), directory=directory, compute=Compute(compile=True))
 
 
-FAST = tiny(latent_dim=16, limit=512, epochs=6, learning_rate=2e-3, decay_every=5)
+FAST = tiny(latent_dim=16, epochs=6, learning_rate=2e-3, decay_every=5)
 
 
 def assert_follows(fast, exact):
