@@ -1,7 +1,7 @@
-"""Wrong versions of DC-VAE, one at a time: its tests must find each of them, and must pass without one.
+"""Wrong versions of DC-VAE and of a few other parts, one at a time: tests must find each, and must pass without one.
 
 Each mutant is a change of one text, which must stand exactly once in its file. The change is made in a copy of the
-library, where `test_dcvae.py` then runs until its first failure.
+library, where its test file then runs until the first failure.
 
     python tests/mutants.py [NAME ...]
 """
@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("mocalib", "tests", "pyproject.toml")
+COPIED = ("mocalib", "tests", "data/features", "pyproject.toml")
 METHOD, LOSSES, QUEUE, NETS = "methods/dcvae.py", "methods/losses.py", "methods/queue.py", "models/autogan.py"
+MOCA, WAE, VAE, METRICS = "methods/moca.py", "methods/wae.py", "methods/vae.py", "evaluation/metrics.py"
+EVALUATE = "evaluation/evaluate.py"
+DIAGONAL = ".masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -math.inf)"
 
 
 SUM = """\
@@ -28,12 +31,13 @@ SUM = """\
 
 
 class Mutant(NamedTuple):
-    """What is wrong, and where: `old` becomes `new` in a file of the library."""
+    """What is wrong, and where: `old` becomes `new` in a file of the library. `tests` is the file that must find it."""
 
     name: str
     file: str
     old: str
     new: str
+    tests: str = "test_dcvae"
 
 
 MUTANTS = [
@@ -130,13 +134,42 @@ MUTANTS = [
     Mutant("a plain sigmoid", NETS, "Pixels(gain=2.0)", "Pixels()"),
     Mutant("a decoder that starts by torch's rule", NETS, "nn.init.xavier_uniform_(layer.weight)", "pass"),
     Mutant("a head that starts by torch's rule", NETS, "nn.init.xavier_uniform_(head[0].weight)", "pass"),
+    # losses of the latents of one batch
+    Mutant("a latent is its own key", LOSSES, DIAGONAL, "", "test_equations"),
+    Mutant("keys of a batch are not trained", LOSSES, "return (z @ z.T).", "return (z @ z.detach().T).",
+           "test_equations"),
+    Mutant("a mean over as many keys as latents", LOSSES, "math.log(len(q) - 1)", "math.log(len(q))",
+           "test_equations"),
+    Mutant("points in the order of the batch", LOSSES, "(points @ directions.T).sort(dim=0).values",
+           "(points @ directions.T)", "test_equations"),
+    Mutant("points are the directions", MOCA, "losses.sliced_wasserstein(q, points, directions)",
+           "losses.sliced_wasserstein(q, directions, points)", "test_methods"),
+    # other settings of methods
+    Mutant("the constant momentum rises", MOCA, 'self.config.schedule == "cosine"', "True", "test_queue"),
+    Mutant("running statistics ignored", WAE, 'if self.config.statistics == "running" else z', "if False else z",
+           "test_baselines"),
+    Mutant("the penalty leaves the net in evaluation", WAE, "self.encoder.train()", "self.encoder", "test_baselines"),
+    Mutant("the KL's weight ignored", VAE, "self.config.kl_weight * kl", "kl", "test_baselines"),
+    # scores
+    Mutant("KID adds its cross term", METRICS, "return within - 2 *", "return within + 2 *", "test_evaluation"),
+    Mutant("KID keeps the diagonal", METRICS, "(_kernel_sum(x, x) - _diagonal(x))", "_kernel_sum(x, x)",
+           "test_evaluation"),
+    Mutant("a point is its own neighbour", METRICS, "topk(NEIGHBOURS + 1,", "topk(NEIGHBOURS,", "test_evaluation"),
+    Mutant("precision is recall", METRICS, '"precision": _covered(found, reference)',
+           '"precision": _covered(reference, found)', "test_evaluation"),
+    Mutant("sharpness of one channel", METRICS, "part.float().mean(dim=1, keepdim=True)", "part.float()[:, :1]",
+           "test_evaluation"),
+    Mutant("one floor for every n", EVALUATE, '"floor", len(subject))', '"floor", 0)', "test_evaluation"),
+    Mutant("a path length makes any n scored", EVALUATE, "(row[\"sampler\"], row[\"n_generated\"]) == "
+           "(scoring.sampler, scoring.n)", "row[\"sampler\"] == scoring.sampler", "test_evaluation"),
 ]  # fmt: skip
 
 
-def tested(folder: Path) -> tuple[bool, str]:
-    """Whether the tests of the copy pass, and the line that says which one fails first, and how."""
+def tested(folder: Path, *names: str) -> tuple[bool, str]:
+    """Whether these tests of the copy pass, and the line that says which one fails first, and how."""
     env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/test_dcvae.py"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += [f"tests/{name}.py" for name in names]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8")
     if done.returncode not in (0, 1):  # 1: a test failed; else nothing was tested
         raise SystemExit(f"pytest did not run its tests:\n{done.stdout}{done.stderr}")
@@ -166,13 +199,13 @@ def main() -> int:
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
         changes = [mutated(folder / "mocalib", mutant) for mutant in chosen]
-        green, said = tested(folder)
+        green, said = tested(folder, *dict.fromkeys(mutant.tests for mutant in chosen))
         if not green:
             raise SystemExit(f"the tests fail without any mutant: {said}")
         survived = []
         for mutant, (path, text, wrong) in zip(chosen, changes):
             path.write_text(wrong, "utf-8")
-            green, said = tested(folder)
+            green, said = tested(folder, mutant.tests)
             path.write_text(text, "utf-8")
             survived += [mutant.name] if green else []
             print(f"{'SURVIVED' if green else 'found':8}  {mutant.name}  {said}", flush=True)

@@ -128,6 +128,32 @@ def test_a_fixed_sigma_scales_the_bound_by_a_constant():
     assert torch.equal(objective.encode(x), mean)
 
 
+@pytest.mark.parametrize(("likelihood", "share"), [("bernoulli", 1.0), ("gaussian", 2 * 0.3**2), ("learned", 1.0)])
+def test_a_weight_multiplies_the_kls_share_of_the_bound_and_a_weight_of_one_changes_no_bit(likelihood, share):
+    outs = {}
+    for weight in (0.0, 1.0, 4.0):
+        objective = built(settings.VAE(likelihood, 0.3, weight))
+        x, noise = batch(), noise_for(objective)
+        outs[weight] = objective.loss("autoencoder", x, noise)
+    plain, *others = (out.total.item() for out in outs.values())
+    kl = outs[1.0].terms["kl"].item()
+    assert {out.terms["kl"].item() for out in outs.values()} == {kl}
+    for weight, total in zip((1.0, 4.0), others):
+        assert total - plain == pytest.approx(weight * share * kl, rel=1e-3)
+    mean, log_variance = objective.encoder(x).chunk(2, dim=1)
+    x_hat, kl = objective.decoder(latent_of(mean, log_variance, noise)), losses.kl_divergence(mean, log_variance)
+    without = {
+        "bernoulli": losses.bernoulli_nll(x_hat, x) + kl,
+        "gaussian": losses.reconstruction(x_hat, x) + 2 * 0.3**2 * kl,
+        "learned": losses.gaussian_nll(x_hat, x, torch.zeros(())) + kl,
+    }
+    assert torch.equal(outs[1.0].total, without[likelihood])
+
+
+def latent_of(mean, log_variance, noise):
+    return mean + torch.exp(log_variance / 2) * noise
+
+
 def test_a_learned_sigma_finds_the_root_of_the_mean_squared_error():
     """The bound's optimum in closed form (Dai & Wipf)."""
     objective = built(settings.VAE("learned"))
@@ -221,6 +247,31 @@ def test_the_mmd_is_of_the_codes_and_the_noise():
     mmd = losses.imq_mmd(objective.encoder(x), F.normalize(noise, dim=1), 2.0)
     assert out.terms["mmd"].item() == pytest.approx(mmd.item(), abs=1e-5)
     assert out.total.item() == pytest.approx((out.terms["reconstruction"] + 30 * mmd).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("statistics", ["batch", "running"])
+def test_the_penalised_latent_of_an_image_depends_on_the_rest_of_its_batch_only_with_its_statistics(
+    statistics, monkeypatch
+):
+    """BatchNorm's own are updated once a step in both, and equally."""
+    objective, plain = (built(settings.WAEMMD(prior="sphere", statistics=s)) for s in (statistics, "batch"))
+    penalised, mmd = [], losses.imq_mmd
+    monkeypatch.setattr(losses, "imq_mmd", lambda z, *given: penalised.append(z) or mmd(z, *given))
+    x, noise = batch().requires_grad_(), noise_for(objective)
+    objective.loss("autoencoder", x, noise)
+    [of_each] = torch.autograd.grad(penalised[0][0, 0], x)
+    others = of_each.flatten(1).abs().amax(dim=1) > 0
+    assert others.tolist() == [True] + [statistics == "batch"] * 7
+    assert objective.encoder.training
+    plain.loss("autoencoder", batch(), noise)
+    for name, value in objective.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+        assert "num_batches_tracked" not in name or value == 1
+    if statistics == "running":
+        expected = objective.eval().encode(batch())
+        assert torch.allclose(penalised[0], expected, atol=1e-5)
+        alone = torch.cat([objective.independent(image[None]) for image in batch()])
+        assert torch.allclose(penalised[0], alone, atol=1e-5)
 
 
 def test_rae_penalises_codes_and_the_decoders_kernels():

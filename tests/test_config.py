@@ -26,8 +26,12 @@ def test_a_config_survives_json():
     assert RunConfig.from_dict(stored) == FULL
     assert stored["objective"] == {
         "name": "moca", "temperature": 0.05, "momentum": 0.99, "queue_size": 30000, "weight": 3.0, "form": "eq6",
+        "schedule": "cosine",
     }  # fmt: skip
     assert FULL.keep_epochs == (3, 7)
+
+
+NEWER = {"schedule": "cosine", "kl_weight": 1.0, "statistics": "batch"}  # settings that older records lack
 
 
 def test_files_and_names_keep_the_older_word_for_the_decoupled_loss():
@@ -35,7 +39,7 @@ def test_files_and_names_keep_the_older_word_for_the_decoupled_loss():
     older = {"name": "moca", "temperature": 0.05, "momentum": 0.9, "queue_size": 2048, "weight": 1.0, "form": "eq6"}
     read = RunConfig.from_dict({"objective": older})
     assert read.objective.form == "decoupled"
-    assert read.to_dict()["objective"] == older
+    assert read.to_dict()["objective"] == older | {"schedule": "cosine"}
     assert flat(read)["objective.form"] == "decoupled"
     changed = {"name": "moca", "momentum": 0.9, "queue_size": 2048, "weight": 1.0, "form": "eq6"}
     digest = hashlib.sha256(json.dumps({"objective": changed}, sort_keys=True).encode()).hexdigest()[:8]
@@ -45,8 +49,11 @@ def test_files_and_names_keep_the_older_word_for_the_decoupled_loss():
     assert RunConfig.from_dict(literal.to_dict()) == literal
     for path in (paths.RECORDS / "laptop").glob("*/config.json"):
         stored = json.loads(path.read_text("utf-8"))
-        assert RunConfig.from_dict(stored).name == path.parent.name
-        assert RunConfig.from_dict(stored).to_dict() == stored
+        config = RunConfig.from_dict(stored)
+        assert config.name == path.parent.name
+        added = config.to_dict()["objective"].keys() - stored["objective"].keys()
+        objective = stored["objective"] | {name: NEWER[name] for name in added}
+        assert config.to_dict() == stored | {"objective": objective}
 
 
 def test_configs_are_frozen_and_equal_ones_hash_alike():
@@ -93,7 +100,8 @@ VALUES = [  # field, wrong value, and what is said to be allowed
 OBJECTIVE_VALUES = [
     ("temperature", 0.0, ["greater than 0.0"]), ("momentum", 1.1, ["at most 1.0"]), ("queue_size", 0, ["at least 1"]),
     ("weight", -1.0, ["at least 0.0"]), ("form", "infonce", ["'info_nce', 'eq6_literal', 'decoupled', 'negative'"]),
-    ("form", "eq6", ["'eq6_literal', 'decoupled'"]),
+    ("form", "eq6", ["'eq6_literal', 'decoupled'", "'batch', 'uniformity', 'sliced_wasserstein'"]),
+    ("schedule", "linear", ["'cosine', 'constant'"]),
 ]  # fmt: skip
 COMBINATIONS = [  # what is wrong together, and the words that say so
     ({"dataset": "folder"}, ["root", "folder"]),
@@ -110,6 +118,8 @@ COMBINATIONS = [  # what is wrong together, and the words that say so
     ({"objective": {"name": ["vae"]}}, [["vae"], "'moca', 'ae', "]),
     ({"objective": {"name": "gan"}}, ["'gan'", "'moca', 'ae', "]),
     ({"objective": {"name": "moca", "tau": 1}}, ["'tau'"]),
+    ({"objective": {"name": "vae", "kl_weight": -1.0}}, ["VAE.kl_weight = -1.0", "at least 0.0"]),
+    ({"objective": {"name": "wae-mmd", "statistics": "own"}}, ["WAEMMD.statistics = 'own'", "'batch', 'running'"]),
     ({"epoch": 3}, ["'epoch'", "'epochs'"]),
 ]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import unit_vectors
+from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln, ive
 
 from mocalib.evaluation import metrics
@@ -79,6 +80,62 @@ def test_cross_entropy_is_softplus_of_the_decoupled_loss_plus_log_k(tau):
     entropy = torch.nn.functional.cross_entropy(logits, torch.zeros(1, dtype=torch.long)).item()
     decoupled = math.log(mean_exp(q.numpy(), queue.numpy(), tau)[0]) - float(q[0] @ k[0]) / tau
     assert entropy == pytest.approx(math.log1p(math.exp(decoupled + math.log(50))), rel=1e-10)
+
+
+BATCHES = [(2, 3), (7, 5), (40, 16)]  # B, d
+
+
+@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("shape", BATCHES)
+def test_eq_4_within_a_batch_against_a_double_loop(shape, tau):
+    q = unit_vectors(*shape).numpy()
+    by_hand = np.mean([math.log(mean_exp(q[[i]], np.delete(q, i, axis=0), tau)[0]) for i in range(len(q))])
+    assert losses.batch_negative(torch.from_numpy(q), tau).item() == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_eq_4_within_a_batch_trains_both_sides():
+    """Its gradient is that of each latent as a query and that of each as a key; neither is nothing."""
+    q = unit_vectors(6, 4).requires_grad_()
+    queries, keys = (q.detach().clone().requires_grad_() for _ in range(2))
+    loss = sum(losses.negative(queries[[i]], torch.cat([keys[:i], keys[i + 1 :]]), 0.3) for i in range(6)) / 6
+    sides = torch.autograd.grad(loss, (queries, keys))
+    [found] = torch.autograd.grad(losses.batch_negative(q, 0.3), q)
+    assert torch.allclose(found, sum(sides), rtol=1e-10)
+    assert all(side.norm(dim=1).min() > 1e-2 for side in sides)
+
+
+@pytest.mark.parametrize("t", [0.5, 2.0])
+@pytest.mark.parametrize("shape", BATCHES)
+def test_the_uniformity_loss_is_the_score_and_a_double_loop(shape, t):
+    z = unit_vectors(*shape)
+    pairs = [math.exp(-t * ((a - b) ** 2).sum()) for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
+    assert losses.uniformity(z, t).item() == pytest.approx(math.log(np.mean(pairs)), rel=1e-10)
+    assert losses.uniformity(z, t).item() == pytest.approx(metrics.uniformity(z, t), rel=1e-10)
+
+
+@pytest.mark.parametrize("shape", BATCHES)
+def test_sliced_wasserstein_is_the_best_assignment_along_each_direction(shape):
+    n, d = shape
+    z, points, directions = unit_vectors(n, d, 1), unit_vectors(n, d, 2), unit_vectors(9, d, 3)
+    by_hand = []
+    for direction in directions.numpy():
+        cost = (z.numpy() @ direction)[:, None] - (points.numpy() @ direction)
+        by_hand.append((cost[linear_sum_assignment(cost**2)] ** 2).mean())
+    assert losses.sliced_wasserstein(z, points, directions).item() == pytest.approx(np.mean(by_hand), rel=1e-10)
+    assert losses.sliced_wasserstein(z, z.flip(0), directions).item() == 0
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: losses.batch_negative(z, 0.3),
+        losses.uniformity,
+        lambda z: losses.sliced_wasserstein(z, unit_vectors(5, 4, 2), unit_vectors(6, 4, 3)),
+    ],
+    ids=("batch", "uniformity", "sliced_wasserstein"),
+)
+def test_gradients_of_the_losses_of_a_batch_against_finite_differences(loss):
+    assert torch.autograd.gradcheck(loss, unit_vectors(5, 4).requires_grad_())
 
 
 @pytest.mark.parametrize("form", [losses.info_nce, losses.eq6, losses.decoupled])

@@ -15,7 +15,10 @@ import torch_fidelity
 import torchvision
 from conftest import picture, says, tiny
 from PIL import Image
+from scipy import ndimage
 from torch import nn
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
 
 from mocalib import evaluate, figures, load, train
 from mocalib.config import paths
@@ -29,7 +32,15 @@ from mocalib.evaluation import classifiers, features, generate, metrics, percept
 from mocalib.evaluation import evaluate as scoring_module
 from mocalib.evaluation.evaluate import check_scoring, mixture_latents, score_latents, score_training, scored
 from mocalib.evaluation.image_grids import _png, nearest
-from mocalib.evaluation.metrics import class_score, distance_name, frechet_distance, kernel_distance, pca_variances
+from mocalib.evaluation.metrics import (
+    class_score,
+    distance_name,
+    frechet_distance,
+    kernel_distance,
+    pca_variances,
+    precision_and_recall,
+    sharpness,
+)
 from mocalib.evaluation.perception import layer_distance, path_length, reconstruction_distance
 from mocalib.paper.results import frame
 from mocalib.storage import files
@@ -111,16 +122,84 @@ def test_scores_equal_torch_fidelitys_own_interface(digits):
     """The rows come from its parts, one pass of the extractor; `calculate_metrics` must say the same."""
     torch_fidelity.register_feature_extractor("classifier-of-digits", OfTorchFidelity)
     extractor = features.build("classifier", digits, "digits")
-    a, b = digits.train.images[:400], 255 - digits.test.images[:300]
+    a, b = digits.train.images[:300], 255 - digits.test.images[:300]
     found, reference = extractor(a), extractor(b)
     whole = torch_fidelity.calculate_metrics(
         input1=dataset_of(a), input2=dataset_of(b), feature_extractor="classifier-of-digits",
         feature_extractor_weights_path=str(paths.FEATURES / "digits.pt"), fid=True, kid=True, prc=True,
-        kid_subset_size=300, rng_seed=0, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
+        kid_subsets=1, kid_subset_size=300, rng_seed=0, cuda=False, save_cpu_ram=True, cache=False, verbose=False,
     )  # fmt: skip
     assert frechet_distance(found, reference) == pytest.approx(whole["frechet_inception_distance"], rel=1e-4)
     kid = kernel_distance(found, reference)
     assert kid == pytest.approx(whole["kernel_inception_distance_mean"], rel=1e-4)
+    assert precision_and_recall(found, reference) == {name: whole[name] for name in ("precision", "recall")}
+
+
+def normal(n, d=5, seed=0, shift=0.0, dtype=torch.float64):
+    """Features n D."""
+    return shift + torch.randn(n, d, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def kid_by_hand(x, y):
+    """The unbiased estimate, pair by pair."""
+
+    def mean(a, b, but):
+        pairs = [(p, q) for i, p in enumerate(a) for j, q in enumerate(b) if not (but and i == j)]
+        return sum((sum(u * v for u, v in zip(p, q)) / len(p) + 1) ** 3 for p, q in pairs) / len(pairs)
+
+    x, y = x.tolist(), y.tolist()
+    return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
+
+
+@pytest.mark.parametrize(("n", "m", "block"), [(9, 9, 500), (7, 12, 500), (13, 6, 5), (2, 3, 1)])
+def test_kid_is_that_of_a_double_loop(monkeypatch, n, m, block):
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    x, y = normal(n), normal(m, seed=1, shift=0.7)
+    assert kernel_distance(x, y) == pytest.approx(kid_by_hand(x, y), rel=1e-10)
+    assert kernel_distance(x.float(), y.float()) == pytest.approx(kid_by_hand(x.float(), y.float()), rel=1e-10)
+
+
+def test_kid_is_what_torch_fidelitys_random_subsets_estimate():
+    """Their mean lies within its own standard error; of sets of which one is larger than a block."""
+    x, y = normal(metrics.BLOCK + 77), normal(300, seed=1, shift=0.3)
+    settings = {"kid_subsets": 400, "kid_subset_size": 60, "rng_seed": 0, "verbose": False}
+    mean, deviation = kid_features_to_metric(x, y, **settings).values()
+    error = deviation / 400**0.5
+    assert abs(kernel_distance(x, y) - mean) < 4 * error
+    assert error < 0.04 * mean
+
+
+def test_kid_is_unbiased():
+    """Of equal distributions it is zero in the mean, and as often negative; of others it is not."""
+    found = np.array([kernel_distance(normal(20, seed=2 * i), normal(30, seed=2 * i + 1)) for i in range(400)])
+    assert abs(found.mean()) < 4 * found.std() / 400**0.5
+    assert 0.3 < (found < 0).mean() < 0.8
+    others = [kernel_distance(normal(20, seed=2 * i), normal(30, seed=2 * i + 1, shift=0.5)) for i in range(100)]
+    assert np.mean(others) > 10 * found.std() / 100**0.5
+
+
+@pytest.mark.parametrize(("n", "m"), [(2_300, 150), (150, 2_300), (4, 9)])
+def test_precision_and_recall_are_torch_fidelitys(n, m):
+    """Of more rows than a chunk, too; and of points that coincide."""
+    x, y = normal(n, dtype=torch.float32), normal(m, seed=1, shift=0.4, dtype=torch.float32)
+    x[n // 2] = x[0]
+    settings = {"prc_neighborhood": 3, "save_cpu_ram": True, "verbose": False}
+    expected = prc_features_to_metric(x, y, **settings)
+    assert precision_and_recall(x, y) == {name: expected[name] for name in ("precision", "recall")}
+    assert n == 4 or 0.05 < expected["precision"] != expected["recall"] < 0.95
+    assert precision_and_recall(x, y[:3]) == precision_and_recall(x[:3], y) == {}
+
+
+def test_sharpness_is_scipys_laplace_filter_of_grey_and_falls_with_blur(monkeypatch, digits):
+    monkeypatch.setattr(metrics, "CHUNK", 3)
+    images = torch.randint(256, (7, 3, 9, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    inner = [ndimage.laplace(x.numpy().mean(axis=0) / 255)[1:-1, 1:-1] for x in images]  # no border
+    assert sharpness(images) == pytest.approx(np.mean([np.var(x) for x in inner]), rel=1e-5)
+    grey = images[:, :1]
+    assert sharpness(grey.expand(-1, 3, -1, -1)) == pytest.approx(sharpness(grey), rel=1e-5)
+    blurred = [torch.from_numpy(ndimage.gaussian_filter(digits.test.images[:9].numpy(), (0, 0, s, s))) for s in (1, 2)]
+    assert sharpness(digits.test.images[:9]) > 5 * sharpness(blurred[0]) > 25 * sharpness(blurred[1]) > 0
+    assert sharpness(torch.full((2, 1, 5, 5), 200, dtype=torch.uint8)) == 0
 
 
 def test_rows_say_what_was_counted_and_with_which_weights_and_only_inceptions_are_called_fid(run):
@@ -129,8 +208,10 @@ def test_rows_say_what_was_counted_and_with_which_weights_and_only_inceptions_ar
     assert counted["fd_classifier", "reconstruction"] == (1000, 1000)
     assert counted["fd_classifier", "train_codes"] == (256, 1000)  # there are no more training images
     assert counted["fd_classifier", "real"] == (256, 1000)
-    of_samples = {"fd_classifier", "kid_classifier", "precision", "recall", "classifier_score", "ppl_classifier"}
-    assert {m for m, s in counted if s == "prior"} == of_samples
+    of_real = {"fd_classifier", "kid_classifier", "precision", "recall", "sharpness"}
+    assert {m for m, s in counted if s == "prior"} == of_real | {"classifier_score", "ppl_classifier"}
+    assert {m for m, s in counted if s == "real"} == of_real
+    assert {s for m, s in counted if m == "sharpness"} == {"prior", "real", "reconstruction", "train_codes"}
     assert (counted["classifier_score", "prior"], counted["ppl_classifier", "prior"]) == ((300, 0), (300, 0))
     assert counted["perceptual_classifier", "reconstruction"] == (1000, 1000)
     assert {counted[f"{probe}_error", s] for probe in ("linear", "knn") for s in PROBED} == {(1000, 256)}
@@ -153,8 +234,11 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
         (x.mean(0) - reference.mean(0)).square().sum() + (torch.cov(x.T) + torch.cov(reference.T)).trace() - 2 * root
     )
     assert value(run.scores, "fd_classifier") == pytest.approx(expected.item(), rel=1e-4)
-    floor = frechet_distance(extractor(digits.train.images[:256]), reference)
-    assert value(run.scores, "fd_classifier", "real") == pytest.approx(floor, rel=1e-6)
+    real = extractor(digits.train.images[:256])
+    assert value(run.scores, "fd_classifier", "real") == pytest.approx(frechet_distance(real, reference), rel=1e-6)
+    assert value(run.scores, "kid_classifier", "real") == pytest.approx(kernel_distance(real, reference), rel=1e-6)
+    for sampler, subject in (("prior", samples), ("real", digits.train.images[:256])):
+        assert value(run.scores, "sharpness", sampler) == pytest.approx(sharpness(subject), rel=1e-6)
     decoded = as_uint8(net.decode(net.encode(digits.train.images[:256])))
     expected = frechet_distance(extractor(decoded), reference)
     assert value(run.scores, "fd_classifier", "train_codes") == pytest.approx(expected, rel=1e-4)
@@ -176,6 +260,8 @@ def test_more_training_codes_are_decoded_and_samples_drawn_than_are_looked_at(ru
     rows = evaluate(fresh, Scoring(n=300))
     one, other = (value(found, "fd_classifier", "train_codes") for found in (rows, run.scores))
     assert one == pytest.approx(other, rel=1e-4)
+    of_all = [value(found, "linear_error", "latents") for found in (rows, run.scores)]
+    assert of_all[0] == pytest.approx(of_all[1], abs=0.002)  # probes take all training latents
     counted = {row["metric"]: row["n_generated"] for row in rows}
     assert (counted["singular_value_ratio"], counted["ppl_classifier"]) == (100, 50)
 
@@ -299,13 +385,61 @@ def test_reference_features_are_kept_under_data_split_n_and_digest(digits, scrat
     assert passed == [20, 30, 20, 20, 20]
 
 
-def test_a_second_evaluation_recomputes_no_features_of_real_images(fresh, passed):
-    """Another seed: only what is generated anew passes through the extractor, each image once."""
-    evaluate(fresh, Scoring(n=210), seed=5)
+def test_a_second_evaluation_recomputes_no_scores_of_real_images(fresh, tmp_path, passed, monkeypatch):
+    """Of another run on the same images: only what is generated passes through nets and extractor, each image once."""
+    encoded, encode = [], generate.Autoencoder.encode
+    monkeypatch.setattr(generate.Autoencoder, "encode", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    other = train(tiny(seed=1), runs=tmp_path)
+    one = evaluate(fresh, Scoring(n=210))
     first = len(passed)
-    evaluate(fresh, Scoring(n=210), seed=6)
+    del encoded[:]
+    two = evaluate(other, Scoring(n=210))
     assert first <= 5
     assert passed[first:] == [210, 1000, 210]  # samples, reconstructions of the test split, decoded training codes
+    assert sum(encoded) < 256 + 2 * 1000 + 100  # training images; test images, also for `perceptual`; grids
+    floors = [[row for row in rows if row["sampler"] == "real"] for rows in (one, two)]
+    assert floors[0] == floors[1]
+    assert value(one, "fd_classifier") != value(two, "fd_classifier")
+
+
+def test_the_scores_of_real_images_are_kept_under_data_n_and_digest(digits, scratch, passed):
+    extractor = features.build("classifier", digits, "digits")
+    few = digits._replace(test=Split(digits.test.images[:30], digits.test.labels[:30]))
+
+    def floor(n=20, data=few, extractor=extractor):
+        before = len(passed)
+        rows, found = scoring_module.score_images(extractor, {"real": data.train.images[:n]}, data)
+        assert found == {}
+        return rows, passed[before:]
+
+    rows, counts = floor()
+    assert counts == [30, 20]
+    real, reference = (extractor(part) for part in (digits.train.images[:20], few.test.images))
+    assert value(rows, "fd_classifier", "real") == pytest.approx(frechet_distance(real, reference), rel=1e-9)
+    assert value(rows, "kid_classifier", "real") == kernel_distance(real, reference)
+    assert floor() == (rows, [])
+    assert floor(n=25)[1] == [25]
+    assert floor(data=few._replace(fingerprint="bb" * 32))[1] == [30, 20]
+    assert floor(extractor=extractor._replace(digest="f" * 64))[1] == [30, 20]
+    [path] = (paths.CACHE / "features").glob(
+        f"{digits.fingerprint[:16]}-floor-20-classifier-{extractor.digest[:16]}.pt"
+    )
+    path.write_bytes(path.read_bytes()[:-100])
+    assert floor() == (rows, [20])
+    assert floor() == (rows, [])
+
+
+def test_an_evaluation_of_another_n_is_made_though_some_scores_stop_at_fewer_images(fresh, monkeypatch):
+    """The row of the path length, whose n is at most `PAIRS`, belongs to evaluations of every larger n."""
+    monkeypatch.setattr(perception, "PAIRS", 50)
+    evaluate(fresh, Scoring(n=60))
+    assert [scored(fresh, Scoring(n=n)) for n in (50, 60, 70)] == [False, True, False]
+    for n in (70, 50):
+        rows = evaluate(fresh, Scoring(n=n))
+        assert {
+            row["n_generated"] for row in rows if (row["metric"], row["sampler"]) == ("fd_classifier", "prior")
+        } == {n}
+        assert [row["n_generated"] for row in rows if row["metric"] == "ppl_classifier"] == [50]
 
 
 def test_the_committed_classifier_is_what_its_record_says_and_reads_larger_images(digits):
@@ -524,7 +658,7 @@ def test_features_are_taken_from_a_placed_file(digits, tmp_path, monkeypatch, na
     few = digits._replace(test=digits.test._replace(images=x))
     rows, _ = scoring_module.score_images(extractor, {"prior": x.flip(0)}, few)
     called = {row["metric"] for row in rows}
-    assert called == ({"fid", "kid"} if name == "inception" else {f"fd_{name}", f"kid_{name}"})
+    assert called == {"sharpness", *(["fid", "kid"] if name == "inception" else [f"fd_{name}", f"kid_{name}"])}
     assert bool(extractor.logits) == (name == "inception")
     if extractor.logits:
         [logits] = torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3(
@@ -568,7 +702,7 @@ def test_samples_of_a_mixture_are_scored_beside_those_of_the_prior(run, digits, 
     of_prior, before, files_before = evaluate(other, Scoring(n=300)), other.scores, other.manifest["files"]
     rows = evaluate(other, Scoring(n=300, sampler="gmm10"))
     assert {row["sampler"] for row in rows} == {"gmm10"}
-    assert {row["metric"] for row in rows} == {"fd_classifier", "kid_classifier", "precision", "recall"}
+    assert {row["metric"] for row in rows} == {"fd_classifier", "kid_classifier", "precision", "recall", "sharpness"}
     assert {(row["n_generated"], row["n_reference"]) for row in rows} == {(300, 1000)}
     assert other.scores == [*before, *rows]
     changed = {name for name, digest in other.manifest["files"].items() if files_before.get(name) != digest}
@@ -783,7 +917,7 @@ def test_probes_find_separable_classes_and_no_shuffled_ones_and_equal_scikit_lea
 def test_data_that_cannot_be_probed_have_no_such_rows(labels):
     images = torch.zeros(9 if labels is None else len(labels), 1, 2, 2, dtype=torch.uint8)
     split = Split(images, None if labels is None else torch.tensor(labels, dtype=torch.int64))
-    assert probes.score(None, SimpleNamespace(train=split, test=split)) == ([], {})
+    assert probes.score(None, None, SimpleNamespace(train=split, test=split)) == ([], {})
 
 
 def test_few_images_of_a_class_are_probed_and_those_of_pixels_once(scratch, monkeypatch):
@@ -794,10 +928,8 @@ def test_few_images_of_a_class_are_probed_and_those_of_pixels_once(scratch, monk
     monkeypatch.setattr(probes, "mistakes", lambda *given: calls.append(given) or mistakes(*given))
 
     def score(d):
-        latents = SimpleNamespace(
-            encode=lambda images: images.flatten(1)[:, :d].float(), objective=SimpleNamespace(latent_dim=d)
-        )
-        rows, arrays = probes.score(latents, data)
+        latents = data.train.images.flatten(1).repeat(1, 8)[:, :d].float()  # of test images, which are the same, too
+        rows, arrays = probes.score(latents, latents, data)
         assert len(np.unpackbits(arrays["linear_wrong"], count=5)) == 5
         return [(row["metric"], row["sampler"]) for row in rows]
 

@@ -51,7 +51,7 @@ def test_the_core_imports_nothing_else(name):
 
 def test_the_core_reads_in_twenty_minutes_and_no_file_takes_more_than_five():
     lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in NAMES.items()}
-    assert sum(count for name, count in lines.items() if in_core(name)) <= 2_150
+    assert sum(count for name, count in lines.items() if in_core(name)) <= 2_220
     assert [name for name, count in lines.items() if count > 260] == []
 
 

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
 
 from mocalib import methods
 from mocalib.config.methods import AE, DCVAE, RAE, VAE, WAEGAN, WAEMMD, TwoStageVAE
+from mocalib.evaluation import metrics
+from mocalib.methods import losses
 from mocalib.training.step import Trainer
 
 METHODS = (
@@ -18,11 +21,13 @@ METHODS = (
     VAE("learned"),
     WAEMMD(),
     WAEMMD(prior="sphere"),
+    WAEMMD(statistics="running"),
     WAEGAN(pretraining=0.25, critic_width=16),
     RAE(),
     RAE(regulariser="spectral_norm"),
     TwoStageVAE(first_stage=0.5, second_width=16),
     replace(tiny().objective, form="eq6_literal"),
+    replace(tiny().objective, form="sliced_wasserstein", weight=30.0),  # without queue and key encoder, with noise
     DCVAE("pixel", adversarial=False, kl_weight=0.04),
     DCVAE("feature", every=2, critic="logistic"),
     DCVAE("contrast", adversarial=False, queue_size=32, momentum=0.9),
@@ -78,8 +83,8 @@ FALLING = [method for method in METHODS if getattr(method, "instance", "pixel") 
 @pytest.mark.parametrize("method", FALLING, ids=str)
 def test_the_loss_falls(method):
     objective = built(method)
-    trainer = Trainer(objective, 60, torch.device("cpu"))
-    lines = [dict(trainer.step(step, batch(), 2e-3)) for step in range(60)]
+    trainer = Trainer(objective, 30, torch.device("cpu"))
+    lines = [dict(trainer.step(step, batch(), 2e-3)) for step in range(30)]
     for turn in objective.turns:
         if turn.name != "critic":  # it and the encoder pull at one another
             total = next(iter(lines[0].get(turn.name) or next(x[turn.name] for x in lines if turn.name in x)))
@@ -128,6 +133,35 @@ def test_what_follows_a_step_moves_the_key_encoder_and_the_queue_alone():
     assert changed == {"encoder", "key_encoder", "queue"}
     assert torch.equal(state["queue.keys"][:8], out.keys["queue"])
     assert out.terms["momentum"].item() == pytest.approx(0.95)  # half way from 0.9 to 1
+
+
+WITHIN = {  # form -> numbers an image, and its loss on latents and these, put together here
+    "batch": (0, lambda q, _: torch.stack([losses.negative(q[[i]], q[torch.arange(8) != i], 0.1) for i in range(8)])),
+    "uniformity": (0, lambda q, _: torch.tensor(metrics.uniformity(q))),
+    "sliced_wasserstein": (16, lambda q, numbers: along(q, *(x / x.norm(dim=1, keepdim=True) for x in numbers))),
+}
+
+
+def along(q, points, directions):
+    """Sorted, latents and points are neighbours on each direction."""
+    pairs = [[np.sort((x @ u).detach().numpy()) for x in (q, points)] for u in directions]
+    return torch.tensor(np.mean([(a - b) ** 2 for a, b in pairs]))
+
+
+@pytest.mark.parametrize("form", WITHIN)
+def test_a_form_within_a_batch_has_neither_queue_nor_key_encoder_and_is_trained(form):
+    objective, (count, loss) = built(replace(tiny().objective, form=form, weight=3.0)), WITHIN[form]
+    assert {name.split(".")[0] for name in objective.state_dict()} == {"encoder", "decoder"}
+    assert objective.noise == count
+    noise = noise_for(objective)
+    out = objective.loss("autoencoder", batch(), noise)
+    expected = loss(objective.encoder(batch()), noise.split(8, dim=1)).mean().item()
+    assert out.terms.keys() == {"loss", "reconstruction", "contrastive"}
+    assert out.terms["contrastive"].item() == pytest.approx(expected, rel=1e-4)
+    assert out.total.item() == pytest.approx(out.terms["reconstruction"].item() + 3 * expected, rel=1e-5)
+    trainer = Trainer(objective, 20, torch.device("cpu"))
+    values = [dict(trainer.step(step, batch(), 2e-3))["autoencoder"]["loss"].item() for step in range(20)]
+    assert sum(values[-5:]) < sum(values[:5])
 
 
 def test_the_weight_multiplies_the_contrastive_gradient_alone():

@@ -102,7 +102,7 @@ def test_papermills_own_paths_are_no_parameters_of_the_notebook(tmp_path):
     run_here(code(tmp_path / "out.ipynb")[:3])
 
 
-@pytest.mark.parametrize("backend", ["agg", "TkAgg"])
+@pytest.mark.parametrize("backend", ["agg", pytest.param("TkAgg", marks=pytest.mark.soak)])
 def test_an_executed_copy_has_its_pictures_whatever_backend_the_environment_names(tmp_path, backend):
     """Batch systems set one that draws into files, desktops one that opens windows."""
     cells = [
@@ -186,7 +186,11 @@ def assert_resumable(directory: Path) -> None:
     assert files.read_tensors(directory / loaded[0])["step"] > 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGKILL],
+    ids=lambda how: how.name,
+)
 def test_papermill_that_is_stopped_leaves_no_process_and_what_a_run_resumes_from(tmp_path, runs, how):
     """In a training that would never end; test_resume resumes from all that may be left."""
     directory = runs / tiny(epochs=ENDLESS["epochs"]).name

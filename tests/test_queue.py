@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import tiny
 
-from mocalib import methods
+from mocalib import MoCA, methods
 from mocalib.methods.queue import KeyQueue, ema_update_, momentum_schedule
+from mocalib.training.step import Trainer
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,22 @@ def test_the_key_encoder_keeps_batchnorm_statistics_of_its_own():
     objective.after("autoencoder", objective.loss("autoencoder", torch.rand(8, 1, 16, 16)), torch.tensor(0.0))
     assert not torch.allclose(key.running_mean, query.running_mean)
     assert not torch.equal(key.running_mean, before)  # trained on, not frozen
+
+
+@pytest.mark.parametrize("m", [0.0, 0.9])
+def test_with_a_constant_momentum_the_key_encoder_is_the_closed_sum_of_all_encoders(m):
+    """(1 - m) sum_i m^(n - i) E_i + m^n E_0 after step n; for 0 the encoder itself."""
+    moca = MoCA(momentum=m, schedule="constant", queue_size=20, weight=1.0)
+    objective = methods.build(tiny(objective=moca, precision="float64"), (1, 16, 16)).train()
+    trainer, seen = Trainer(objective, 3, torch.device("cpu")), []
+    for step in range(4):
+        seen.append([p.detach().clone() for p in objective.encoder.parameters()])
+        weights = [m**step, *((1 - m) * m ** (step - i) for i in range(1, step + 1))]
+        for i, key in enumerate(objective.key_encoder.parameters()):
+            assert torch.allclose(key, sum(w * each[i] for w, each in zip(weights, seen)), rtol=1e-12, atol=1e-12)
+        if step < 3:
+            x = torch.rand(8, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+            assert dict(trainer.step(step, x, 1e-2))["autoencoder"]["momentum"].item() == m
 
 
 def test_no_gradient_reaches_keys_or_queue():

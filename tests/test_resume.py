@@ -1,4 +1,6 @@
-"""Wherever a run is killed, the resumed one equals the uninterrupted one bit for bit: every method at every place.
+"""Wherever a run is killed, the resumed one equals the uninterrupted one bit for bit.
+
+Some methods are killed at every place, the others at two; in `make soak` all at every place.
 
 A place is a moment of a run that makes a checkpoint each step. What lies in its folder at that moment is copied, with
 the file that is being written cut in half: SIGKILL leaves the same. test_faults kills real processes.
@@ -86,7 +88,20 @@ def copy_at_places(method, folder: Path) -> None:
         trained(method, run, checkpoint_seconds=0)
 
 
-@pytest.fixture(scope="module", params=METHODS, ids=str)
+# One net and a queue; two stages; several turns, of which some come rarely, and one in a part of training only.
+THOROUGH = [METHODS[0], *(method for method in METHODS if method.stages > 1), METHODS[-1]]
+FEW = ("after the first checkpoint", "after a checkpoint")  # with other turns, or in another stage
+
+
+def rare(*values, every_commit):
+    return pytest.param(*values, marks=() if every_commit else pytest.mark.soak)
+
+
+KILLS = [rare(m, place, every_commit=m in THOROUGH or place in FEW) for m in METHODS for place in PLACES]
+EACH = pytest.mark.parametrize("whole", [rare(m, every_commit=m in THOROUGH) for m in METHODS], indirect=True, ids=str)
+
+
+@pytest.fixture(scope="module")
 def whole(request, tmp_path_factory):
     """A run that nothing happens to and that makes no checkpoint; beside it lie copies of another at each place."""
     folder = tmp_path_factory.mktemp("runs")
@@ -94,7 +109,7 @@ def whole(request, tmp_path_factory):
     return trained(request.param, folder / "whole")
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("whole", "place"), KILLS, indirect=["whole"], ids=str)
 def test_a_run_that_is_killed_and_resumed_equals_an_uninterrupted_one(whole, place, monkeypatch):
     taken, (*_, start) = [], PLACES[place]
     before(ResidentImages, "batch", lambda _, step: taken.append(step), monkeypatch)
@@ -123,6 +138,7 @@ def signalled(method, directory, step, *numbers):
         return trained(method, directory)
 
 
+@EACH
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_goes_on_at_its_step(whole, number, tmp_path, monkeypatch, capsys, no_death):
     """And the error is short: the call of `train`, and one line."""
@@ -177,6 +193,7 @@ def test_in_another_thread_training_handles_no_signals(tmp_path):
         assert pool.submit(trained, METHODS[0], tmp_path).result().finished
 
 
+@EACH
 def test_a_run_that_is_drawn_at_each_step_killed_and_resumed_equals_one_that_is_not(whole, tmp_path, drawn):
     """In each stage of a method; the kill comes between two log lines."""
     config = short(whole.config.objective)

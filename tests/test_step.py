@@ -100,10 +100,12 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(monkeypatch, mod
 FLOAT32, BFLOAT16 = ("float32", {"rtol": 1e-4, "atol": 1e-5}), ("bfloat16", {"rtol": 0.1, "atol": 0.1})
 NEAR_FLOAT32 = ("float32", {"rtol": 1e-3, "atol": 1e-4})
 QUICK = (WAEGAN, TwoStageVAE)  # with several turns, and nets that are switched to evaluation
-COMPILED = [
-    (model, replace(METHODS[0], weight=weight), *near)
-    for model in BLOCKS
-    for weight, near in ((0.0, FLOAT32), (1.0, FLOAT32), (1.0, BFLOAT16))
+COMPILED = [(model, METHODS[0], *FLOAT32) for model in BLOCKS]
+COMPILED += [("hq", replace(METHODS[0], weight=0.0), *FLOAT32), ("hq", METHODS[0], *BFLOAT16)]  # the quickest net
+COMPILED += [
+    pytest.param(model, replace(METHODS[0], weight=weight), *near, marks=pytest.mark.soak)
+    for model in ("a1", "a2")
+    for weight, near in ((0.0, FLOAT32), (1.0, BFLOAT16))
 ]
 # Some seconds each, and for DC-VAE half a minute: these two stand for the others, which are in `make soak`.
 COMPILED += [
@@ -307,7 +309,7 @@ def test_a_run_is_not_resumed_with_the_other_compilation(tmp_path, monkeypatch):
         train(tiny(), directory=directory, compute=Compute(compile=True))
 
 
-FAST = tiny(latent_dim=16, limit=512, epochs=6, learning_rate=2e-3, decay_every=5)
+FAST = tiny(latent_dim=16, epochs=6, learning_rate=2e-3, decay_every=5)
 
 
 def assert_follows(fast, exact):

@@ -61,7 +61,7 @@ def died(finished, tmp_path_factory):
     return stopped(tmp_path_factory.mktemp("died") / "run", 14, finished.config)
 
 
-@pytest.mark.parametrize(("model", "weight"), [("a2", 0.0), ("a2", 20.0), ("a1", 20.0), ("hq", 20.0)])
+@pytest.mark.parametrize(("model", "weight"), [("hq", 0.0), ("a2", 20.0), ("a1", 20.0), ("hq", 20.0)])
 def test_fifty_float64_steps_equal_algorithm_1(tmp_path, monkeypatch, model, weight):
     monkeypatch.setattr(loop, "LOG_LINES", 50)  # a line a step
     moca = MoCA(temperature=0.2, momentum=0.9, queue_size=100, weight=weight)
