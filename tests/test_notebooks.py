@@ -342,12 +342,12 @@ def test_an_axis_of_which_one_value_is_there_decides_nothing_until_all_are(scrat
     configs = experiments.listed("paper", 3)["table3"] + experiments.listed("paper", 3)["figure5"]
     shown_run(configs[0], 86.0)
     run_here(code(path), scale="paper", train=False)
-    assert verdicts() == {"momentum": "not run"}
+    assert verdicts() == {"momentum": "not run", "momentum-order": "not run"}
     for config in configs:
         bad = config.objective.momentum == 0 or config.objective.weight == 0
         shown_run(config, (86.0 if bad else 47.0) + config.seed)
     run_here(code(path), scale="paper", train=False)
-    assert verdicts() == {"momentum": "holds"}
+    assert verdicts() == {"momentum": "holds", "momentum-order": "undecided"}  # 0.9 is as good as 0.99
 
 
 PRINTED = {  # DC-VAE's Table 1: FID of samples and of reconstructions, pixel and perceptual distance
