@@ -54,6 +54,7 @@ DIGITS = {
     # of KL weights 6.4e-5 and 1e-3, each with every 1 and 2; the averages are as long as so short a training allows
     "DC-VAE": DCVAE(every=1, kl_weight=1e-3, queue_size=640, momentum=0.95, averaging=0.98),
 }
+TRIED = {"WAE-MMD": ("weight", (3.0, 10.0, 30.0, 200.0, 1_000.0))}
 DIGITS_32 = {name: DIGITS[name] for name in ("AE", "VAE", SPHERE)}  # WAE-MMD with 120 is no better than with 30
 
 
