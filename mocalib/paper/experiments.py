@@ -106,6 +106,12 @@ def ratios(config: RunConfig, n: int, image_shape: tuple[int, int, int]) -> dict
     return found
 
 
+def of_first_seed(members: list) -> list:
+    """Those runs or configs that have the least seed among them."""
+    seeds = [getattr(member, "config", member).seed for member in members]
+    return [member for member, seed in zip(members, seeds) if seed == min(seeds)]
+
+
 def _pictures(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
     """Table 1's MoCA on these datasets, for pictures."""
     return lambda scale: [scale.moca(dataset) for dataset in datasets]

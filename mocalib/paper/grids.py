@@ -5,62 +5,12 @@ keep the paper's dimensionless ratios (`experiments.ratios`) as far as their dat
 """
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from mocalib.config.methods import MoCA
 from mocalib.config.run import RunConfig
-from mocalib.paper import baselines, dcvae, ingredients
-
-CIFAR, CELEBA = "CIFAR-10", "CelebA"  # the paper's names; each scale uses its own data for them
-A1, A2 = "MoCA-A1", "MoCA-A2"  # Table 1's names of the two nets under MoCA
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One scale: base runs, all with seed 0, and the axes along which tables and figures vary them."""
-
-    seeds: range  # that its notebooks run
-    n_generated: int  # samples a score
-    features: str  # extractor of the distances; "": the dataset's own classifier if it has labels
-    jobs: int  # runs at a time; 0: one a core
-    table1: dict[tuple[str, str], RunConfig]  # (dataset, row) -> run of MoCA
-    row: str  # the row of `table1` that is compared with the baselines; they have its net
-    baselines: dict[str, dict[str, RunConfig]]  # dataset -> method -> run
-    convergence: dict[str, RunConfig]  # method -> run that keeps some epochs; all except MoCA's are in `baselines`
-    ingredients: dict[str, list[RunConfig]]  # variant without a part of the algorithm -> runs
-    best_ingredients: dict[str, float]  # variant -> the lambda that trials on seeds from 100 on chose
-    ablation: RunConfig  # section 5's defaults
-    stop_at: float  # Figure 3: the reconstruction loss at which training stops
-    dimensions: dict[int, tuple[float, ...]]  # d -> lambdas
-    fixed_dimensions: dict[int, tuple[float, ...]]  # the same without a stop; not in the paper
-    sized: RunConfig  # Table 2 and Figure 15
-    sizes: dict[int, tuple[float, ...]]  # pixels a side -> lambdas
-    momenta: tuple[float, ...]  # Table 3
-    tempered: RunConfig  # Figure 4
-    temperatures: dict[float, tuple[float, ...]]  # temperature -> lambdas
-    best_weights: dict[float, float]  # temperature -> the lambda that trials on seeds from 100 on chose, if any did
-    queued: tuple[RunConfig, ...]  # Table 4: base runs
-    queue_sizes: tuple[int, ...]
-    weighed: RunConfig  # Figure 5
-    weights: tuple[float, ...]  # its lambdas
-    a1_dimensions: tuple[RunConfig, ...]  # Appendix A: A1 on CelebA with d 64 and 128
-    hq: RunConfig  # CelebA-HQ: Figures 1, 6, 7 and 8
-    throughput: tuple[RunConfig, ...]  # nets that are timed; the first also with longer queues
-    dcvae: dcvae.Experiments  # DC-VAE's own
-    seeds_of: dict[str, range] = field(default_factory=dict)  # experiment -> its seeds, if they are others
-    quickstart: RunConfig | None = None
-    one_step: RunConfig | None = None  # trained for a single step: what bad samples look like
-    partial: bool = False  # whether tables and figures are drawn before all their runs are finished
-
-    def moca(self, dataset: str) -> RunConfig:
-        """The run of MoCA that is compared with the baselines on what stands for a dataset of the paper."""
-        return self.table1[dataset, self.row]
-
-
-def vary(config: RunConfig, **objective: float | str) -> RunConfig:
-    """The same run with other settings of its method."""
-    return replace(config, objective=replace(config.objective, **objective))
-
+from mocalib.paper import baselines, dcvae, ingredients, smoke
+from mocalib.paper.scale import A1, A2, CELEBA, CIFAR, Scale, vary
 
 # -------------------------------------------------------------------------------------------------------------- paper
 
@@ -208,74 +158,7 @@ LAPTOP = Scale(
     partial=True,
 )
 
-# -------------------------------------------------------------------------------------------------------------- smoke
-
-
-def _small(config: RunConfig) -> RunConfig:
-    """The same run in a few seconds: a few steps of a narrow net on a few images."""
-    images = {"limit": 32 if config.limit else 320, "width": 4, "batch_size": 32}  # a limit means a single step
-    if config.model == "autogan":  # whose width bounds d
-        images["latent_dim"] = min(8, config.latent_dim)
-    epochs = {"epochs": min(2, config.epochs), "decay_every": 1, "decay_until": 0}
-    kept = {"keep_epochs": tuple(min(1, epoch) for epoch in config.keep_epochs)}
-    most = {"queue_size": 128, "critic_width": 16, "second_width": 16}
-    own = {name: min(high, value) for name, high in most.items() if (value := getattr(config.objective, name, None))}
-    return replace(config, **images | epochs | kept, objective=replace(config.objective, **own))
-
-
-def _of_one_dimension(configs: list[RunConfig]) -> list[RunConfig]:
-    """Small runs of those with the largest d, each once."""
-    largest = max(config.latent_dim for config in configs)
-    return list(dict.fromkeys(_small(config) for config in configs if config.latent_dim == largest))
-
-
-def _thinned(scale: Scale) -> Scale:
-    """The scale with small runs, one seed, and only the two ends of each axis."""
-
-    def ends(axis: tuple) -> tuple:
-        return (axis[0], axis[-1])
-
-    def both(axes: dict) -> dict:
-        low, high = ends(tuple(axes))
-        return dict.fromkeys((low, high), ends(tuple(weight for weight in axes[low] if weight in axes[high])))
-
-    return Scale(
-        seeds=range(1),
-        n_generated=300,
-        features="",
-        jobs=1,
-        table1={key: _small(config) for key, config in scale.table1.items()},
-        row=scale.row,
-        baselines={
-            of: {name: _small(config) for name, config in found.items()} for of, found in scale.baselines.items()
-        },
-        convergence={key: _small(config) for key, config in scale.convergence.items()},
-        quickstart=_small(scale.quickstart),
-        one_step=_small(scale.one_step),
-        ingredients={name: [_small(configs[0])] for name, configs in scale.ingredients.items()},
-        best_ingredients={name: configs[0].objective.weight for name, configs in scale.ingredients.items()},
-        ablation=_small(scale.ablation),
-        stop_at=scale.stop_at,
-        dimensions=both(scale.dimensions),
-        fixed_dimensions=both(scale.fixed_dimensions),
-        sized=_small(scale.sized),
-        sizes=both({size: scale.sizes[size] for size in tuple(scale.sizes)[:2]}),  # the larger ones take longer
-        momenta=ends(scale.momenta),
-        tempered=_small(scale.tempered),
-        temperatures=both(scale.temperatures),
-        best_weights=scale.best_weights,
-        queued=tuple(_small(config) for config in scale.queued),
-        queue_sizes=(16, 128),
-        weighed=_small(scale.weighed),
-        weights=ends(scale.weights),
-        a1_dimensions=tuple(_small(config) for config in scale.a1_dimensions),
-        hq=_small(scale.hq),
-        throughput=(replace(_small(QUICKSTART), precision="bfloat16"),),
-        dcvae={name: _of_one_dimension(configs) for name, configs in scale.dcvae.items()},
-    )
-
-
-SMOKE = _thinned(LAPTOP)
+SMOKE = smoke.thinned(LAPTOP)
 SCALES = {"smoke": SMOKE, "laptop": LAPTOP, "paper": PAPER}
 
 

@@ -20,6 +20,7 @@ from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.paper import baselines, experiments, results
+from mocalib.paper.experiments import of_first_seed
 from mocalib.paper.grids import CELEBA, CIFAR, SCALES, scale_of
 from mocalib.paper.verdict import AGREES, Claim, judge, told
 from mocalib.storage import files
@@ -247,12 +248,6 @@ class Suite:
     def conclude(self, key: str, found: str, why: str) -> Markdown:
         """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why."""
         return Markdown(f"{found} {AGREES[self._verdicts[key]]} {why}")
-
-
-def of_first_seed(members: list) -> list:
-    """Those runs or configs that have the least seed among them."""
-    seeds = [getattr(member, "config", member).seed for member in members]
-    return [member for member, seed in zip(members, seeds) if seed == min(seeds)]
 
 
 def _said(numbers: Numbers, digits: int) -> str:
