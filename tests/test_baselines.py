@@ -18,7 +18,7 @@ from mocalib import methods
 from mocalib.config import methods as settings
 from mocalib.methods import latent, losses
 from mocalib.paper import baselines, experiments
-from mocalib.paper.grids import CELEBA, CIFAR, PAPER, SCALES
+from mocalib.paper.grids import CELEBA, CIFAR, LAPTOP, PAPER, SCALES
 from mocalib.training.loop import learning_rate
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text("utf-8"))
@@ -351,3 +351,12 @@ def test_every_method_has_settings_a_name_and_a_place_in_the_registry():
         == set(settings.OBJECTIVES.values())
         == {type(method) for method in METHODS}
     )
+
+
+@pytest.mark.parametrize("name", baselines.TRIED)
+def test_the_settings_on_digits_are_among_the_four_that_were_tried(name):
+    field, tried = baselines.TRIED[name]
+    chosen = LAPTOP.moca(CIFAR).objective if name == baselines.MOCA else baselines.DIGITS[name]
+    values = [getattr(chosen, part) for part in field.split(", ")]
+    assert len(tried) == 4
+    assert (values[0] if len(values) == 1 else tuple(values)) in tried

@@ -397,6 +397,11 @@ def test_a_verdict_is_shown_and_kept_with_its_numbers(scratch, tmp_path):
     assert found["here"] == "m0 0: 40, m0 0.5: 20, m0 0.9: 20"
     assert found["paper"] == "not measured"
     assert "Verdict at laptop scale: **holds**" in shown.data
+    said = suite.conclude("momentum", "It is twice as bad.", "The cosine is 0.5.").data
+    assert said == "It is twice as bad. This agrees with the paper. The cosine is 0.5."
+    against = replace(claim, key="other", threshold=1.0)
+    suite.verdict(against, effect, here, "not measured")
+    assert "This does not agree with the paper." in suite.conclude("other", "", "").data
 
 
 def test_the_papers_tables_are_its_numbers():

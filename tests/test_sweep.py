@@ -15,7 +15,7 @@ import victims
 from conftest import says, tiny
 from tqdm import tqdm
 
-from mocalib import Compute, Pool, Scoring
+from mocalib import Compute, Pool, Scoring, figures
 from mocalib.data.batches import ResidentImages
 from mocalib.storage import files
 from mocalib.storage.run import Run
@@ -44,6 +44,20 @@ def test_a_run_is_trained_and_scored_at_its_end_and_at_every_kept_epoch(tmp_path
     before = {path: path.stat().st_mtime_ns for path in run.directory.iterdir() if path.name != ".lock"}
     sweep([config], tmp_path, scoring=Scoring(n=100))
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_of_several_seeds_only_the_first_has_pictures(tmp_path):
+    """Whichever seed that is, and whatever else differs; without grids no run has any."""
+    configs = [tiny(epochs=1, learning_rate=rate, seed=seed) for rate in (0.001, 0.002) for seed in (3, 4)]
+    runs = sweep(configs, tmp_path / "runs", scoring=Scoring(n=50))
+    assert [(run.directory / "samples.png").exists() for run in runs] == [True, False, True, False]
+    assert all((run.directory / "latents.npz").exists() and run.scores for run in runs)
+    [bare] = sweep(configs[:1], tmp_path / "bare", scoring=Scoring(n=50, grids=False))
+    assert not [*bare.directory.glob("*.png")]
+    with pytest.raises(
+        FileNotFoundError, match="of several seeds only the first has pictures"
+    ):
+        figures.samples(runs[1])
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
