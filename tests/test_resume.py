@@ -102,11 +102,22 @@ EACH = pytest.mark.parametrize("whole", [rare(m, every_commit=m in THOROUGH) for
 
 
 @pytest.fixture(scope="module")
-def whole(request, tmp_path_factory):
-    """A run that nothing happens to and that makes no checkpoint; beside it lie copies of another at each place."""
-    folder = tmp_path_factory.mktemp("runs")
-    copy_at_places(request.param, folder)
-    return trained(request.param, folder / "whole")
+def made(tmp_path_factory):
+    """A method's run that nothing happens to, made once; beside it lie copies of another at each place."""
+
+    @cache
+    def make(method):
+        folder = tmp_path_factory.mktemp("runs")
+        copy_at_places(method, folder)
+        return trained(method, folder / "whole")
+
+    return make
+
+
+@pytest.fixture
+def whole(request, made):
+    """A run that nothing happens to and that makes no checkpoint."""
+    return made(request.param)
 
 
 @pytest.mark.parametrize(("whole", "place"), KILLS, indirect=["whole"], ids=str)

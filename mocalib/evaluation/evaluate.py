@@ -61,8 +61,8 @@ def scored(run: Run, scoring: Scoring = Scoring(), epoch: int | None = None, see
     rows = _rows(run, scoring, epoch, seed)
     if scoring.features == "none":  # samples have no scores without features, so there is nothing to fit
         return bool(rows) or scoring.sampler != PRIOR
-    rows = [row for row in rows if row["metric"] != perception.PATH_LENGTH]  # which may be of fewer images
-    return any((row["sampler"], row["n_generated"]) == (scoring.sampler, scoring.n) for row in rows)
+    # A path length is of fewer images, so its row belongs to evaluations of every larger n.
+    return any(row["sampler"] == scoring.sampler and row["metric"] != perception.PATH_LENGTH for row in rows)
 
 
 def score_folder(
