@@ -146,7 +146,7 @@ MUTANTS = [
            "losses.sliced_wasserstein(q, directions, points)", "test_methods"),
     # other settings of methods
     Mutant("the constant momentum rises", MOCA, 'self.config.schedule == "cosine"', "True", "test_queue"),
-    Mutant("running statistics ignored", WAE, 'if self.config.statistics == "running" else z', "if False else z",
+    Mutant("running statistics ignored", WAE, 'if self.config.statistics == "running" else None', "if False else None",
            "test_baselines"),
     Mutant("the penalty leaves the net in evaluation", WAE, "self.encoder.train()", "self.encoder", "test_baselines"),
     Mutant("the KL's weight ignored", VAE, "self.config.kl_weight * kl", "kl", "test_baselines"),

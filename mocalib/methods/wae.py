@@ -45,12 +45,12 @@ class WAEMMD(WAE):
 
     def loss(self, turn: str, x: Tensor, noise: Tensor | None = None) -> StepLoss:
         """Loss on images B C H W and B points of the prior, made from noise B d."""
+        alone = self.independent(x) if self.config.statistics == "running" else None  # before the statistics move
         with self.nets():
             z = self.encoder(x)  # B d
             x_hat = self.decoder(z)  # B C H W
         reconstruction = losses.reconstruction(x_hat, x)
-        penalised = self.independent(x) if self.config.statistics == "running" else z
-        mmd = losses.imq_mmd(penalised, self.prior_points(noise), self.base)
+        mmd = losses.imq_mmd(z if alone is None else alone, self.prior_points(noise), self.base)
         total = reconstruction + self.config.weight * mmd
         terms = {"loss": total, "reconstruction": reconstruction, "mmd": mmd}
         return step_loss(total, terms)
