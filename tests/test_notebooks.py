@@ -156,7 +156,7 @@ def test_every_experiment_is_run_by_a_notebook_and_its_grid_is_shown_there():
     """Pictures have the grid of the run that they show; figure 15 has table 2's."""
     text = {path.stem: source(path) for path in STUDIES}
     everything = "\n".join(text.values())
-    assert len(STUDIES) == 11
+    assert len(STUDIES) == 12
     shown = {"quickstart", "appendix_a", "figure15", *experiments.PICTURES}
     for name in experiments.NAMES:
         if name not in ("figure15", *experiments.PICTURES):
