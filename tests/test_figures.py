@@ -104,7 +104,7 @@ def test_saved_files_say_scale_runs_seeds_and_caption_and_are_the_same_again(run
 
 
 def test_a_run_without_scores_says_how_to_make_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"score the run first: .*python -m mocalib run"):
+    with pytest.raises(FileNotFoundError, match=r"the run is not scored yet; to score it: .*python -m mocalib run"):
         figures.tiles(Run(tmp_path, tiny()), "samples.png")
 
 
