@@ -54,9 +54,7 @@ def test_of_several_seeds_only_the_first_has_pictures(tmp_path):
     assert all((run.directory / "latents.npz").exists() and run.scores for run in runs)
     [bare] = sweep(configs[:1], tmp_path / "bare", scoring=Scoring(n=50, grids=False))
     assert not [*bare.directory.glob("*.png")]
-    with pytest.raises(
-        FileNotFoundError, match="of several seeds only the first has pictures"
-    ):
+    with pytest.raises(FileNotFoundError, match="of several seeds only the first has pictures"):
         figures.samples(runs[1])
 
 
