@@ -246,8 +246,9 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     error = (net.decode(net.encode(x)) - x).square().sum() / len(x)
     assert value(run.scores, "reconstruction", "reconstruction", "test") == pytest.approx(error.item(), rel=1e-4)
     codes = net.encode(digits.train.images[:256])
-    ratio = np.linalg.cond(codes.double().numpy())
-    assert value(run.scores, "singular_value_ratio", "train_codes") == pytest.approx(ratio, rel=1e-4)
+    shares = np.linalg.svd(codes.double().numpy(), compute_uv=False) ** 2
+    rank = np.exp(-(shares / shares.sum() * np.log(shares / shares.sum())).sum())
+    assert value(run.scores, "effective_rank", "train_codes") == pytest.approx(rank, rel=1e-4)
     with np.load(run.directory / "latents.npz") as found:
         assert found["singular_values"].shape == found["uniform"].shape == (8,)
         assert found["uniform"].mean() == pytest.approx(np.sqrt(256 / 8), rel=0.02)
@@ -263,7 +264,7 @@ def test_more_training_codes_are_decoded_and_samples_drawn_than_are_looked_at(ru
     of_all = [value(found, "linear_error", "latents") for found in (rows, run.scores)]
     assert of_all[0] == pytest.approx(of_all[1], abs=0.002)  # probes take all training latents
     counted = {row["metric"]: row["n_generated"] for row in rows}
-    assert (counted["singular_value_ratio"], counted["ppl_classifier"]) == (100, 50)
+    assert (counted["effective_rank"], counted["ppl_classifier"]) == (100, 50)
 
 
 def test_another_evaluation_adds_rows_and_changes_none(run, tmp_path):
@@ -502,7 +503,7 @@ def test_a_set_without_labels_is_scored_without_distances(scratch, monkeypatch):
         picture(scratch / "plain" / f"{i}.png", size=(16, 16), seed=i)
     config = tiny(dataset="folder", root=str(scratch / "plain"), limit=0, batch_size=8, epochs=1)
     run = train(config, runs=scratch)
-    plain = {"singular_value_ratio", "uniformity", "nearest_cosine", "reconstruction"}
+    plain = {"effective_rank", "uniformity", "nearest_cosine", "reconstruction"}
     assert {row["metric"] for row in evaluate(run)} == plain
     assert evaluate(run) == run.scores
     with np.load(run.directory / "latents.npz") as found:

@@ -191,7 +191,7 @@ def test_what_running_leaves_in_a_notebook_is_removed():
 
 
 def test_a_caption_says_what_a_run_is_and_the_epochs_that_were_trained(quickstart, tmp_path):
-    assert figures.caption(quickstart[2]) == "digits 16x16, a2 of width 8, d 24, weight 1, 40 epochs, seed 2"
+    assert figures.caption(quickstart[2]) == "digits 16x16, a2 of width 8, d 24, weight 1, 40 epochs, seed 12"
     run = train(tiny(objective=RAE(0.5, "spectral_norm"), epochs=9, stop_at=1e6), runs=tmp_path)
     assert figures.caption(run) == "digits 16x16, a2 of width 4, d 8, RAE, spectral_norm, weight 0.5, 1 epoch, seed 0"
 

@@ -101,7 +101,7 @@ def test_each_distinct_net_and_method_is_measured_once(monkeypatch, capsys):
 def test_what_would_fail_is_named_and_the_others_are_measured(tmp_path, monkeypatch, capsys):
     good = experiments.configs("table4", "smoke")
     bad = replace(good[0], batch_size=10_000)
-    monkeypatch.setattr(experiments, "listed", lambda scale, seeds: {"table4": [good[0], bad, good[1]]})
+    monkeypatch.setattr(experiments, "listed", lambda scale: {"table4": [good[0], bad, good[1]]})
     assert main(["plan", "table4", "--scale", "smoke", "--measure", "--runs", str(tmp_path)]) == 1
     told = capsys.readouterr().out
     assert told.count(" s a step") == 2
