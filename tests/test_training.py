@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import says, stopped, tiny
-from test_methods import METHODS
 
 from mocalib import Compute, MoCA, load, methods, train
 from mocalib.config import paths
