@@ -123,7 +123,7 @@ def _configs(options: argparse.Namespace) -> list[RunConfig]:
     scale, found = options.scale, []
     for name in options.names:
         if name == "all":
-            found += experiments.everything(scale, options.seeds or 0)
+            found += experiments.everything(scale, options.seeds)
         elif options.seeds is None:
             found += experiments.listed(scale)[name]
         else:

@@ -60,18 +60,20 @@ def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
     return next((name for name, listed in table.items() if key(listed) == sought), None)
 
 
-def listed(scale: str, seeds: int = 0) -> dict[str, list[RunConfig]]:
-    """The runs of every table and figure of a scale, in the order of `NAMES`, with so many seeds or (0) its own.
+def listed(scale: str, seeds: int | None = None) -> dict[str, list[RunConfig]]:
+    """The runs of every table and figure of a scale, in the order of `NAMES`, with so many seeds or (None) its own.
 
     Pictures and the experiments of `Scale.seeds_of` never have more than their own.
     """
-    own = {name: own_seeds(name, scale) for name in NAMES}
-    bound = {name: name in PICTURES or name in SCALES[scale].seeds_of for name in NAMES}
-    n = {name: min(seeds, len(own[name])) if bound[name] else seeds for name in NAMES}
-    return {name: configs(name, scale, n[name] or len(own[name])) for name in NAMES}
+
+    def count(name: str) -> int:
+        own, bound = len(own_seeds(name, scale)), name in PICTURES or name in SCALES[scale].seeds_of
+        return own if seeds is None or (bound and seeds > own) else seeds
+
+    return {name: configs(name, scale, count(name)) for name in NAMES}
 
 
-def everything(scale: str, seeds: int = 0) -> list[RunConfig]:
+def everything(scale: str, seeds: int | None = None) -> list[RunConfig]:
     """Every run of a scale, once; seeds as in `listed`."""
     return list(dict.fromkeys(config for found in listed(scale, seeds).values() for config in found))
 

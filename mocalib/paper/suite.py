@@ -71,7 +71,7 @@ class Suite:
         fixed, n = results.committed(self.scale), 0
         if own:
             n = len(datasets.load(replace(self._on_own(self.settings.moca(CIFAR), 0), limit=0)).train.images)
-        asked = 0 if self.seeds == len(self.settings.seeds) else self.seeds
+        asked = None if self.seeds == len(self.settings.seeds) else self.seeds
         for name, configs in experiments.listed(self.scale, asked).items():
             seeds = experiments.own_seeds(name, self.scale)
             mine = [self._on_own(config, n) for config in configs]

@@ -51,8 +51,8 @@ def sweep(
         scoring = replace(scoring, weights=Path(scoring.weights).resolve())
     todo = [config for config in dict.fromkeys(configs) if not _done(config, runs, scoring)]
     here = pool.engine == "local" and pool.jobs in (None, 1) and not on_cuda
-    first = {replace(config, seed=0): config for config in reversed(configs)}
-    bare = frozenset(configs) - {*first.values()} if scoring.grids else frozenset()
+    first = {replace(config, seed=0): config.name for config in reversed(configs)}
+    bare = frozenset(config.name for config in configs) - {*first.values()}
     work = partial(run_one, runs=runs, compute=compute, scoring=scoring, bare=bare)
 
     def log(config: RunConfig) -> Path:
@@ -153,14 +153,14 @@ def run_one(
     scoring: Scoring,
     share: int = 0,
     directory: Path | None = None,
-    bare: Collection[RunConfig] = (),
+    bare: Collection[str] = (),
 ) -> Run:
     """Train one run; score its kept epochs and last weights, the last also with `scoring.sampler`.
 
     `share`: threads for a wide net, if runs share the cores; `directory`: the run's, if not named after the config;
-    `bare`: runs without grids of pictures.
+    `bare`: names of runs without grids of pictures.
     """
-    if config in bare:
+    if config.name in bare:
         scoring = replace(scoring, grids=False)
     if not Run(directory or runs / config.name, config).finished:
         check_scoring(datasets.load(config), scoring)  # before hours of training
