@@ -59,5 +59,5 @@ _DIGITS = RunConfig(
     objective=DCVAE(every=1, kl_weight=1e-3, queue_size=640, momentum=0.95, averaging=0.98),
 )
 LAPTOP = experiments(
-    _DIGITS, 0.04, (AE(), MoCA(0.1, 0.99, 2048, 1.0), WAEMMD(10.0, "normal", 1.0)), (4, 8, 16), (64, 256, 640, 2048)
+    _DIGITS, 0.04, (AE(), MoCA(0.1, 0.99, 2048, 1.0), WAEMMD(10.0, "normal", 1.0)), (8, 16), (64, 640, 2048)
 )

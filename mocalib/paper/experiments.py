@@ -23,6 +23,7 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     - "table1_wae": MoCA and WAE-MMD on the sphere;
     - "table1_plain": MoCA with lambda 0;
     - "ingredients": variants of MoCA that leave out a part;
+    - "ingredients_ema": MoCA with and without momentum, with more seeds;
     - "figure3_fixed": Figure 3 without a stop;
     - "convergence": MoCA and some baselines during training;
     - "appendix_a": A1 on CelebA with d 64 and 128;
@@ -119,6 +120,14 @@ def _pictures(*datasets: str) -> Callable[[Scale], list[RunConfig]]:
     return lambda scale: [scale.moca(dataset) for dataset in datasets]
 
 
+def _at_best(scale: Scale, *variants: str) -> list[RunConfig]:
+    """The runs of these variants at their best lambda; [] if the scale lacks one of them."""
+    if not set(variants) <= set(scale.ingredients):
+        return []
+    best = scale.best_ingredients
+    return [run for name in variants for run in scale.ingredients[name] if run.objective.weight == best[name]]
+
+
 def _weights(base: RunConfig, axis: str, values: dict[float, tuple[float, ...]]) -> list[RunConfig]:
     """A run for each value of an axis and each lambda that is tried with it."""
     inner = hasattr(base.objective, axis)
@@ -136,6 +145,7 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
     "table1_nets": lambda s: [config for (_, net), config in s.table1.items() if net in (A1, A2)],
     "table1_wae": lambda s: [s.moca(CIFAR), s.baselines[CIFAR][SPHERE]],
     "ingredients": lambda s: [config for found in s.ingredients.values() for config in found],
+    "ingredients_ema": lambda s: _at_best(s, "Algorithm 1", "no momentum"),
     "table3": lambda s: [vary(s.ablation, momentum=momentum) for momentum in s.momenta],
     "table4": lambda s: [vary(base, queue_size=size) for base in s.queued for size in s.queue_sizes],
     "figure5": lambda s: [vary(s.weighed, weight=weight) for weight in s.weights],
@@ -153,7 +163,16 @@ _EXPERIMENTS: dict[str, Callable[[Scale], list[RunConfig]]] = {  # in the order 
 NAMES = tuple(_EXPERIMENTS)
 PICTURES = tuple(f"figure{n}" for n in (1, 2, *range(6, 15)))  # of one seed
 OF = dict.fromkeys(  # experiment -> the dataset of its paper that all its images stand for; others: CelebA
-    ("quickstart", "baselines_cifar10", "convergence", "table1_wae", "ingredients", dcvae.TABLE1, dcvae.FIGURE11),
+    (
+        "quickstart",
+        "baselines_cifar10",
+        "convergence",
+        "table1_wae",
+        "ingredients",
+        "ingredients_ema",
+        dcvae.TABLE1,
+        dcvae.FIGURE11,
+    ),
     CIFAR,
 ) | dict.fromkeys(("table3", "table4", "figure4"), CELEBA)  # before table2, which shares some of their runs
 OF |= {"figure1": "CelebA-HQ", "table2": "CelebA-HQ", dcvae.TABLE5: "MNIST"}
