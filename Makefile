@@ -46,13 +46,13 @@ NOTEBOOKS ?= notebooks/*.ipynb
 strip: $(STAMP)  ## remove outputs and what running leaves in notebooks, as they are committed
 	$(PY) notebooks/strip.py $(NOTEBOOKS)
 
-# One at a time: of two kernels that start at once one may take the other's port, and never answer.
+# Two notebooks at a time, each on one thread.
 # Runs and figures go to a folder of their own: in the checkout a finished run would be skipped, and nothing tested.
 notebooks: $(STAMP)  ## run every notebook at smoke scale with nbval
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	MOCALIB_SCALE=smoke MOCALIB_RUNS="$$scratch/runs" MOCALIB_FIGURES="$$scratch/figures" OMP_NUM_THREADS=1 \
 	PYTHONPATH="$(CURDIR)/tests/offline:$$PYTHONPATH" \
-	$(PY) -m pytest -q -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+	$(PY) -m pytest -q -p no:python -p kernels -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
 # All runs of a scale, whichever of them fail; finished ones are skipped. Those of Table 1 are also sampled from Gaussians.
 MIXED := table1 baselines_cifar10 baselines_celeba table1_wae
