@@ -255,6 +255,12 @@ def test_scores_are_those_of_the_images_themselves(run, digits):
     assert value(run.scores, "uniformity", "train_codes") >= metrics.uniform_uniformity(8) - 0.05
 
 
+def test_latents_that_are_the_same_for_all_images_use_no_direction():
+    """A VAE's collapse, which is a result: its scores must be numbers."""
+    found = [metrics.effective_rank(torch.tensor(values)) for values in ([0.0, 0.0], [3.0, 0.0], [2.0, 2.0])]
+    assert found == pytest.approx([0, 1, 2])
+
+
 def test_more_training_codes_are_decoded_and_samples_drawn_than_are_looked_at(run, fresh, monkeypatch):
     monkeypatch.setattr(scoring_module, "LATENTS", 100)
     monkeypatch.setattr(perception, "PAIRS", 50)

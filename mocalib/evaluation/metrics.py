@@ -130,9 +130,12 @@ def singular_values(z: Tensor) -> Tensor:
 def effective_rank(singular_values: Tensor) -> float:
     """How many directions latents use: exp of the entropy of the squared singular values' shares; from 1 to d.
 
-    It is d if all are equal (Roy & Vetterli, 2007, who take the shares of the singular values themselves).
+    It is d if all are equal (Roy & Vetterli, 2007, who take the shares of the singular values themselves), and 0 if all
+    are 0: latents that are the same for all images use no direction.
     """
     shares = singular_values.double().square()
+    if not shares.any():
+        return 0.0
     return torch.special.entr(shares / shares.sum()).sum().exp().item()
 
 
