@@ -399,6 +399,8 @@ def test_a_verdict_is_shown_and_kept_with_its_numbers(scratch, tmp_path):
     assert "Verdict at laptop scale: **holds**" in shown.data
     said = suite.conclude("momentum", "It is twice as bad.", "The cosine is 0.5.").data
     assert said == "It is twice as bad. This agrees with the paper. The cosine is 0.5."
+    missing = suite.conclude("momentum", "It is nan times as bad.", "The cosine is 0.5.").data
+    assert missing == "momentum: runs are missing, so there is nothing to say"
     against = replace(claim, key="other", threshold=1.0)
     suite.verdict(against, effect, here, "not measured")
     assert "This does not agree with the paper." in suite.conclude("other", "", "").data

@@ -1,6 +1,7 @@
 """What a notebook works with: grids, runs, results, figures and verdicts of one scale, on its own data or yours."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -246,7 +247,12 @@ class Suite:
         return Markdown(told(found))
 
     def conclude(self, key: str, found: str, why: str) -> Markdown:
-        """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why."""
+        """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why.
+
+        A number that is NaN comes of runs that are missing; then there is nothing to say.
+        """
+        if re.search(r"\bnan\b", f"{found} {why}"):
+            return Markdown(f"{key}: runs are missing, so there is nothing to say")
         return Markdown(f"{found} {AGREES[self._verdicts[key]]} {why}")
 
 
