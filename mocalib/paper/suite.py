@@ -1,7 +1,6 @@
 """What a notebook works with: grids, runs, results, figures and verdicts of one scale, on its own data or yours."""
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.paper import baselines, experiments, results
 from mocalib.paper.experiments import of_first_seed
 from mocalib.paper.grids import CELEBA, CIFAR, SCALES, scale_of
-from mocalib.paper.verdict import AGREES, Claim, judge, told
+from mocalib.paper.verdict import Claim, concluded, judge, told
 from mocalib.storage import files
 from mocalib.storage.run import Run
 from mocalib.sweep.run import sweep
@@ -247,13 +246,8 @@ class Suite:
         return Markdown(told(found))
 
     def conclude(self, key: str, found: str, why: str) -> Markdown:
-        """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why.
-
-        A number that is NaN comes of runs that are missing; then there is nothing to say.
-        """
-        if re.search(r"\bnan\b", f"{found} {why}"):
-            return Markdown(f"{key}: runs are missing, so there is nothing to say")
-        return Markdown(f"{found} {AGREES[self._verdicts[key]]} {why}")
+        """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why."""
+        return Markdown(concluded(key, self._verdicts[key], found, why))
 
 
 def _said(numbers: Numbers, digits: int) -> str:

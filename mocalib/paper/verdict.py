@@ -12,6 +12,7 @@ with up to 10 seeds, if both looks use 94 % intervals: a second look at 90 % wou
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,6 +188,13 @@ def told(found: dict) -> str:
     if found["seeds_to_decide"]:
         lines.append(f"A guess: {found['seeds_to_decide']} seeds would decide.")
     return "\n\n".join([*lines, f"Here: {found['here']}. The paper: {found['paper']}."])
+
+
+def concluded(key: str, verdict: str, found: str, why: str) -> str:
+    """Three sentences on a claim. A number in them is NaN if runs are missing; then there is nothing to say."""
+    if re.search(r"\bnan\b", f"{found} {why}"):
+        return f"{key}: runs are missing, so there is nothing to say"
+    return f"{found} {AGREES[verdict]} {why}"
 
 
 def _verdict(claim: Claim, table: pd.DataFrame, seeds: int, room: pd.Series | None) -> str:
