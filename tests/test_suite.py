@@ -14,7 +14,7 @@ from mocalib.paper import experiments, results
 from mocalib.paper import grids as all_grids
 from mocalib.paper.grids import CIFAR, LAPTOP, PAPER, SCALES
 from mocalib.paper.suite import Suite
-from mocalib.paper.verdict import Claim, log_ratio
+from mocalib.paper.verdict import UNTESTED, Claim, log_ratio
 from mocalib.storage import files, manifest
 from mocalib.storage.run import Run, differences
 
@@ -404,6 +404,10 @@ def test_a_verdict_is_shown_and_kept_with_its_numbers(scratch, tmp_path):
     against = replace(claim, key="other", threshold=1.0)
     suite.verdict(against, effect, here, "not measured")
     assert "This does not agree with the paper." in suite.conclude("other", "", "").data
+    suite.verdict(against, effect, here, UNTESTED)
+    assert suite.conclude("other", "", "").data.strip() == (
+        'The paper does not test this; the verdict here is "does not hold".'
+    )
 
 
 def test_the_papers_tables_are_its_numbers():

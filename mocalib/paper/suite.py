@@ -67,7 +67,7 @@ class Suite:
         self.output = "custom" if own or self.features or self.seeds != len(self.settings.seeds) else self.scale
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
         self._configs, self._known, self._evidence, self._told = {}, {}, set(), False
-        self._verdicts: dict[str, str] = {}  # claim -> its verdict
+        self._findings: dict[str, dict] = {}  # of each claim that was judged
         fixed, n = results.committed(self.scale), 0
         if own:
             n = len(datasets.load(replace(self._on_own(self.settings.moca(CIFAR), 0), limit=0)).train.images)
@@ -242,12 +242,12 @@ class Suite:
         found = judge(claim, effects, self.seeds, room) | {"here": _said(here, 3), "paper": _said(paper, 4)}
         found["scale"] = self.scale
         files.write_json(paths.FIGURES / self.output / "claims" / f"{claim.key}.json", found)
-        self._verdicts[claim.key] = found["verdict"]
+        self._findings[claim.key] = found
         return Markdown(told(found))
 
     def conclude(self, key: str, found: str, why: str) -> Markdown:
         """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why."""
-        return Markdown(concluded(key, self._verdicts[key], found, why))
+        return Markdown(concluded(self._findings[key], found, why))
 
 
 def _said(numbers: Numbers, digits: int) -> str:

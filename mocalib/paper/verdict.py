@@ -35,6 +35,7 @@ AGREES = {  # verdict -> what it says of the paper
     NOT_RUN: "What the paper claims was not run.",
 }
 VERDICTS = tuple(AGREES)
+UNTESTED = "not tested"  # stands for the paper's numbers where it has none
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,12 @@ def told(found: dict) -> str:
     return "\n\n".join([*lines, f"Here: {found['here']}. The paper: {found['paper']}."])
 
 
-def concluded(key: str, verdict: str, found: str, why: str) -> str:
-    """Three sentences on a claim. A number in them is NaN if runs are missing; then there is nothing to say."""
+def concluded(judged: dict, found: str, why: str) -> str:
+    """Three sentences on a finding. A number in them is NaN if runs are missing; then there is nothing to say."""
     if re.search(r"\bnan\b", f"{found} {why}"):
-        return f"{key}: runs are missing, so there is nothing to say"
-    return f"{found} {AGREES[verdict]} {why}"
+        return f"{judged['key']}: runs are missing, so there is nothing to say"
+    untested = f'The paper does not test this; the verdict here is "{judged["verdict"]}".'
+    return f"{found} {untested if judged['paper'] == UNTESTED else AGREES[judged['verdict']]} {why}"
 
 
 def _verdict(claim: Claim, table: pd.DataFrame, seeds: int, room: pd.Series | None) -> str:
