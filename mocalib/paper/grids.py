@@ -158,7 +158,6 @@ LAPTOP = Scale(
     # full-size nets, which take most of a laptop's time, and the net of this scale
     throughput=(_FULL_SIZE, replace(_FULL_SIZE, width=32), replace(_FULL_SIZE, size=64), QUICKSTART),
     dcvae=dcvae.LAPTOP,
-    partial=True,
 )
 
 SMOKE = smoke.thinned(LAPTOP)
