@@ -27,6 +27,7 @@ from mocalib.storage import environment, files
 from mocalib.storage.run import CHECKPOINTS, open_run
 from mocalib.training import loop
 from mocalib.training.interrupt import Interrupted
+from mocalib.training.loop import Callbacks
 
 STEPS = 8  # two epochs of four; a log line at 3, 6 and 8
 PLACES = {  # name -> moment, the how many-th of its kind, and the step at which the run then goes on
@@ -167,6 +168,17 @@ def test_an_interrupted_run_goes_on_at_its_step(whole, number, tmp_path, monkeyp
     said = f"{whole.config.name}: resumes at step 5 of 8"
     assert said not in printed
     assert capsys.readouterr().out.splitlines()[0] == said
+
+
+def test_a_signal_in_the_last_part_of_a_step_is_heeded_after_the_next_one_with_a_checkpoint(tmp_path, no_death):
+    def watch(_):
+        watcher = Callbacks()
+        watcher.on_step = lambda step, _: step == 3 and os.kill(os.getpid(), signal.SIGTERM)
+        return watcher
+
+    with pytest.raises(Interrupted, match="^stopped at step 4 of"):
+        train(tiny(), directory=tmp_path, watch=watch)
+    assert files.read_tensors(tmp_path / "checkpoint.pt")["step"] == 4
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class Recorder(Callbacks):
 
     def on_step(self, step: int, state: Callable[[], dict]) -> None:
         self.shown.update()
-        stopping = self.signals and step < self.shown.total  # after its last step a run is finished first
+        stopping = bool(self.signals) and step < self.shown.total  # after its last step a run is finished first
         if stopping or time.monotonic() - self.checkpointed >= self.checkpoint_seconds:
             self.run.save_checkpoint(state() | {"seconds": self.seconds})
             self.checkpointed = time.monotonic()
