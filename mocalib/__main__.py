@@ -131,11 +131,12 @@ def _configs(options: argparse.Namespace) -> list[RunConfig]:
     if not found:
         raise ValueError(f"{', '.join(options.names)}: not run at {scale} scale")
     i, n = options.part
+    found = [replace(config, width=options.width or config.width) for config in found]
     return list(dict.fromkeys(found))[i - 1 :: n]  # every n-th run: neighbours in the list cost about the same
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    return options.runs or paths.RUNS / options.scale
+    return options.runs or paths.RUNS / ("custom" if options.width else options.scale)
 
 
 def _compute(options: argparse.Namespace) -> Compute:
@@ -212,6 +213,7 @@ def _shared_options() -> tuple[argparse.ArgumentParser, ...]:
     grid.add_argument("names", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
     grid.add_argument("--scale", default="laptop", choices=SCALES, help="scale of the grid (laptop)")
     grid.add_argument("--seeds", type=int, metavar="N", help="the first N seeds (default: the scale's own)")
+    grid.add_argument("--width", type=int, default=0, help="of all nets (default: the scale's own); goes to custom")
     grid.add_argument("--part", type=_part, default="1/1", metavar="i/n", help="the i-th of n parts of the runs")
     device.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     about = "features for the distances (default: classifier if the dataset has labels)"

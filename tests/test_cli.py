@@ -83,7 +83,7 @@ def test_run_says_before_training_that_features_cannot_be_had(tmp_path, capsys, 
     files.write_json(tmp_path / "mine" / "config.json", tiny().to_dict())
     files.write_json(tmp_path / "plain" / "config.json", tiny(dataset="photos", size=16).to_dict())
     for directory, options, told in (
-        ("mine", ["--features", "inception"], "'classifier' for data with labels, need no such file"),
+        ("mine", ["--features", "inception"], "'classifier' for data with labels, or 'none' need no such file"),
         ("plain", ["--features", "classifier"], "this dataset has none"),
         ("mine", ["--n", "1"], "Scoring.n = 1 is out of range: it must be at least 2"),
         ("mine", ["--threads", "100000"], "threads = 100000: at most"),

@@ -31,7 +31,7 @@ from mocalib.data.cache import Split
 from mocalib.evaluation import classifiers, features, generate, metrics, perception, probes
 from mocalib.evaluation import evaluate as scoring_module
 from mocalib.evaluation.evaluate import check_scoring, mixture_latents, score_latents, score_training, scored
-from mocalib.evaluation.image_grids import _png, nearest
+from mocalib.evaluation.image_grids import _png, grids, nearest
 from mocalib.evaluation.metrics import (
     class_score,
     distance_name,
@@ -347,6 +347,7 @@ def test_grids_hold_the_images_that_they_say_and_interpolations_end_at_reconstru
     for sample, neighbour in zip(samples[:5].int(), near.int()):
         distances = (digits.train.images[:256].int() - sample).square().sum((1, 2, 3))
         assert (neighbour - sample).square().sum() == distances.min()
+    assert set(grids(net, digits, 0)) - set(grids(net, digits, 0, "faces10k")) == {"neighbours.png"}  # not for others
     x0, x1 = digits.test.images[:2], digits.test.images[2:4]
     between = net.interpolate(x0, x1, 5)
     assert between.shape == (2, 5, 1, 16, 16)
@@ -515,7 +516,7 @@ def test_a_set_without_labels_is_scored_without_distances(scratch, monkeypatch):
     with np.load(run.directory / "latents.npz") as found:
         assert found.files == ["singular_values", "uniform"]
     assert figures.tiles(run, "samples.png").shape == (5, 8, 3, 16, 16)
-    with pytest.raises(ValueError, match=says("class labels", "'inception'")):
+    with pytest.raises(ValueError, match=says("class labels", "'imagenet'", "'inception'")):
         evaluate(run, Scoring(features="classifier"))
     monkeypatch.setattr(generate, "mixture", None)  # is not even fitted
     assert evaluate(run, Scoring(sampler="gmm10")) == []

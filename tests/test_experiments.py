@@ -174,7 +174,7 @@ def test_laptop_needs_no_download_and_judges_no_seed_that_was_looked_at():
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_has_ends_and_enough_points_on_every_axis(scale):
     """Rules compare only weights that both ends share; with two or more, a best weight can move either way."""
-    points = 2 if scale == "smoke" else 3
+    points, real = (2 if scale == "smoke" else 3), scale == "overnight"
     settings = SCALES[scale]
     fixed = [settings.fixed_dimensions] if settings.fixed_dimensions else []
     crossed = (settings.sizes, settings.dimensions, settings.temperatures, *fixed)
@@ -185,9 +185,9 @@ def test_every_scale_has_ends_and_enough_points_on_every_axis(scale):
         low, *_, high = axis.values()
         assert len(set(low) & set(high)) >= points
     assert settings.weights[0] == 0.0
-    assert settings.n_generated == 10_000 or scale == "smoke"
+    assert settings.n_generated == (5_000 if real else 10_000) or scale == "smoke"
     assert len(settings.seeds) >= 1
-    assert {config.precision for config in experiments.everything(scale, 1)} == {"float32"}
+    assert {config.precision for config in experiments.everything(scale, 1)} == {"bfloat16" if real else "float32"}
 
 
 def test_ratios_of_the_papers_own_settings():

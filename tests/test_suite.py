@@ -36,9 +36,11 @@ def test_the_default_is_laptop_and_the_environment_can_say_otherwise(monkeypatch
     assert Suite().scale == "smoke"
     assert Suite("paper").scale == "paper"
     monkeypatch.setenv("MOCALIB_SCALE", "desktop")
-    with pytest.raises(ValueError, match="MOCALIB_SCALE = 'desktop' is not one of smoke, laptop, paper; set it to one"):
+    with pytest.raises(
+        ValueError, match=says("'desktop' is not one of smoke, laptop, overnight, paper; set it to one")
+    ):
         Suite()
-    with pytest.raises(ValueError, match=r"scale = 'desktop' is not one of '', 'smoke', 'laptop', 'paper'"):
+    with pytest.raises(ValueError, match=says("'desktop' is not one of '', 'smoke', 'laptop', 'overnight', 'paper'")):
         Suite("desktop")
 
 
@@ -50,6 +52,25 @@ def test_other_data_change_every_config_and_nothing_else_and_go_to_custom(folder
     for config, changed in zip(own, other):
         expected = ["dataset: 'celeba' | 'folder'", f"root: '' | '{folder}'", "size: 0 | 64", "crop: 0 | 16"]
         assert differences(config, changed) == expected
+
+
+def test_another_width_changes_every_net_and_nothing_else_keeps_names_and_goes_to_custom():
+    own, wide = Suite("overnight"), Suite("overnight", width=64)
+    assert (own.output, wide.output) == ("overnight", "custom")
+    for name in ("table1", "table3", "baselines_celeba", "dcvae_table1"):
+        for config, changed in zip(own.configs(name), wide.configs(name)):
+            assert differences(config, changed) == ["width: 16 | 64"]
+            assert own._label(config, 20) == wide._label(changed, 20)
+    assert {config.width for config in wide.settings.queued} == {64}
+    assert wide.settings.stop_at == own.settings.stop_at
+
+
+def test_a_run_on_real_images_is_of_the_dataset_that_it_is_made_of():
+    """An autoencoder on faces differs from that on CIFAR-10 in its images alone."""
+    suite = Suite("overnight")
+    for name, of in (("baselines_celeba", "CelebA"), ("baselines_cifar10", "CIFAR-10")):
+        assert {suite._label(config, 20)[0] for config in suite.configs(name)} == {of}
+    assert suite.images("CelebA") == "faces10k 32x32 (for CelebA)"
 
 
 def test_of_few_images_all_are_taken(folder):
@@ -194,7 +215,7 @@ def test_own_images_without_labels_are_told_in_one_line_what_to_pass(folder, cap
     capsys.readouterr()
     for _ in range(2):
         assert suite.results(runs)["fd"].isna().all()
-    said = "no distances: these images have no labels. Pass features: inception, vgg16 or clip-vit-b-32\n"
+    said = "no distances: these images have no labels. Pass features, such as imagenet or inception\n"
     assert capsys.readouterr().out == said
 
 

@@ -324,6 +324,18 @@ def test_a_shared_model_is_smaller_and_gives_the_same_images(grey, tmp_path):
         generate.share(grey, tmp_path / "shared")
 
 
+def test_a_model_shared_in_half_the_bytes_gives_nearly_the_same_images(grey, tmp_path):
+    """bfloat16 keeps eight bits of each weight."""
+    generate.share(grey, tmp_path / "shared")
+    generate.share(grey, tmp_path / "half", half=True)
+    sizes = [(tmp_path / place / "weights.pt").stat().st_size for place in ("half", "shared")]
+    assert sizes[0] < 0.7 * sizes[1]
+    half, mine = load(tmp_path / "half"), load(grey.directory)
+    assert {p.dtype for p in half.objective.parameters()} == {torch.float32}
+    difference = (half.sample(20) - mine.sample(20)).abs().mean()
+    assert 0 < difference < 0.02
+
+
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_every_method_can_be_shared(tmp_path, method):
     run = train(tiny(epochs=1, objective=method), runs=tmp_path)

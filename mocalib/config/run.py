@@ -19,7 +19,7 @@ NET_SIZES = {"a1": range(16, 1025, 16), "a2": (16, 32, 64), "hq": (8, 16, 32, 64
 NET_SIZES |= {"autogan": range(8, 1025, 8)}
 OWN_SIZES = {"celeba": 64, "celebahq": 256}  # default sizes, for `size` = 0; Appendix A
 OWN_SIZES |= {"digits": 16, "photos": 64, "cifar10": 32, "cifar10-jpeg": 32, "faces10k": 64}
-FEATURES = ("inception", "classifier", "vgg16", "clip-vit-b-32")  # for the distances; tables prefer the first
+FEATURES = ("inception", "imagenet", "classifier", "vgg16", "clip-vit-b-32")  # tables prefer the first
 SAMPLERS = PRIOR, MIXTURE = ("prior", "gmm10")  # distributions of latents to sample
 PHOTO_SIZE = 320  # half of a photograph's width, so that training and test crops share no pixel
 

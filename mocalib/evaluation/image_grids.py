@@ -15,13 +15,15 @@ SAMPLES, COLUMNS = 40, 8  # samples; images a row
 LARGE, FEWER = 48, 24  # images of at least 48 pixels: only 24 samples, so that records stay small
 SHOWN_NEIGHBOURS = 16  # samples that are shown with their nearest training image
 RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # pairs; rows; decoded images a row
+UNSHARED = ("celeba", "celebahq", "faces10k")  # datasets whose images may not be passed on
 
 
-def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, bytes]:
-    """PNG grids without padding, which figures cut into images.
+def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int, name: str = "") -> dict[str, bytes]:
+    """PNG grids without padding, which figures cut into images. `name` is the dataset's.
 
     samples (8 a row); the nearest training image of each of the first samples; reconstructions (original,
-    reconstruction, ...); and interpolations of test images (original, decoded points between both, original).
+    reconstruction, ...); and interpolations of test images (original, decoded points between both, original). Of
+    datasets that are UNSHARED no nearest training images.
     """
     enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
     shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is repeated
@@ -32,13 +34,15 @@ def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int) -> dict[str, by
     x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
     between = as_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
     rows = torch.cat([x0.unsqueeze(1), between, x1.unsqueeze(1)], dim=1)
-    neighbours = dataset.train.images[nearest(samples[:SHOWN_NEIGHBOURS], dataset.train.images)]
-    return {
+    found = {
         "samples.png": _png(samples, COLUMNS),
-        "neighbours.png": _png(neighbours, COLUMNS),
         "reconstructions.png": _png(pairs, COLUMNS),
         "interpolations.png": _png(rows.flatten(0, 1), STEPS + 2),
     }
+    if name not in UNSHARED:
+        near = nearest(samples[:SHOWN_NEIGHBOURS], dataset.train.images)
+        found["neighbours.png"] = _png(dataset.train.images[near], COLUMNS)
+    return found
 
 
 def nearest(images: Tensor, training: Tensor) -> Tensor:

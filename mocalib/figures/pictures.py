@@ -12,7 +12,9 @@ BETWEEN = "original | decoded points between the two latents | original"
 
 
 def samples(run: Run) -> Figure:
-    """New images, and the nearest training image of each, by pixels."""
+    """New images, and the nearest training image of each, by pixels, if the run's record may have them."""
+    if not (run.directory / "neighbours.png").exists():
+        return _panels({"samples": tiles(run, "samples.png")})
     near = tiles(run, "neighbours.png")
     return _panels({"samples": tiles(run, "samples.png")[: len(near)], NEAREST: near})
 

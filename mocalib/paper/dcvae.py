@@ -62,3 +62,7 @@ _DIGITS = RunConfig(
 LAPTOP = experiments(
     _DIGITS, 0.04, (AE(), MoCA(0.1, 0.99, 2048, 1.0), WAEMMD(10.0, "normal", 1.0)), (8, 16), (64, 640, 2048)
 )
+_FACES = replace(_DIGITS, dataset="faces10k", size=32, width=16, latent_dim=32, epochs=20, precision="bfloat16")
+OVERNIGHT = experiments(
+    _FACES, 0.04, (AE(), MoCA(0.1, 0.99, 2_600, 1.0), WAEMMD()), (16, 32), (64, 640, 2_560), dataset="digits"
+)

@@ -52,13 +52,17 @@ OF_DATA = ("dataset", "root", "crop", "limit", "skip_broken")  # fields of a run
 
 
 def named(config: RunConfig, table: dict[Name, RunConfig]) -> Name | None:
-    """The name under which a table lists a run, for any seed and any data; None if it does not."""
+    """The name under which a table lists a run, for any seed and any data; None if it does not.
+
+    Of two names of the same run on different data, the one on the run's own data counts.
+    """
 
     def key(run: RunConfig) -> dict:
         return {name: value for name, value in run.to_dict().items() if name not in ("seed", *OF_DATA)}
 
     sought = key(config)
-    return next((name for name, listed in table.items() if key(listed) == sought), None)
+    found = [name for name, listed in table.items() if key(listed) == sought]
+    return next((name for name in found if table[name].dataset == config.dataset), next(iter(found), None))
 
 
 def listed(scale: str, seeds: int | None = None) -> dict[str, list[RunConfig]]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from mocalib.config.methods import MoCA
 from mocalib.config.run import RunConfig
 from mocalib.paper import baselines, dcvae, ingredients, smoke
+from mocalib.paper.overnight import OVERNIGHT
 from mocalib.paper.scale import A1, A2, CELEBA, CIFAR, Scale, vary
 
 # -------------------------------------------------------------------------------------------------------------- paper
@@ -116,6 +117,7 @@ LAPTOP = Scale(
     },
     row=baselines.MOCA,
     baselines={CIFAR: _DIGITS_BASELINES, CELEBA: baselines.runs(_DIGITS_32, baselines.DIGITS_32)},
+    tried={CIFAR: baselines.TRIED, CELEBA: baselines.TRIED_32},
     convergence=baselines.compared(_DIGITS, _DIGITS_BASELINES),
     quickstart=QUICKSTART,
     one_step=replace(_DIGITS, limit=64, epochs=1, keep_epochs=(0,)),
@@ -161,7 +163,7 @@ LAPTOP = Scale(
 )
 
 SMOKE = smoke.thinned(LAPTOP)
-SCALES = {"smoke": SMOKE, "laptop": LAPTOP, "paper": PAPER}
+SCALES = {"smoke": SMOKE, "laptop": LAPTOP, "overnight": OVERNIGHT, "paper": PAPER}
 
 
 def scale_of(name: str) -> str:

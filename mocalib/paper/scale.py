@@ -1,9 +1,12 @@
 """What a scale is: its base runs, and the axes along which the paper's tables and figures vary them."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 from mocalib.config.run import RunConfig
 from mocalib.paper import dcvae
+
+Part = TypeVar("Part")
 
 CIFAR, CELEBA = "CIFAR-10", "CelebA"  # the paper's names; each scale uses its own data for them
 A1, A2 = "MoCA-A1", "MoCA-A2"  # Table 1's names of the two nets under MoCA
@@ -42,6 +45,7 @@ class Scale:
     throughput: tuple[RunConfig, ...]  # nets that are timed; the first also with longer queues
     dcvae: dcvae.Experiments  # DC-VAE's own
     seeds_of: dict[str, range] = field(default_factory=dict)  # experiment -> its seeds, if they are others
+    tried: dict[str, dict] = field(default_factory=dict)  # dataset -> method -> setting, values of the trials
     quickstart: RunConfig | None = None
     one_step: RunConfig | None = None  # trained for a single step: what bad samples look like
     partial: bool = False  # whether tables and figures are drawn before all their runs are finished
@@ -54,3 +58,14 @@ class Scale:
 def vary(config: RunConfig, **objective: float | str) -> RunConfig:
     """The same run with other settings of its method."""
     return replace(config, objective=replace(config.objective, **objective))
+
+
+def widened(part: Part, width: int) -> Part:
+    """A scale, or a part of one, with nets of another width."""
+    if isinstance(part, RunConfig):
+        return replace(part, width=width)
+    if isinstance(part, Scale):
+        return replace(part, **{field.name: widened(getattr(part, field.name), width) for field in fields(part)})
+    if isinstance(part, dict):
+        return {key: widened(value, width) for key, value in part.items()}
+    return type(part)(widened(value, width) for value in part) if isinstance(part, tuple | list) else part

@@ -44,6 +44,7 @@ def thinned(scale: Scale) -> Scale:
         baselines={
             of: {name: _small(config) for name, config in found.items()} for of, found in scale.baselines.items()
         },
+        tried=scale.tried,
         convergence={key: _small(config) for key, config in scale.convergence.items()},
         quickstart=_small(scale.quickstart),
         one_step=_small(scale.one_step),

@@ -22,13 +22,14 @@ from mocalib.data.catalogue import TRAINING_IMAGES
 from mocalib.paper import baselines, experiments, results
 from mocalib.paper.experiments import of_first_seed
 from mocalib.paper.grids import CELEBA, CIFAR, SCALES, scale_of
-from mocalib.paper.verdict import Claim, concluded, judge, told
+from mocalib.paper.scale import widened
+from mocalib.paper.verdict import Claim, Numbers, concluded, judge, said, told
 from mocalib.storage import files
 from mocalib.storage.run import Run
 from mocalib.sweep.run import sweep
 from mocalib.training.device import check_device
 
-Effects, Numbers = pd.Series | pd.DataFrame, pd.Series | str
+Effects = pd.Series | pd.DataFrame
 BAD = "bad"  # what bad looks like: the scale's one-step run
 BAD_EPOCHS = {0: "untrained net", 1: "one training step"}
 
@@ -38,14 +39,16 @@ class Suite:
     """The experiments of one scale; its fields are the parameters of their notebooks.
 
     Runs go to data/runs/<output>, tables and figures to figures/<output>. `output` is the scale's name. It is "custom"
-    if dataset, root, crop or the number of seeds are not the scale's own, or if a grid has more values than the
-    committed one. Raises ValueError with field, value and what is allowed, and for data that its runs cannot use.
+    if dataset, root, crop, width, features or the number of seeds are not the scale's own, or if a grid has more values
+    than the committed one. Raises ValueError with field, value and what is allowed, and for data that its runs cannot
+    use.
     """
 
     scale: str = option("", choices=("", *SCALES))  # "": the environment's MOCALIB_SCALE, or laptop
     dataset: str = ""  # "": the scale's own
     root: str = ""  # folder or zip of images; "": data/raw/<dataset>
     crop: int = option(0, low=0)  # side of the central square that is cut out first; 0: the dataset's own
+    width: int = option(0, low=0)  # channels of each net's first stage; 0: the scale's own; 64: the paper's
     seeds: int = option(0, low=0)  # the scale's first n; 0: all that it runs
     features: str = option("", choices=("", *FEATURES, "none"))  # for the distances; "": the scale's own
     device: str = "cpu"
@@ -57,14 +60,15 @@ class Suite:
     def __post_init__(self) -> None:
         validate(self)
         self.scale = scale_of(self.scale)
-        self.settings = SCALES[self.scale]
+        self.settings = widened(SCALES[self.scale], self.width) if self.width else SCALES[self.scale]
         self.seeds = self.seeds or len(self.settings.seeds)
         if self.root and not self.dataset:
             raise ValueError(f"root = {self.root!r} needs a dataset; pass dataset too, such as 'folder'")
         if self.engine == "local":  # a cluster has devices of its own
             check_device(self.device)
         self._own = own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
-        self.output = "custom" if own or self.features or self.seeds != len(self.settings.seeds) else self.scale
+        changed = own or self.width or self.features
+        self.output = "custom" if changed or self.seeds != len(self.settings.seeds) else self.scale
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
         self._configs, self._known, self._evidence, self._told = {}, {}, set(), False
         self._findings: dict[str, dict] = {}  # of each claim that was judged
@@ -79,11 +83,12 @@ class Suite:
             known = [name not in fixed or run in fixed[name] for run in first]
             self._configs[name] = mine
             self._known[name] = {config for config, is_known in zip(mine, known) if is_known}
-            if not own and not self.features:
+            if not changed:
                 self._evidence |= {c for c in self._known[name] if c.seed in seeds}
 
     def _on_own(self, config: RunConfig, n: int) -> RunConfig:
-        """A config on the user's n training images, if there are any, at the size that it has."""
+        """A config of the user's width, and on the user's n training images, at the size that it has."""
+        config = replace(config, width=self.width or config.width)
         if not self._own:
             return config
         limit = config.limit if config.limit <= n else 0
@@ -172,7 +177,7 @@ class Suite:
         table["data"] = [self.images(of, configs[run]) for of, run in zip(table["of"], table["run"])]
         if self._own and not self._told and len(table) and table["features"].eq("").all():
             self._told = True
-            print("no distances: these images have no labels. Pass features: inception, vgg16 or clip-vit-b-32")
+            print("no distances: these images have no labels. Pass features, such as imagenet or inception")
         table["added"] = pd.Series([configs[run] not in self._judged for run in table["run"]], dtype=bool)
         return table
 
@@ -239,7 +244,7 @@ class Suite:
 
         `here` and `paper` are the numbers behind it. Runs that were added to the grid must not be among the effects.
         """
-        found = judge(claim, effects, self.seeds, room) | {"here": _said(here, 3), "paper": _said(paper, 4)}
+        found = judge(claim, effects, self.seeds, room) | {"here": said(here, 3), "paper": said(paper, 4)}
         found["scale"] = self.scale
         files.write_json(paths.FIGURES / self.output / "claims" / f"{claim.key}.json", found)
         self._findings[claim.key] = found
@@ -248,13 +253,3 @@ class Suite:
     def conclude(self, key: str, found: str, why: str) -> Markdown:
         """Three sentences on a claim that was judged: what was found, whether that is the paper's, and why."""
         return Markdown(concluded(self._findings[key], found, why))
-
-
-def _said(numbers: Numbers, digits: int) -> str:
-    """Numbers as a sentence's part, each named by the index: "m0 0: 39.3, m0 0.9: 16.3"."""
-    if isinstance(numbers, str):
-        return numbers or "no runs"
-    name = f"{numbers.index.name} " if numbers.index.name else ""
-    places = [place if isinstance(place, str) else f"{name}{place:g}" for place in numbers.index]
-    values = [f"{value:.{digits}g}" if value < 1_000 else f"{value:,.0f}" for value in numbers]
-    return ", ".join(f"{place}: {value}" for place, value in zip(places, values) if value != "nan") or "no runs"

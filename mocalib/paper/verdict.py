@@ -35,6 +35,7 @@ AGREES = {  # verdict -> what it says of the paper
     NOT_RUN: "What the paper claims was not run.",
 }
 VERDICTS = tuple(AGREES)
+Numbers = pd.Series | str  # behind a claim, named by the index
 UNTESTED = "not tested"  # stands for the paper's numbers where it has none
 
 
@@ -197,6 +198,16 @@ def concluded(judged: dict, found: str, why: str) -> str:
         return f"{judged['key']}: runs are missing, so there is nothing to say"
     untested = f'The paper does not test this; the verdict here is "{judged["verdict"]}".'
     return f"{found} {untested if judged['paper'] == UNTESTED else AGREES[judged['verdict']]} {why}"
+
+
+def said(numbers: Numbers, digits: int) -> str:
+    """Numbers as a sentence's part, each named by the index: "m0 0: 39.3, m0 0.9: 16.3"."""
+    if isinstance(numbers, str):
+        return numbers or "no runs"
+    name = f"{numbers.index.name} " if numbers.index.name else ""
+    places = [place if isinstance(place, str) else f"{name}{place:g}" for place in numbers.index]
+    values = [f"{value:.{digits}g}" if value < 1_000 else f"{value:,.0f}" for value in numbers]
+    return ", ".join(f"{place}: {value}" for place, value in zip(places, values) if value != "nan") or "no runs"
 
 
 def _verdict(claim: Claim, table: pd.DataFrame, seeds: int, room: pd.Series | None) -> str:
