@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format strip notebooks laptop paper figures lab browser clean
+.PHONY: help demo test soak lint format strip notebooks laptop overnight paper figures lab browser clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -64,6 +64,13 @@ endef
 laptop: $(STAMP)  ## the whole paper in small: every run of the laptop scale, two at a time on two cores, then make figures
 	$(call SWEEP_ALL,--scale laptop --jobs 0)
 	$(MAKE) --no-print-directory figures SCALE=laptop
+
+# Faces first: the ablations that take an hour or two, then all else. It needs data/raw/faces10k and data/raw/cifar10-jpeg.
+FIRST := figure5 table3 table4 figure4
+overnight: $(STAMP)  ## the paper on faces and CIFAR-10 with small nets, two runs at a time; stop it and start it again at will
+	$(PY) -m mocalib sweep $(FIRST) --scale overnight --jobs 0
+	$(call SWEEP_ALL,--scale overnight --jobs 0)
+	$(MAKE) --no-print-directory figures SCALE=overnight
 
 paper: SCALE ?= paper
 ENGINE ?= local

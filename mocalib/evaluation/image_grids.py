@@ -23,13 +23,13 @@ def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int, name: str = "")
 
     samples (8 a row); the nearest training image of each of the first samples; reconstructions (original,
     reconstruction, ...); and interpolations of test images (original, decoded points between both, original). Of
-    datasets that are UNSHARED no nearest training images.
+    UNSHARED datasets there are few originals, the same in both, and no nearest training images.
     """
     enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
     shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is repeated
     count = SAMPLES if dataset.image_shape[-1] < LARGE else FEWER
     samples = decode_uint8(autoencoder, autoencoder.prior(count, seed))
-    originals = shown[:RECONSTRUCTIONS]
+    originals = shown[: 2 * INTERPOLATIONS if name in UNSHARED else RECONSTRUCTIONS]
     pairs = torch.stack([originals, decode_uint8(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
     x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
     between = as_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W

@@ -1,6 +1,6 @@
 """Real images on two CPU cores: faces and CIFAR-10 at 32x32, and nets of width 16 in bfloat16.
 
-`ORDER` says what to run first. With `width` 64 and a GPU the same grid is the paper's nets on these images.
+`make overnight` runs the grid, faces first. With `width` 64 it is a grid for a GPU.
 """
 
 from dataclasses import replace

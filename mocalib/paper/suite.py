@@ -213,9 +213,10 @@ class Suite:
     def save(
         self, figure: Figure, name: str, runs: list[Run], caption: str, table: pd.DataFrame | None = None
     ) -> Image:
-        """Write a figure to figures/<output> as png and pdf, with the numbers behind it as csv, and show it."""
+        """Write a figure of some runs to figures/<output> as png and pdf, the numbers behind it as csv, and show it."""
         about = f"{self.about(runs)}; {caption}" if len(runs) > 1 else caption
-        figures.save(figure, name, self.output, runs, about, table)
+        if runs:
+            figures.save(figure, name, self.output, runs, about, table)
         shown = io.BytesIO()
         figure.savefig(shown, format="png", metadata={"Software": None}, dpi=plt.rcParams["figure.dpi"])
         plt.close(figure)
