@@ -22,6 +22,7 @@ from PIL import Image
 from mocalib import figures, methods, open_run, train
 from mocalib.config import paths
 from mocalib.config.methods import RAE, VAE, TwoStageVAE
+from mocalib.config.run import FACES
 from mocalib.data.arrays import as_uint8
 from mocalib.figures import live
 from mocalib.figures.live import Live
@@ -55,6 +56,18 @@ def test_every_run_of_the_laptop_scale_is_committed_and_no_other_as_its_manifest
         assert run.directory.name == run.config.name
         assert run.scores
         assert not run.environment["dirty"]
+
+
+def test_every_committed_run_on_real_images_is_of_its_grid_and_holds_no_image_that_may_not_be_passed_on():
+    listed = set(experiments.everything("overnight"))
+    for path in (paths.RECORDS / "overnight").glob("*/manifest.json"):
+        run = open_run(path.parent)
+        run.verify()
+        assert run.config in listed
+        assert not run.environment["dirty"]
+        compared = [row for row in run.scores if row["metric"] == "fd_imagenet" and row["sampler"] == "prior"]
+        assert {row["n_generated"] for row in compared} == {5_000}
+        assert run.config.dataset not in FACES or not (run.directory / "neighbours.png").exists()
 
 
 @pytest.fixture
@@ -108,14 +121,14 @@ def test_a_run_without_scores_says_how_to_make_them(tmp_path):
         figures.tiles(Run(tmp_path, tiny()), "samples.png")
 
 
-@pytest.fixture(scope="module")
-def again(tmp_path_factory) -> Path:
-    """All that `make figures` writes, in another folder."""
+@pytest.fixture(scope="module", params=["laptop", pytest.param("overnight", marks=pytest.mark.soak)])
+def again(request, tmp_path_factory) -> Path:
+    """All that `make figures` writes for a scale, in another folder."""
     folder = tmp_path_factory.mktemp("figures")
-    command = [sys.executable, str(paths.ROOT / "notebooks" / "execute.py"), "laptop"]
+    command = [sys.executable, str(paths.ROOT / "notebooks" / "execute.py"), request.param]
     environment = os.environ | {"MOCALIB_FIGURES": str(folder)}
     subprocess.run(command, cwd=paths.ROOT, env=environment, check=True, capture_output=True)
-    return folder / "laptop"
+    return folder / request.param
 
 
 def numbers(path: Path) -> list:
@@ -134,10 +147,10 @@ def leaves(value) -> list:
 
 def test_committed_tables_and_verdicts_follow_from_the_records(again):
     """On any processor, to 1e-6; nothing is there that no notebook writes, and nothing is missing."""
-    committed = paths.ROOT / "figures" / "laptop"
+    committed = paths.ROOT / "figures" / again.name
     names = {path.relative_to(committed) for path in committed.rglob("*") if path.is_file()}
     assert {path.relative_to(again) for path in again.rglob("*") if path.is_file()} == names
-    assert sum(name.suffix == ".png" for name in names) >= 24
+    assert sum(name.suffix == ".png" for name in names) >= {"laptop": 24, "overnight": 4}[again.name]
     for name in sorted(name for name in names if name.suffix in (".csv", ".json")):
         for new, old in zip(numbers(again / name), numbers(committed / name), strict=True):
             assert new == (pytest.approx(old, rel=1e-6, nan_ok=True) if isinstance(old, float) else old), name
@@ -146,16 +159,16 @@ def test_committed_tables_and_verdicts_follow_from_the_records(again):
 @pytest.mark.soak
 def test_committed_figures_follow_from_the_records_to_the_byte(again):
     """On the kind of processor that made them."""
-    committed = paths.ROOT / "figures" / "laptop"
+    committed = paths.ROOT / "figures" / again.name
     for path in [path for path in committed.rglob("*") if path.is_file()]:
         assert (again / path.relative_to(committed)).read_bytes() == path.read_bytes(), path.name
 
 
 EXECUTE = runpy.run_path(str(paths.ROOT / "notebooks" / "execute.py"))
-COPIES = sorted((paths.ROOT / "figures" / "laptop" / "notebooks").glob("*.ipynb"))
+COPIES = sorted((paths.ROOT / "figures").glob("*/notebooks/*.ipynb"))
 
 
-@pytest.mark.parametrize("path", COPIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COPIES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
     """No times, no places of this machine, no addresses of objects; its pictures are there, and it is not too large."""
     text = path.read_text("utf-8")
@@ -175,7 +188,8 @@ def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
 
 def test_the_copies_are_of_all_notebooks_that_do_not_train():
     names = {path.stem for path in (paths.ROOT / "notebooks").glob("*.ipynb")}
-    assert {path.stem for path in COPIES} == names - set(EXECUTE["TRAINING"])
+    for scale in ("laptop", "overnight"):
+        assert {path.stem for path in COPIES if path.parts[-3] == scale} == names - set(EXECUTE["TRAINING"])
 
 
 SPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -24,6 +24,7 @@ LINES = {
     "README.md": 150,
     "CONTRIBUTING.md": 80,
     "data/README.md": 80,
+    "data/weights/faces-moca/README.md": 25,
     "figures/README.md": 80,
     "mocalib/README.md": 80,
     "notebooks/README.md": 80,

@@ -358,6 +358,21 @@ def test_the_committed_model_is_the_quickstarts_run(tmp_path):
         assert (place / name).read_bytes() == (record / name).read_bytes(), name
     open_run(place).verify()
     assert sum(path.stat().st_size for path in place.iterdir()) <= 800_000
+
+
+def test_the_committed_model_of_faces_is_a_run_of_its_record_and_small():
+    place = paths.WEIGHTS / "faces-moca"
+    run = open_run(place)
+    run.verify()
+    for name in ("config.json", "metrics.jsonl", "scores.json"):
+        assert (place / name).read_bytes() == (paths.RECORDS / "overnight" / run.config.name / name).read_bytes(), name
+    assert (place / "weights.pt").stat().st_size <= 1_500_000
+    assert not list(place.glob("*.png"))  # which would hold originals
+    model = load(place)
+    assert sum(p.numel() for net in (model.objective.encoder, model.objective.decoder) for p in net.parameters()) > 7e5
+    images = model.sample(64)
+    assert images.shape == (64, 3, 32, 32)
+    assert images.std(dim=0).mean() > 0.1  # they differ
     model = load("data/weights/digits-moca")
     drawn = generate.decode_uint8(model, model.prior(40))
     grid = np.asarray(Image.open(place / "samples.png")).reshape(5, 16, 8, 16).swapaxes(1, 2).reshape(40, 1, 16, 16)

@@ -8,9 +8,11 @@ from itertools import pairwise, product
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import tiny
 
+from mocalib import MoCA
 from mocalib.paper import verdict
-from mocalib.paper.verdict import Claim, decide, interval, judge, seeds_to_decide
+from mocalib.paper.verdict import Claim, complete, decide, interval, judge, seeds_to_decide
 
 DECIDED = {"holds", "does not hold"}
 
@@ -415,3 +417,13 @@ def test_much_worse_is_less_than_half_of_the_papers_own_two_cases():
     """Table 4's tiny queue and Table 3's momentum 0, on a log scale."""
     assert math.exp(verdict.MUCH) == pytest.approx(1.25)
     assert 2 * verdict.MUCH < math.log(84.93 / 49.94) < math.log(86.57 / 47.46) < 3 * verdict.MUCH
+
+
+def test_a_seed_that_lacks_a_run_of_the_grid_is_not_judged():
+    configs = [tiny(seed=seed, objective=MoCA(weight=weight)) for seed in (3, 4) for weight in (0.0, 1.0, 2.0)]
+    frame = pd.DataFrame({"run": [config.name for config in configs], "seed": [config.seed for config in configs]})
+    added = pd.DataFrame({"run": [tiny(seed=3, objective=MoCA(weight=9.0)).name], "seed": [3]})
+    assert complete(frame, configs).equals(frame)
+    assert set(complete(pd.concat([frame[1:], added]), configs)["seed"]) == {4}
+    assert len(complete(pd.concat([frame, added]), configs)) == 6
+    assert complete(frame[:0], configs).empty

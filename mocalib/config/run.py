@@ -12,6 +12,7 @@ from mocalib.config.checks import changed, nearest, option, validate
 from mocalib.config.methods import OBJECTIVES, READ, WRITTEN, Method, MoCA, objective_name
 
 IMAGE_FILES = ("folder", "cifar10-jpeg", "faces10k", "celeba", "celebahq")  # datasets of image files
+FACES = ("celeba", "celebahq", "faces10k")  # CelebA's images, which may not be passed on
 ROOTED = ("cifar10", *IMAGE_FILES)  # datasets with a folder on the disk
 TORCHVISION = "torchvision"  # written with a class of torchvision.datasets, "torchvision:FashionMNIST"
 DATASETS = ("digits", "photos", *ROOTED)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from mocalib.config.run import FACES
 from mocalib.data.arrays import as_uint8
 from mocalib.data.cache import Dataset
 from mocalib.evaluation.generate import BATCH, Autoencoder, decode_uint8
@@ -15,7 +16,6 @@ SAMPLES, COLUMNS = 40, 8  # samples; images a row
 LARGE, FEWER = 48, 24  # images of at least 48 pixels: only 24 samples, so that records stay small
 SHOWN_NEIGHBOURS = 16  # samples that are shown with their nearest training image
 RECONSTRUCTIONS, INTERPOLATIONS, STEPS = 16, 4, 8  # pairs; rows; decoded images a row
-UNSHARED = ("celeba", "celebahq", "faces10k")  # datasets whose images may not be passed on
 
 
 def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int, name: str = "") -> dict[str, bytes]:
@@ -23,13 +23,13 @@ def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int, name: str = "")
 
     samples (8 a row); the nearest training image of each of the first samples; reconstructions (original,
     reconstruction, ...); and interpolations of test images (original, decoded points between both, original). Of
-    UNSHARED datasets there are few originals, the same in both, and no nearest training images.
+    faces, which may not be passed on, there are few originals, the same in both, and no nearest training images.
     """
     enough = torch.arange(max(RECONSTRUCTIONS, 2 * INTERPOLATIONS))
     shown = dataset.test.images[enough % len(dataset.test.images)]  # a small test split is repeated
     count = SAMPLES if dataset.image_shape[-1] < LARGE else FEWER
     samples = decode_uint8(autoencoder, autoencoder.prior(count, seed))
-    originals = shown[: 2 * INTERPOLATIONS if name in UNSHARED else RECONSTRUCTIONS]
+    originals = shown[: 2 * INTERPOLATIONS if name in FACES else RECONSTRUCTIONS]
     pairs = torch.stack([originals, decode_uint8(autoencoder, autoencoder.encode(originals))], dim=1).flatten(0, 1)
     x0, x1 = shown[: 2 * INTERPOLATIONS].unflatten(0, (2, -1))
     between = as_uint8(autoencoder.interpolate(x0, x1, STEPS))  # B steps C H W
@@ -39,7 +39,7 @@ def grids(autoencoder: Autoencoder, dataset: Dataset, seed: int, name: str = "")
         "reconstructions.png": _png(pairs, COLUMNS),
         "interpolations.png": _png(rows.flatten(0, 1), STEPS + 2),
     }
-    if name not in UNSHARED:
+    if name not in FACES:
         near = nearest(samples[:SHOWN_NEIGHBOURS], dataset.train.images)
         found["neighbours.png"] = _png(dataset.train.images[near], COLUMNS)
     return found

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from mocalib.config.run import FEATURES
 from mocalib.evaluation import metrics
 from mocalib.storage.run import Run
 
@@ -22,7 +23,7 @@ LOGGED = {  # logged term -> axis label
 }
 PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns other than terms
 MARKERS = "osD^vPX"
-DISTANCE = {"inception": "FID", "classifier": "fd (classifier features)", "": "no score"}
+DISTANCE = {name: f"fd ({name} features)" for name in FEATURES} | {"inception": "FID", "": "no score"}
 STAR = "error bars: standard deviation over seeds; red star: best mean of a line; lines are shifted a little"
 OPEN = "open mark: a run did not reach the loss at which training stops"
 

@@ -28,7 +28,7 @@ def configs(name: str, scale: str, seeds: int = 1) -> list[RunConfig]:
     - "convergence": MoCA and some baselines during training;
     - "appendix_a": A1 on CelebA with d 64 and 128;
     - "dcvae_table1", "dcvae_table5", "dcvae_figure11": DC-VAE's own experiments;
-    - "quickstart": a small MoCA-A2, and the same autoencoder with lambda 0; smoke and laptop only.
+    - "quickstart": a small MoCA-A2, and the same autoencoder with lambda 0; not at paper scale.
 
     Runs that two experiments share are equal. Raises ValueError for an unknown name or scale, or for seeds below 1.
     """

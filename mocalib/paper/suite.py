@@ -15,7 +15,7 @@ from mocalib.config import paths
 from mocalib.config.checks import option, validate
 from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
 from mocalib.config.methods import MoCA
-from mocalib.config.run import FEATURES, MIXTURE, OWN_SIZES, PRIOR, RunConfig
+from mocalib.config.run import FACES, FEATURES, MIXTURE, OWN_SIZES, PRIOR, RunConfig
 from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
@@ -155,13 +155,13 @@ class Suite:
         for run in done:
             run.verify()
         if missing := [run.directory for run in runs if run not in done]:
-            listed = ", ".join(directory.name for directory in missing)
-            count = f"{len(missing)} of {len(runs)} runs are missing in {missing[0].parent}"
+            count = f"{', '.join(names)}: {len(missing)} of {len(runs)} runs are missing"
+            asked = f"{' '.join(names)} --scale {self.scale}"
             if not self.settings.partial:
-                remedy = f"train = True, or {paths.SHELL} sweep {names[0]} --scale {self.scale}"
-                message = f"{', '.join(names)}: {count}: {listed}; restore them with git, or train them: {remedy}"
-                raise FileNotFoundError(message)
-            print(f"{', '.join(names)}: {count}: {listed}; {paths.SHELL} sweep makes them")
+                listed = f"in {missing[0].parent}: {', '.join(directory.name for directory in missing)}"
+                remedy = f"restore them with git, or train them: train = True, or {paths.SHELL} sweep {asked}"
+                raise FileNotFoundError(f"{count} {listed}; {remedy}")
+            print(f"{count}; `python -m mocalib plan {asked}` lists them, `sweep` makes them")
         return done
 
     def results(self, runs: list[Run], history: bool = False) -> pd.DataFrame:
@@ -188,6 +188,7 @@ class Suite:
         known |= {(CIFAR, name): run for name, run in scale.convergence.items()} | scale.table1
         known |= {(CIFAR, BAD): scale.one_step} if scale.one_step else {}
         role = next((of for name, of in experiments.OF.items() if config in self._configs[name]), CELEBA)
+        role = CELEBA if role == CIFAR and config.dataset in FACES else role
         other = baselines.MOCA if isinstance(config.objective, MoCA) else str(config.objective)
         of, method = experiments.named(config, known) or (role, other)
         return of, BAD_EPOCHS[epoch] if method == BAD else method

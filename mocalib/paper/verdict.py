@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mocalib.config.run import RunConfig
+
 LEVEL = 0.90
 FEWEST = 3  # seeds; fewer give no verdict
 MOST = 50  # seeds up to which we say how many would decide
@@ -98,6 +100,13 @@ def ends(frame: pd.DataFrame, axis: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     low, high = (frame[frame[axis] == value].set_index(["seed", "weight"], drop=False) for value in bounds)
     shared = low.index.intersection(high.index) if bounds[0] != bounds[1] else low.index[:0]
     return tuple(part[part.index.isin(shared)].reset_index(drop=True) for part in (low, high))
+
+
+def complete(frame: pd.DataFrame, configs: list[RunConfig]) -> pd.DataFrame:
+    """The runs of a grid, without seeds that lack one of them."""
+    found = frame[frame["run"].isin(config.name for config in configs)]
+    wanted = pd.Series([config.seed for config in configs], dtype=int).value_counts()
+    return found[found.groupby("seed")["run"].transform("nunique").eq(found["seed"].map(wanted))]
 
 
 def _where(frame: pd.DataFrame, values: dict) -> pd.DataFrame:
