@@ -205,7 +205,7 @@ def test_every_claim_has_a_key_of_its_own_and_a_committed_verdict():
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_studies_take_the_same_parameters_and_show_committed_evidence_by_default(path):
-    same = {"scale": "", "dataset": "", "root": "", "crop": 0, "seeds": 0, "features": "", "device": "cpu"}
+    same = {"scale": "", "dataset": "", "root": "", "crop": 0, "width": 0, "seeds": 0, "features": "", "device": "cpu"}
     assert parameters(path) == same | {"threads": 0, "engine": "local", "jobs": 0, "train": True}
 
 
