@@ -12,6 +12,7 @@ from mocalib.config.compute import ENGINES, Compute, Pool, Scoring
 from mocalib.config.run import FEATURES, PRIOR, SAMPLERS, RunConfig
 from mocalib.paper import experiments
 from mocalib.paper.grids import SCALES
+from mocalib.paper.scale import widened
 from mocalib.training.interrupt import terminate
 
 
@@ -60,7 +61,7 @@ def _plan(options: argparse.Namespace) -> int:
     from mocalib.sweep import plan
 
     configs, folder, compute = _configs(options), _folder(options), _compute(options)
-    if options.commit and (options.names, options.runs, options.seeds) != (["all"], None, None):
+    if options.commit and (options.names, options.runs, options.seeds, options.width) != (["all"], None, None, 0):
         raise ValueError(f"--commit takes the whole grid: {paths.SHELL} plan all --scale SCALE --commit")
     if options.commit:
         print(results.commit(options.scale))
@@ -131,7 +132,7 @@ def _configs(options: argparse.Namespace) -> list[RunConfig]:
     if not found:
         raise ValueError(f"{', '.join(options.names)}: not run at {scale} scale")
     i, n = options.part
-    found = [replace(config, width=options.width or config.width) for config in found]
+    found = widened(found, options.width) if options.width else found
     return list(dict.fromkeys(found))[i - 1 :: n]  # every n-th run: neighbours in the list cost about the same
 
 

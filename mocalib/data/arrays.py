@@ -107,15 +107,17 @@ def save_images(images: Tensor | Iterable[Tensor], folder: Path | str) -> Path:
     return folder
 
 
-def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = 0) -> Tensor:
+def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = 0, usual: int = 0) -> Tensor:
     """Whatever a user has as images N C H W of a run's `shape`, uint8 or float32 in [0, 1].
 
-    A path is one of an image, a folder or a zip. What has another size or number of channels is cropped and resized as
-    the run's own images were. Raises ValueError for what does not fit, with the name of a file that cannot be read.
+    A path is one of an image, a folder or a zip. Of what has another size or number of channels a centred square is
+    resized: that of `crop` pixels; without a crop, that of `usual` pixels of images whose short side is up to twice as
+    long, as a dataset's own files are; else the largest. Raises ValueError for what does not fit, with the name of a
+    file that cannot be read.
     """
     channels, side, _ = shape
     if isinstance(given, (list, tuple)) and len(given):
-        parts = [like(each, shape, crop, white) for each in given]
+        parts = [like(each, shape, crop, white, usual) for each in given]
         same = len({part.dtype for part in parts}) == 1
         return torch.cat(parts if same else [part / 255 if part.dtype == torch.uint8 else part for part in parts])
     if isinstance(given, (str, os.PathLike)):
@@ -129,7 +131,8 @@ def like(given: Any, shape: tuple[int, int, int], crop: int = 0, white: int = 0)
         pictures = _pillow(as_uint8(x))
     else:
         raise ValueError(f"{type(given).__name__} is no image; pass a path, Pillow image, array, tensor or a list")
-    arrays = [decode.pixels(picture, side, crop, channels == 1, white) for picture in pictures]
+    squares = ((picture, crop or (usual if usual <= min(picture.size) <= 2 * usual else 0)) for picture in pictures)
+    arrays = [decode.pixels(picture, side, square, channels == 1, white) for picture, square in squares]
     return torch.from_numpy(np.stack(arrays))
 
 

@@ -30,19 +30,23 @@ class Autoencoder:
     """A trained run's nets in evaluation mode and float32.
 
     Images may be anything that `data.arrays.like` takes: a path, a Pillow image, an array or tensor, one or several, in
-    uint8 or in [0, 1]. They are cropped and resized as the run's own were, unless they have its shape already. Raises
-    ValueError for what does not fit.
+    uint8 or in [0, 1]. They are cropped and resized as the run's own were, unless they are arrays of its shape. A crop
+    that is only usual for the run's dataset is taken of images of about its size. Raises ValueError for what does not
+    fit.
     """
 
-    def __init__(self, objective: methods.Objective, about: dict, device: torch.device, crop: int = 0) -> None:
+    def __init__(
+        self, objective: methods.Objective, about: dict, device: torch.device, crop: int = 0, usual: int = 0
+    ) -> None:
         self.objective = objective.to(device).eval().requires_grad_(False)
         self.epoch, self.step, self.image_shape = about["epoch"], about["step"], tuple(about["image_shape"])
-        self.device, self.crop, self.white, self.threads = device, crop, about["white"], about["threads"]
+        self.device, self.white, self.threads = device, about["white"], about["threads"]
+        self.crop, self.usual = crop, usual
         self.spherical = objective.config.spherical  # whether latents are unit vectors
 
     def images(self, x: Any) -> Tensor:
         """Anything as images B C H W of the run's shape, uint8 or in [0, 1]."""
-        return arrays.like(x, self.image_shape, self.crop, self.white)
+        return arrays.like(x, self.image_shape, self.crop, self.white, self.usual)
 
     @torch.no_grad()
     def encode(self, x: Any) -> Tensor:
@@ -140,7 +144,8 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
     objective.load_state_dict(found)
     threads = min(run.environment.get("threads", 1), environment.cores())  # it may come from a larger machine
     about = {"white": run.environment.get("data", {}).get("white", 0), "threads": threads}
-    return Autoencoder(objective.float(), state | about, torch.device(device), datasets.size_and_crop(run.config)[1])
+    crops = run.config.crop, datasets.size_and_crop(run.config)[1]
+    return Autoencoder(objective.float(), state | about, torch.device(device), *crops)
 
 
 def dataset_of(run: Run) -> Dataset:

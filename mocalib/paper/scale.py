@@ -61,9 +61,10 @@ def vary(config: RunConfig, **objective: float | str) -> RunConfig:
 
 
 def widened(part: Part, width: int) -> Part:
-    """A scale, or a part of one, with nets of another width."""
+    """A scale, or a part of one, with nets of another width. AutoGAN's bounds its d."""
     if isinstance(part, RunConfig):
-        return replace(part, width=width)
+        d = min(part.latent_dim, 2 * width) if part.model == "autogan" else part.latent_dim
+        return replace(part, width=width, latent_dim=d)
     if isinstance(part, Scale):
         return replace(part, **{field.name: widened(getattr(part, field.name), width) for field in fields(part)})
     if isinstance(part, dict):

@@ -67,7 +67,7 @@ class Suite:
         if self.engine == "local":  # a cluster has devices of its own
             check_device(self.device)
         self._own = own = {field: value for field in ("dataset", "root", "crop") if (value := getattr(self, field))}
-        changed = own or self.width or self.features
+        changed = own or self.settings != SCALES[self.scale] or self.features
         self.output = "custom" if changed or self.seeds != len(self.settings.seeds) else self.scale
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
         self._configs, self._known, self._evidence, self._told = {}, {}, set(), False
@@ -88,7 +88,7 @@ class Suite:
 
     def _on_own(self, config: RunConfig, n: int) -> RunConfig:
         """A config of the user's width, and on the user's n training images, at the size that it has."""
-        config = replace(config, width=self.width or config.width)
+        config = widened(config, self.width) if self.width else config
         if not self._own:
             return config
         limit = config.limit if config.limit <= n else 0
@@ -156,7 +156,7 @@ class Suite:
             run.verify()
         if missing := [run.directory for run in runs if run not in done]:
             count = f"{', '.join(names)}: {len(missing)} of {len(runs)} runs are missing"
-            asked = f"{' '.join(names)} --scale {self.scale}"
+            asked = f"{' '.join(names)} --scale {self.scale}{f' --width {self.width}' if self.width else ''}"
             if not self.settings.partial:
                 listed = f"in {missing[0].parent}: {', '.join(directory.name for directory in missing)}"
                 remedy = f"restore them with git, or train them: train = True, or {paths.SHELL} sweep {asked}"
