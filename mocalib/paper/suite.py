@@ -212,12 +212,15 @@ class Suite:
     # ------------------------------------------------------------------------------------ tables, figures and verdicts
 
     def save(
-        self, figure: Figure, name: str, runs: list[Run], caption: str, table: pd.DataFrame | None = None
+        self, figure: Figure, name: str, runs: list[Run] | None, caption: str, table: pd.DataFrame | None = None
     ) -> Image:
-        """Write a figure of some runs to figures/<output> as png and pdf, the numbers behind it as csv, and show it."""
-        about = f"{self.about(runs)}; {caption}" if len(runs) > 1 else caption
-        if runs:
-            figures.save(figure, name, self.output, runs, about, table)
+        """Write a figure to figures/<output> as png and pdf, with the numbers behind it as csv, and show it.
+
+        One of runs (None: of something else) is only shown if there are none.
+        """
+        about = f"{self.about(runs)}; {caption}" if runs and len(runs) > 1 else caption
+        if runs != []:
+            figures.save(figure, name, self.output, runs or [], about, table)
         shown = io.BytesIO()
         figure.savefig(shown, format="png", metadata={"Software": None}, dpi=plt.rcParams["figure.dpi"])
         plt.close(figure)
