@@ -23,7 +23,7 @@ demo: $(STAMP)  ## train, sample and score MoCA on digits (about a minute on 2 c
 	@ls figures/demo/*.png
 
 # Two tests at a time, each on one thread: two on the same core would wait for each other.
-test: $(STAMP) lint  ## lint, unit tests, then every notebook (9 to 13 minutes on 2 idle cores)
+test: $(STAMP) lint  ## lint, unit tests, then every notebook (9 to 15 minutes on 2 idle cores)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
 	$(MAKE) --no-print-directory notebooks
 

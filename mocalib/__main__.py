@@ -132,12 +132,13 @@ def _configs(options: argparse.Namespace) -> list[RunConfig]:
     if not found:
         raise ValueError(f"{', '.join(options.names)}: not run at {scale} scale")
     i, n = options.part
-    found = widened(found, options.width) if options.width else found
-    return list(dict.fromkeys(found))[i - 1 :: n]  # every n-th run: neighbours in the list cost about the same
+    found = list(dict.fromkeys(widened(found, options.width)))
+    return found[i - 1 :: n]  # every n-th run: neighbours in the list cost about the same
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    return options.runs or paths.RUNS / ("custom" if options.width else options.scale)
+    own = widened(SCALES[options.scale], options.width) == SCALES[options.scale]
+    return options.runs or paths.RUNS / (options.scale if own else "custom")
 
 
 def _compute(options: argparse.Namespace) -> Compute:

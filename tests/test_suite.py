@@ -9,6 +9,7 @@ import pytest
 from conftest import picture, says, tiny
 
 from mocalib import figures
+from mocalib.__main__ import main
 from mocalib.config import paths
 from mocalib.paper import experiments, results
 from mocalib.paper import grids as all_grids
@@ -36,11 +37,10 @@ def test_the_default_is_laptop_and_the_environment_can_say_otherwise(monkeypatch
     assert Suite().scale == "smoke"
     assert Suite("paper").scale == "paper"
     monkeypatch.setenv("MOCALIB_SCALE", "desktop")
-    with pytest.raises(
-        ValueError, match=says("'desktop' is not one of smoke, laptop, overnight, paper; set it to one")
-    ):
+    known = "MOCALIB_SCALE = 'desktop' is not one of smoke, laptop, overnight, paper; set it to one"
+    with pytest.raises(ValueError, match=says(known)):
         Suite()
-    with pytest.raises(ValueError, match=says("'desktop' is not one of '', 'smoke', 'laptop', 'overnight', 'paper'")):
+    with pytest.raises(ValueError, match="scale = 'desktop' is not one of '', 'smoke', 'laptop', 'overnight', 'paper'"):
         Suite("desktop")
 
 
@@ -63,6 +63,14 @@ def test_another_width_changes_every_net_and_nothing_else_keeps_names_and_goes_t
             assert own._label(config, 20) == wide._label(changed, 20)
     assert {config.width for config in wide.settings.queued} == {64}
     assert wide.settings.stop_at == own.settings.stop_at
+
+
+def test_the_scales_own_width_is_its_own_grid_in_notebooks_and_in_commands(scratch, capsys):
+    fake_run(paths.RUNS / "overnight", experiments.configs("table3", "overnight")[0], 5.0)
+    for width, output, finished in ((0, "overnight", 1), (16, "overnight", 1), (64, "custom", 0)):
+        assert Suite("overnight", width=width).output == output
+        assert main(["plan", "table3", "--scale", "overnight", "--width", str(width)]) == 0
+        assert f"{finished} of them finished" in capsys.readouterr().out
 
 
 def test_a_run_on_real_images_is_of_the_dataset_that_it_is_made_of():
@@ -238,7 +246,10 @@ def test_a_partial_scale_says_what_is_missing_and_goes_on(scratch, capsys):
     assert [run.config for run in runs] == [first]
     said = capsys.readouterr().out
     assert f"table3: {len(others)} of {len(others) + 1} runs are missing" in said
-    assert "python -m mocalib plan table3 --scale paper" in said  # which lists them
+    assert "`python -m mocalib plan table3 --scale paper` lists them" in said
+    assert main(["plan", "table3", "--scale", "paper", "--seeds", "3"]) == 0
+    states = dict(line.split()[::-1] for line in capsys.readouterr().out.splitlines()[:-1])
+    assert states == {first.name: "finished"} | {config.name: "new" for config in others}
 
 
 def test_a_damaged_record_is_not_shown(scratch):

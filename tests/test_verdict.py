@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import tiny
 
-from mocalib import MoCA
+from mocalib import MoCA, RunConfig
 from mocalib.paper import verdict
 from mocalib.paper.verdict import Claim, complete, decide, interval, judge, seeds_to_decide
 
@@ -275,23 +275,45 @@ def test_a_rank_correlation_is_spearmans():
     assert found.to_dict() == pytest.approx({0: 1 - 6 * 2 / 60, 1: 1.5 / math.sqrt(2 * 1.5), 2: -1.0})
 
 
+def sizes(*cells: tuple[int, float, int]) -> list[RunConfig]:
+    """Runs of a size, a lambda and a seed."""
+    return [RunConfig("photos", size=size, seed=seed, objective=MoCA(weight=weight)) for size, weight, seed in cells]
+
+
+def finished(configs: list[RunConfig]) -> pd.DataFrame:
+    rows = ((config.name, config.seed, config.size, config.objective.weight) for config in configs)
+    return runs("run seed size weight", *rows)
+
+
 def test_ends_are_compared_at_the_lambdas_that_both_have():
-    rows = [(8, 1.0), (8, 10.0), (16, 1.0), (16, 99.0), (32, 10.0), (32, 99.0), (32, 1.0)]
-    low, high = verdict.ends(runs("seed size weight", *((0, *row) for row in rows)), "size")
-    assert [*zip(low["size"], low["weight"])] == [(8, 1.0), (8, 10.0)]
-    assert [*zip(high["size"], high["weight"])] == [(32, 10.0), (32, 1.0)]
+    cells = [(16, 1.0), (16, 10.0), (32, 1.0), (32, 99.0), (64, 10.0), (64, 99.0), (64, 1.0)]
+    grid = sizes(*((*cell, 0) for cell in cells))
+    low, high = verdict.ends(finished(grid), grid, "size")
+    assert [*zip(low["size"], low["weight"])] == [(16, 1.0), (16, 10.0)]
+    assert [*zip(high["size"], high["weight"])] == [(64, 10.0), (64, 1.0)]
 
 
 def test_an_axis_with_one_value_has_no_two_ends():
-    low, high = verdict.ends(runs("seed size weight fd", *((seed, 8, 1.0, 5.0) for seed in range(3))), "size")
-    assert (len(low), len(high)) == (0, 0)
+    grid = sizes(*((16, 1.0, seed) for seed in range(3)))
+    assert [len(end) for end in verdict.ends(finished(grid), grid, "size")] == [0, 0]
 
 
-def test_a_seed_that_lacks_a_lambda_at_one_end_is_compared_without_it():
-    cells = ((8, 1.0, 2.0), (8, 9.0, 4.0), (32, 1.0, 2.0), (32, 9.0, 8.0))
-    rows = [(seed, *cell) for seed in (0, 1) for cell in cells]
-    low, high = verdict.ends(runs("seed size weight fd", *rows[:-1]), "size")
-    assert (verdict.spread(high) - verdict.spread(low)).to_dict() == pytest.approx({0: math.log(2), 1: 0.0})
+def test_the_ends_are_the_grids_and_a_seed_that_lacks_a_run_there_is_left_out():
+    """Of seed 0 the largest size is not finished, of seed 1 one lambda at the smallest; of seed 2 one in between."""
+    grid = sizes(*((size, weight, seed) for seed in range(3) for size in (16, 32, 64) for weight in (1.0, 9.0)))
+    missing = {*sizes((64, 1.0, 0), (64, 9.0, 0), (16, 9.0, 1), (32, 9.0, 2))}
+    ready = finished([config for config in grid if config not in missing])
+    low, high = verdict.ends(ready[::-1], grid, "size")
+    assert {*low["seed"], *high["seed"]} == {2}
+    assert sorted(zip(low["weight"], high["weight"])) == [(1.0, 1.0), (9.0, 9.0)]
+
+
+def test_ends_of_a_setting_of_the_method_and_of_no_runs():
+    grid = [RunConfig(objective=MoCA(temperature=tau, weight=1.0)) for tau in (0.1, 0.3, 1.0)]
+    table = finished(grid).assign(temperature=[0.1, 0.3, 1.0])
+    low, high = verdict.ends(table, grid, "temperature")
+    assert (low["temperature"].tolist(), high["temperature"].tolist()) == ([0.1], [1.0])
+    assert [len(end) for end in verdict.ends(table[:0], grid, "temperature")] == [0, 0]
 
 
 def test_a_constant_score_has_no_rank_correlation():

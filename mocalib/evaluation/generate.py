@@ -137,7 +137,7 @@ def load(directory: Path | str, epoch: int | None = None, device: torch.device |
         objective = methods.build(run.config, tuple(state["image_shape"]))
         new = objective.state_dict()
         left_out = {name: new[name] for name in new if name.split(".")[0] in state.get("left_out", ())}
-        found = left_out | {name: _widened(value) for name, value in state["objective"].items()}
+        found = left_out | {name: _unhalved(value) for name, value in state["objective"].items()}
         files.check_state(found, new)
     except Exception as error:  # as for checkpoints
         raise ValueError(f"{path} does not load ({repr(error)[:300]}). {_retrain(run)}") from None
@@ -155,7 +155,7 @@ def dataset_of(run: Run) -> Dataset:
     return dataset
 
 
-def _widened(value: Tensor) -> Tensor:
+def _unhalved(value: Tensor) -> Tensor:
     """A tensor that may be stored in half its bytes, as the nets hold it."""
     return value.float() if value.dtype == torch.bfloat16 else value
 

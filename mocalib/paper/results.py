@@ -52,7 +52,7 @@ DISTANCES = {  # column -> metric, what was scored, for scores that depend on an
 METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are both "fd"
     distance_name(kind, extractor): column for extractor in FEATURES for kind, column in (("fd", "fd"), ("kid", "kd"))
 } | dict.fromkeys(CLASS_SCORES.values(), "class_score")
-NUMBERS = dict.fromkeys(("epoch", "parameters", "seen", "seconds", "n", *SCORES, *DISTANCES), float)
+NUMBERS = dict.fromkeys(("epoch", "parameters", "seen", "seconds", "n", *SCORES, *DISTANCES, "lost_between"), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
 LISTED = ("features", "n", "fd", "reconstruction", "effective_rank")
 COLUMNS = list(dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS]))  # two have the name precision
@@ -63,7 +63,8 @@ def frame(runs: list[Run], epoch: int | None = None, extractor: str | None = Non
 
     Distances are those of `extractor`; by default, of the first of `FEATURES` that all runs of a dataset were scored
     with at that epoch. The column `features` names it, or is "". Of several evaluations the one with most samples
-    counts. Raises ValueError if runs of one dataset were scored with different weights of an extractor.
+    counts. `lost_between` says how much farther samples are than decoded training latents; 0 if they are no farther.
+    Raises ValueError if runs of one dataset were scored with different weights of an extractor.
     """
     of = {
         dataset: common_features([run for run in runs if run.config.dataset == dataset], epoch)
@@ -154,7 +155,8 @@ def _row(run: Run, extractor: str, epoch: int | None) -> dict:
     distances = {(METRICS.get(row["metric"], row["metric"]), row["sampler"]): row["value"] for row in of}
     about["digest"] = of[-1]["digest"][:8] if of else ""
     about["n"] = max((row["n_generated"] for row in of if row["sampler"] == PRIOR), default=float("nan"))
-    return about | scores | {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
+    scores |= {column: distances.get(key, float("nan")) for column, key in DISTANCES.items()}
+    return about | scores | {"lost_between": max(scores["fd"] - scores["fd_latents"], 0.0)}
 
 
 def values(configs: list[RunConfig]) -> dict[str, str]:

@@ -61,7 +61,9 @@ def vary(config: RunConfig, **objective: float | str) -> RunConfig:
 
 
 def widened(part: Part, width: int) -> Part:
-    """A scale, or a part of one, with nets of another width. AutoGAN's bounds its d."""
+    """A scale, or a part of one, with nets of another width (0: their own). AutoGAN's bounds its d."""
+    if not width:
+        return part
     if isinstance(part, RunConfig):
         d = min(part.latent_dim, 2 * width) if part.model == "autogan" else part.latent_dim
         return replace(part, width=width, latent_dim=d)

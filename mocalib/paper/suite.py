@@ -60,7 +60,7 @@ class Suite:
     def __post_init__(self) -> None:
         validate(self)
         self.scale = scale_of(self.scale)
-        self.settings = widened(SCALES[self.scale], self.width) if self.width else SCALES[self.scale]
+        self.settings = widened(SCALES[self.scale], self.width)
         self.seeds = self.seeds or len(self.settings.seeds)
         if self.root and not self.dataset:
             raise ValueError(f"root = {self.root!r} needs a dataset; pass dataset too, such as 'folder'")
@@ -88,7 +88,7 @@ class Suite:
 
     def _on_own(self, config: RunConfig, n: int) -> RunConfig:
         """A config of the user's width, and on the user's n training images, at the size that it has."""
-        config = widened(config, self.width) if self.width else config
+        config = widened(config, self.width)
         if not self._own:
             return config
         limit = config.limit if config.limit <= n else 0
@@ -104,12 +104,12 @@ class Suite:
         """Whether this scale runs an experiment."""
         return bool(self._configs[name])
 
-    def configs(self, name: str) -> list[RunConfig]:
-        """The runs of an experiment, without training only the committed ones; ValueError if this scale has none."""
+    def configs(self, name: str, added: bool = True) -> list[RunConfig]:
+        """The runs of an experiment, without training or `added` only the committed ones; ValueError if it has none."""
         if not self.has(name):
             runs_it = [scale for scale in SCALES if experiments.configs(name, scale)]
             raise ValueError(f"{name} is not run at {self.scale} scale; it is at: {', '.join(runs_it)}")
-        return [config for config in self._configs[name] if self.train or config in self._known[name]]
+        return [config for config in self._configs[name] if (added and self.train) or config in self._known[name]]
 
     # ------------------------------------------------------------------------------------------------- grids and runs
 

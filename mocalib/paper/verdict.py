@@ -94,12 +94,18 @@ def rank_correlation(frame: pd.DataFrame, axis: str, column: str) -> pd.Series:
     return pd.Series(found, dtype=float).dropna()
 
 
-def ends(frame: pd.DataFrame, axis: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs at the smallest and the largest value of an axis, for the lambdas that a seed has at both."""
-    bounds = frame[axis].min(), frame[axis].max()
-    low, high = (frame[frame[axis] == value].set_index(["seed", "weight"], drop=False) for value in bounds)
-    shared = low.index.intersection(high.index) if bounds[0] != bounds[1] else low.index[:0]
-    return tuple(part[part.index.isin(shared)].reset_index(drop=True) for part in (low, high))
+def ends(frame: pd.DataFrame, configs: list[RunConfig], axis: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs of a grid at the smallest and the largest value of an axis, for the lambdas that it has at both.
+
+    Seeds that lack one of these runs are left out.
+    """
+    at = [getattr(config if hasattr(config, axis) else config.objective, axis) for config in configs]
+    low, high = bounds = min(at), max(at)
+    lambdas = [{config.objective.weight for config, value in zip(configs, at) if value == bound} for bound in bounds]
+    shared = set.intersection(*lambdas) if low != high else set()
+    wanted = [run for run, value in zip(configs, at) if value in bounds and run.objective.weight in shared]
+    found = complete(frame, wanted)
+    return tuple(found[found[axis] == bound].reset_index(drop=True) for bound in bounds)
 
 
 def complete(frame: pd.DataFrame, configs: list[RunConfig]) -> pd.DataFrame:
