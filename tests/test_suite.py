@@ -403,15 +403,19 @@ def test_runs_that_are_scored_anew_in_part_are_compared_by_what_all_have(tmp_pat
 
 def test_tables_keep_three_digits_for_reading_and_seven_in_files(scratch):
     table = pd.DataFrame({"paper_fid": [54.36, float("nan")], "n": [1_234_567, 2], "fd": [0.1234567891, 12_345.6]})
-    shown = Suite("laptop").save_table("table9", table, "a note")
+    suite = Suite("laptop")
+    runs = [fake_run(scratch / "runs", config, 5.0) for config in suite.configs("table3")[:2]]
+    shown = suite.save_table("table9", table, runs, "a note")
     folder = paths.FIGURES / "laptop"
     assert (folder / "table9.csv").read_text("utf-8") == "paper_fid,n,fd\n54.36,1234567,0.1234568\n,2,12345.6\n"
     assert (folder / "table9.md").read_text("utf-8") == (
         "| paper fid | n | fd |\n| ---: | ---: | ---: |\n| 54.36 | 1,234,567 | 0.123 |\n|  | 2 | 12,346 |\n"
-        "\na note [laptop scale]\n"
+        "\ndigits 16x16; fd of classifier features, not FID; 2 seeds; a note [laptop scale]\n"
     )
     assert shown["fd"].tolist() == ["0.123", "12,346"]
     assert figures.text(table)["n"].tolist() == ["1,234,567", "2"]
+    assert suite.save_table("table10", table, []).equals(shown)
+    assert not [*folder.glob("table10*")]
 
 
 def test_a_verdict_is_shown_and_kept_with_its_numbers(scratch, tmp_path):

@@ -84,6 +84,13 @@ def test_a_reason_that_all_share_is_told_once(tmp_path):
     assert told.count("/nowhere") == 1
 
 
+def test_runs_without_their_images_start_no_worker_and_leave_nothing_and_the_others_finish(tmp_path, scratch):
+    faces, good = [tiny(dataset="faces10k", seed=seed) for seed in range(2)], tiny(limit=128, epochs=1)
+    with pytest.raises(SweepError, match="2 of 3 runs failed, the others are.* 'faces10k' is not on this disk"):
+        sweep([*faces, good], tmp_path, pool=Pool(jobs=2))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [good.name]
+
+
 SCRIPT = """
 from pathlib import Path
 from mocalib import MoCA, Pool, RunConfig

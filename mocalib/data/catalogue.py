@@ -68,5 +68,5 @@ def missing(dataset: str, root: Path, reason: str = "") -> str:
     return (
         f"dataset {dataset!r} is not on this disk{reason}.\nExpected in {root}/: {named.expected}.\n"
         f"Checksum: {named.checksum}.\nTo get it: {named.source}.\nFor other ways see data/README.md. If you have a "
-        f"copy elsewhere, pass its folder as root. Dataset 'digits' needs no files."
+        f"copy elsewhere, link it there, or pass its folder as root. Dataset 'digits' needs no files."
     )

@@ -72,9 +72,8 @@ class Suite:
         self._judged: set[RunConfig] = set()  # runs of the grids that this notebook has run so far
         self._configs, self._known, self._evidence, self._told = {}, {}, set(), False
         self._findings: dict[str, dict] = {}  # of each claim that was judged
-        fixed, n = results.committed(self.scale), 0
-        if own:
-            n = len(datasets.load(replace(self._on_own(self.settings.moca(CIFAR), 0), limit=0)).train.images)
+        fixed = results.committed(self.scale)
+        n = len(datasets.load(replace(self._on_own(self.settings.moca(CIFAR), 0), limit=0)).train.images) if own else 0
         asked = None if self.seeds == len(self.settings.seeds) else self.seeds
         for name, configs in experiments.listed(self.scale, asked).items():
             seeds = experiments.own_seeds(name, self.scale)
@@ -204,9 +203,8 @@ class Suite:
         paper = [config for config in experiments.configs(name, "paper") if of(config)][-1]
         columns = {"paper": experiments.ratios(paper, TRAINING_IMAGES[paper.dataset], image_shape(paper))}
         for run in [run for run in of_first_seed(runs) if of(run.config)][-1:]:
-            about = run.environment["data"]
-            here = experiments.ratios(run.config, about["train"], tuple(about["image_shape"]))
-            columns[f"here ({self.output})"] = here
+            n, shape = run.environment["data"]["train"], tuple(run.environment["data"]["image_shape"])
+            columns[f"here ({self.output})"] = experiments.ratios(run.config, n, shape)
         return pd.DataFrame(columns).map(lambda value: f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}")
 
     # ------------------------------------------------------------------------------------ tables, figures and verdicts
@@ -218,19 +216,21 @@ class Suite:
 
         One of runs (None: of something else) is only shown if there are none.
         """
-        about = f"{self.about(runs)}; {caption}" if runs and len(runs) > 1 else caption
         if runs != []:
+            about = f"{self.about(runs)}; {caption}" if runs and len(runs) > 1 else caption
             figures.save(figure, name, self.output, runs or [], about, table)
         shown = io.BytesIO()
         figure.savefig(shown, format="png", metadata={"Software": None}, dpi=plt.rcParams["figure.dpi"])
         plt.close(figure)
         return Image(shown.getvalue())
 
-    def save_table(self, name: str, table: pd.DataFrame, note: str = "") -> pd.DataFrame:
-        """Write a table to figures/<output> as csv and Markdown; return it rounded for reading."""
-        figures.save_csv(table, name, self.output)
-        text = f"{figures.markdown(table)}\n{note} [{self.output} scale]\n"
-        files.write(paths.FIGURES / self.output / f"{name}.md", text.encode())
+    def save_table(self, name: str, table: pd.DataFrame, runs: list[Run], note: str = "") -> pd.DataFrame:
+        """Write a table to figures/<output> as csv and Markdown, if it has runs; return it rounded for reading."""
+        if runs:
+            figures.save_csv(table, name, self.output)
+            about = "; ".join(filter(None, (self.about(runs), note)))
+            text = f"{figures.markdown(table)}\n{about} [{self.output} scale]\n"
+            files.write(paths.FIGURES / self.output / f"{name}.md", text.encode())
         return figures.text(table)
 
     def about(self, runs: list[Run]) -> str:

@@ -19,7 +19,7 @@ from mocalib.storage import environment
 from mocalib.storage.progress import bar
 from mocalib.storage.run import Run
 from mocalib.sweep import ray_pool
-from mocalib.sweep.pool import LOG, Event, Work, in_processes, in_this_process, last_lines
+from mocalib.sweep.pool import LOG, Event, Work, attempt, in_processes, in_this_process, last_lines
 from mocalib.training.device import check_device, check_threads, threads
 from mocalib.training.train import train
 
@@ -58,12 +58,13 @@ def sweep(
     def log(config: RunConfig) -> Path:
         return runs / config.name / LOG
 
-    if todo:
+    failed = {} if pool.engine == "ray" else _without_images(todo)  # machines of a cluster have disks of their own
+    if todo := [config for config in todo if config not in failed]:
         events = in_this_process(work, todo) if here else _apart(work, todo, log, compute, pool)
         with contextlib.closing(events):  # ends its processes, also after an error here
-            failed = _followed(events, todo)
-        if failed:
-            raise SweepError(_report(failed, len(dict.fromkeys(configs)), None if here else log))
+            failed |= _followed(events, todo)
+    if failed:
+        raise SweepError(_report(failed, len(dict.fromkeys(configs)), None if here else log))
     return [Run(runs / config.name, config) for config in configs]
 
 
@@ -114,6 +115,13 @@ def _done(config: RunConfig, runs: Path, scoring: Scoring) -> bool:
         if run.finished and not run.moved:
             return all(scored(run, drawn, epoch) for epoch, drawn in _evaluations(run, scoring))
     return False
+
+
+def _without_images(configs: list[RunConfig]) -> dict[RunConfig, str]:
+    """The runs whose images are not on this disk, each with the error that says how to get them."""
+    kinds = {(config.dataset, config.root): config for config in configs}
+    errors = {kind: attempt(datasets.source, config) for kind, config in kinds.items()}
+    return {config: error for config in configs if (error := errors[config.dataset, config.root])}
 
 
 def _followed(events: Iterator[Event], todo: list[RunConfig]) -> dict[RunConfig, str]:
