@@ -172,8 +172,7 @@ COPIES = sorted((paths.ROOT / "figures").glob("*/notebooks/*.ipynb"))
 def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
     """No times, no places of this machine, no addresses of objects; its pictures are there, and it is not too large."""
     text = path.read_text("utf-8")
-    most = 2_000_000 if path.parts[-3] == "overnight" else 1_000_000  # faces do not compress as digits do
-    assert path.stat().st_size <= most
+    assert path.stat().st_size <= 1_000_000
     copy, source = (
         nbformat.reads(found, 4) for found in (text, (paths.ROOT / "notebooks" / path.name).read_text("utf-8"))
     )
