@@ -19,6 +19,7 @@ from mocalib.config import methods as settings
 from mocalib.methods import latent, losses
 from mocalib.paper import baselines, experiments
 from mocalib.paper.grids import CELEBA, CIFAR, LAPTOP, PAPER, SCALES
+from mocalib.paper.overnight import OVERNIGHT
 from mocalib.training.loop import learning_rate
 
 FIXTURE = json.loads((Path(__file__).parent / "fixtures" / "pythae_wae_mmd.json").read_text("utf-8"))
@@ -353,13 +354,13 @@ def test_every_method_has_settings_a_name_and_a_place_in_the_registry():
     )
 
 
-TRIED = [(of, name, *tried) for of, found in ((CIFAR, baselines.TRIED), (CELEBA, baselines.TRIED_32))
+TRIED = [(scale, of, name, *tried) for scale in (LAPTOP, OVERNIGHT) for of, found in scale.tried.items()
          for name, tried in found.items()]  # fmt: skip
 
 
-@pytest.mark.parametrize(("of", "name", "field", "tried"), TRIED)
-def test_the_settings_on_digits_are_among_those_that_were_tried(of, name, field, tried):
-    runs = LAPTOP.baselines[of] | {net: run for (data, net), run in LAPTOP.table1.items() if data == of}
+@pytest.mark.parametrize(("scale", "of", "name", "field", "tried"), TRIED)
+def test_settings_are_among_those_that_were_tried(scale, of, name, field, tried):
+    runs = scale.baselines[of] | {net: run for (data, net), run in scale.table1.items() if data == of}
     chosen = runs[name].objective
     values = [getattr(chosen, part) for part in field.split(", ")]
     assert len(tried) >= 4
