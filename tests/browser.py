@@ -141,7 +141,7 @@ def ended(path: Path) -> bool:
 
 def figures(path: Path) -> int:
     outputs = [output for cell in code(path) for output in cell.outputs]
-    return sum("image/png" in output.get("data", {}) for output in outputs)
+    return sum(any(kind.startswith("image/") for kind in output.get("data", {})) for output in outputs)
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """Every figure draws from committed records, says where it comes from, and is the same bytes again."""
 
+import io
 import json
 import os
 import re
@@ -179,7 +180,7 @@ def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
     shown = [cell for cell in copy.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     assert [cell.source for cell in shown] == [cell.source for cell in source.cells]
     for cell in copy.cells:
-        outputs = [output for output in cell.get("outputs", []) if "image/png" not in output.get("data", {})]
+        outputs = [output for output in cell.get("outputs", []) if not {"image/png", "image/jpeg"} & {*output.get("data", {})}]
         assert not re.search(r"0x[0-9a-f]{6,}|/tmp/|/home/|/root/", str(outputs))
         assert set(cell.metadata) <= {"tags"}
     assert set(copy.metadata) == {"kernelspec", "language_info"}
@@ -389,3 +390,17 @@ def test_pictures_take_a_small_share_of_the_time_and_outside_a_kernel_there_are_
     assert pictures_of(0.05) == [1, 21, 40]
     monkeypatch.setattr(live, "get_ipython", lambda: None)
     assert pictures_of(0.5) == []
+
+
+def test_notebooks_show_photographs_as_jpeg_and_all_else_as_png():
+    slopes = np.linspace(0, 1, 300)[:, None] * np.linspace(0, 1, 400)
+    noisy = slopes + np.random.default_rng(0).normal(0, 0.05, slopes.shape)
+    kinds = {}
+    for kind, draw in {"photograph": lambda ax: ax.imshow(noisy), "line": lambda ax: ax.plot([0, 1])}.items():
+        figure, ax = plt.subplots(figsize=(4, 3))
+        draw(ax)
+        picture = Image.open(io.BytesIO(figures.shown(figure)))
+        kinds[kind] = picture.format
+        assert picture.size == (int(4 * figure.dpi), int(3 * figure.dpi))
+        plt.close(figure)
+    assert kinds == {"photograph": "JPEG", "line": "PNG"}

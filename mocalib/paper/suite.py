@@ -1,6 +1,5 @@
 """What a notebook works with: grids, runs, results, figures and verdicts of one scale, on its own data or yours."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,10 +218,9 @@ class Suite:
         if runs != []:
             about = f"{self.about(runs)}; {caption}" if runs and len(runs) > 1 else caption
             figures.save(figure, name, self.output, runs or [], about, table)
-        shown = io.BytesIO()
-        figure.savefig(shown, format="png", metadata={"Software": None}, dpi=plt.rcParams["figure.dpi"])
+        shown = Image(figures.shown(figure))
         plt.close(figure)
-        return Image(shown.getvalue())
+        return shown
 
     def save_table(self, name: str, table: pd.DataFrame, runs: list[Run], note: str = "") -> pd.DataFrame:
         """Write a table to figures/<output> as csv and Markdown, if it has runs; return it rounded for reading."""
