@@ -272,6 +272,28 @@ def test_more_lines_than_markers_are_all_drawn_and_without_labels_or_runs_axes_s
         assert "no distances: no labels, or no runs" in [text.get_text() for text in ax.texts]
 
 
+def test_panels_are_of_columns_with_values_and_a_distance_starts_at_zero():
+    """Images without classes have no probes: that panel is left out. Without any run all panels are there, empty."""
+    frame = grid({(size, weight): size for size in (8, 16) for weight in (1.0, 10.0)}).assign(knn=np.nan, rank=20.0)
+    frame.loc[0, "rank"] = 22.0
+    columns = {"fd": "", "knn": "error", "rank": "effective rank"}
+    figure = figures.panels_along(frame, columns, by="size", symbol="s")
+    assert [ax.get_ylabel() for ax in figure.axes] == ["fd (classifier features)", "effective rank"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["s = 8", "s = 16"]
+    assert [ax.get_ylim()[0] == 0 for ax in figure.axes] == [True, False]
+    empty = figures.panels_along(results.frame([]).assign(knn=np.nan, rank=np.nan), columns)
+    assert len(empty.axes) == 3
+
+
+def test_a_panel_that_shares_its_axis_shows_the_highest_value():
+    _, axes = plt.subplots(1, 2, sharey=True)
+    for ax, top in zip(axes, (5, 9)):
+        figures.scores_along(ax, grid({(8, 1.0): 4, (8, 10.0): top}))
+    low, high = axes[0].get_ylim()
+    assert low == 0
+    assert high > 9
+
+
 def test_pictures_side_by_side_show_each_runs_samples(quickstart):
     figure = figures.side_by_side({"one": quickstart[0], "two": quickstart[3]}, rows=1)
     images = [image.get_array() for ax in figure.axes for image in ax.get_images()]

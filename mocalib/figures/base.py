@@ -89,7 +89,7 @@ def shown(figure: Figure) -> bytes:
     """A figure as a notebook shows it: PNG, or JPEG where that takes less than half, as it does for photographs."""
     png, jpeg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi="figure", metadata={"Software": None})
-    figure.savefig(jpeg, format="jpeg", dpi="figure", pil_kwargs={"quality": 90})
+    Image.open(png).convert("RGB").save(jpeg, "JPEG", quality=90)
     png, jpeg = png.getvalue(), jpeg.getvalue()
     return jpeg if len(jpeg) < len(png) / 2 else png
 
@@ -111,10 +111,11 @@ def markdown(table: pd.DataFrame) -> str:
 
 def text(table: pd.DataFrame) -> pd.DataFrame:
     """The same table for reading: three significant digits, nothing where there is no number."""
-    return table.map(_cell).rename(columns=lambda name: str(name).replace("_", " "))
+    return table.map(cell).rename(columns=lambda name: str(name).replace("_", " "))
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A number with three significant digits, or all those before the point; nothing for a missing one."""
     if pd.isna(value):
         return ""
     if isinstance(value, float) and abs(value) < 1_000:

@@ -23,6 +23,7 @@ LOGGED = {  # logged term -> axis label
 }
 PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "momentum")  # columns other than terms
 MARKERS = "osD^vPX"
+AXES = {"weight": "$\\lambda$", "momentum": "base momentum $m_0$", "queue_size": "queue size $K$ (keys)"}
 DISTANCE = {name: f"fd ({name} features)" for name in FEATURES} | {"inception": "FID", "": "no score"}
 STAR = "error bars: standard deviation over seeds; red star: best mean of a line; lines are shifted a little"
 OPEN = "open mark: a run did not reach the loss at which training stops"
@@ -104,12 +105,38 @@ def ordered(n: int) -> list:
     return sns.color_palette("viridis", n_colors=n + 1)[:n] if n > 1 else sns.color_palette(n_colors=1)
 
 
-def scores_along(ax: Axes, frame: pd.DataFrame, axis: str = "weight", by: str = "", symbol: str = "") -> None:
-    """Draw `fd` along an axis, one line for each value of the column `by`, which `symbol` names in the legend.
+def panels_along(frame: pd.DataFrame, columns: dict[str, str], width: float = 3.0, **options) -> Figure:
+    """One panel of `scores_along` for each column, which has a label, and one legend above them all.
 
-    Marks are means over seeds, bars their standard deviation. With the axis `weight`, a red star is around the best
-    mean of each line, and a mark is open if one of its runs did not reach `stop_at`. Lines are shifted a little
-    sideways, so that no mark hides another. The axis is logarithmic, or has even steps if a value is not positive.
+    A column without a value is left out: images without classes have no probes. `width` is a panel's, in inches.
+    """
+    found = {column: label for column, label in columns.items() if frame[column].notna().any()} or columns
+    figure, axes = plt.subplots(1, len(found), figsize=(width * len(found), 3.0), squeeze=False)
+    for ax, (column, label) in zip(axes[0], found.items()):
+        scores_along(ax, frame, column=column, **options)
+        ax.set_ylabel(label or ax.get_ylabel())
+        if ax.get_legend():
+            ax.get_legend().remove()
+    if handles := axes[0, 0].get_legend_handles_labels()[0]:
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+def scores_along(
+    ax: Axes,
+    frame: pd.DataFrame,
+    axis: str = "weight",
+    by: str = "",
+    symbol: str = "",
+    column: str = "fd",
+    best: bool = True,
+) -> None:
+    """Draw a column along an axis, one line for each value of the column `by`, which `symbol` names in the legend.
+
+    Marks are means over seeds, bars their standard deviation. With the axis `weight`, a red star is around the least
+    mean of each line, if `best`, and a mark is open if one of its runs did not reach `stop_at`. Lines are shifted a
+    little sideways, so that no mark hides another. The x axis is logarithmic, or has even steps if a value is not
+    positive. The y axis is logarithmic if values differ more than fivefold, else a distance's starts at 0.
     """
     tried = sorted(frame[axis].unique())
     even = not tried or tried[0] <= 0
@@ -117,27 +144,30 @@ def scores_along(ax: Axes, frame: pd.DataFrame, axis: str = "weight", by: str = 
     lines = [(f"{symbol} = {value:g}", part) for value, part in frame.groupby(by)] if by else [(None, frame)]
     step = 0.03 * (max(place.values(), default=0) - min(place.values(), default=0))
     for i, ((label, part), color, marker) in enumerate(zip(lines, ordered(len(lines)), cycle(MARKERS))):
-        found = _means(part, axis)
+        found = _means(part, axis, column)
         x = found[axis].map(place) + (i - (len(lines) - 1) / 2) * step
         style = {"color": color, "marker": marker, "markersize": 5}
-        ax.errorbar(x, found["fd"], found["sd"].fillna(0), capsize=2, linewidth=1.4, label=label, **style)
+        ax.errorbar(x, found["mean"], found["sd"].fillna(0), capsize=2, linewidth=1.4, label=label, **style)
         short = found["short"]
-        ax.plot(x[short], found["fd"][short], linestyle="", markerfacecolor="white", zorder=3, **style)
-        if axis == "weight" and found["fd"].notna().any():
-            best = found["fd"].idxmin()
-            ax.plot(x[best], found["fd"][best], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
+        ax.plot(x[short], found["mean"][short], linestyle="", markerfacecolor="white", zorder=3, **style)
+        if best and axis == "weight" and found["mean"].notna().any():
+            least = found["mean"].idxmin()
+            ax.plot(x[least], found["mean"][least], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
     if by and len(frame):
         ax.legend()
     ax.set_xticks([*place.values()], [f"{value / 1000:g}k" if value >= 5_000 else f"{value:g}" for value in tried])
+    ax.set_xlabel(AXES.get(axis, axis))
     ax.set_ylabel(DISTANCE[frame["features"].iloc[0]] if len(frame) else DISTANCE[""])
-    if frame["fd"].max() > 5 * frame["fd"].min():
+    if frame[column].max() > 5 * frame[column].min():
         log_axis(ax)
-    if frame["fd"].isna().all():
+    elif column == "fd":
+        ax.set_ylim(bottom=0, auto=True)  # auto: a second panel that shares this axis may need a higher top
+    if frame[column].isna().all():
         ax.text(0.5, 0.5, "no distances: no labels, or no runs", transform=ax.transAxes, ha="center")
 
 
-def _means(part: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Mean and standard deviation of fd at each value of an axis, and whether a run there did not reach `stop_at`."""
+def _means(part: pd.DataFrame, axis: str, column: str) -> pd.DataFrame:
+    """Mean and standard deviation at each value of an axis, and whether a run there did not reach `stop_at`."""
     short = (part["stop_at"] > 0) & (part["epoch"] == part["epochs"]) if "stop_at" in part else False
     found = part.assign(short=short).groupby(axis, as_index=False)
-    return found.agg(fd=("fd", "mean"), sd=("fd", "std"), short=("short", "any"))
+    return found.agg(mean=(column, "mean"), sd=(column, "std"), short=("short", "any"))
