@@ -86,6 +86,7 @@ TRIED_FACES = {
     "VAE (learned sigma)": ("kl_weight", (0.5, 1.0, 2.0, 4.0, 8.0)),  # 514, 570, 601, 601, 612
     "WAE-MMD": ("weight", (30.0, 100.0, 300.0, 1_000.0)),  # 458, 459, 454, 488
     SPHERE: ("weight", (30.0, 100.0, 300.0, 1_000.0)),  # 449, 467, 449, 445
+    "WAE-GAN": ("weight", (0.3, 1.0, 3.0, 10.0, 30.0)),  # 423, 438, 468, 507, 637
     "RAE-L2": ("weight", (1.0e-3, 0.01, 0.1, 1.0, 10.0)),  # 455, 445, 421, 412, 432
     "RAE-SN": ("weight", (1.0e-3, 0.01, 0.1, 1.0, 10.0)),  # 454, 446, 461, 441, 478
 }
@@ -95,6 +96,7 @@ SMALL_FACES = FACES | {
     "VAE (learned sigma)": VAE("learned", kl_weight=0.5),
     "WAE-MMD": WAEMMD(300.0),
     SPHERE: WAEMMD(1_000.0, "sphere"),
+    "WAE-GAN": replace(FACES["WAE-GAN"], weight=0.3),
     "RAE-L2": RAE(1.0, "l2", 1.23e-3),
     "RAE-SN": RAE(1.0, "spectral_norm"),
 }
