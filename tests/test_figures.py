@@ -212,6 +212,15 @@ def test_a_caption_says_what_a_run_is_and_the_epochs_that_were_trained(quickstar
     assert figures.caption(run) == "digits 16x16, a2 of width 4, d 8, RAE, spectral_norm, weight 0.5, 1 epoch, seed 0"
 
 
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [(2.9834, 3, "2.98"), (2.983, 4, "2.983"), (44.59, 3, "44.59"), (1234.5, 3, "1,234"), (20_000, 3, "20,000"),
+     (float("nan"), 3, ""), ("A2", 3, "A2")],
+)  # fmt: skip
+def test_numbers_are_short_and_those_of_two_decimals_are_whole(value, digits, shown):
+    assert figures.cell(value, digits) == shown
+
+
 def lines_of(ax) -> list:
     return [line for line in ax.get_lines() if len(line.get_xdata()) > 1]
 
@@ -266,10 +275,10 @@ def test_points_are_means_over_seeds_and_an_open_mark_had_not_come_down():
 
 def test_more_lines_than_markers_are_all_drawn_and_without_labels_or_runs_axes_say_so():
     frame = grid({(size, 1.0): size for size in range(1, 11)})
-    assert len(drawn(frame, by="size", symbol="s").get_legend().get_texts()) == 10
+    assert len(drawn(frame, by="size", symbol="s").get_legend_handles_labels()[1]) == 10
     for nothing in (frame.assign(fd=np.nan, features=""), results.frame([])):
         ax = drawn(nothing, by="size", symbol="s")
-        assert "no distances: no labels, or no runs" in [text.get_text() for text in ax.texts]
+        assert "no values: no labels, or no runs" in [text.get_text() for text in ax.texts]
 
 
 def test_panels_are_of_columns_with_values_and_a_distance_starts_at_zero():

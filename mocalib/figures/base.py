@@ -114,12 +114,15 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     return table.map(cell).rename(columns=lambda name: str(name).replace("_", " "))
 
 
-def cell(value: object) -> str:
-    """A number with three significant digits, or all those before the point; nothing for a missing one."""
+def cell(value: object, digits: int = 3) -> str:
+    """A number with so many significant digits, or all those before the point; nothing for a missing one.
+
+    A number of at most two decimals has one digit more.
+    """
     if pd.isna(value):
         return ""
     if isinstance(value, float) and abs(value) < 1_000:
-        return f"{value:.4g}" if value == round(value, 2) else f"{value:.3g}"
+        return f"{value:.{digits + (value == round(value, 2))}g}"
     return f"{value:,.0f}" if isinstance(value, numbers.Real) else str(value)
 
 

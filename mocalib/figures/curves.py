@@ -25,7 +25,7 @@ PLACES = ("step", "epoch", "images", "batch", "run", "learning_rate", "loss", "m
 MARKERS = "osD^vPX"
 AXES = {"weight": "$\\lambda$", "momentum": "base momentum $m_0$", "queue_size": "queue size $K$ (keys)"}
 DISTANCE = {name: f"fd ({name} features)" for name in FEATURES} | {"inception": "FID", "": "no score"}
-STAR = "error bars: standard deviation over seeds; red star: best mean of a line; lines are shifted a little"
+STAR = "error bars: standard deviation over seeds; red star: least mean distance of a line; lines are shifted a little"
 OPEN = "open mark: a run did not reach the loss at which training stops"
 
 
@@ -115,28 +115,19 @@ def panels_along(frame: pd.DataFrame, columns: dict[str, str], width: float = 3.
     for ax, (column, label) in zip(axes[0], found.items()):
         scores_along(ax, frame, column=column, **options)
         ax.set_ylabel(label or ax.get_ylabel())
-        if ax.get_legend():
-            ax.get_legend().remove()
     if handles := axes[0, 0].get_legend_handles_labels()[0]:
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
 
 def scores_along(
-    ax: Axes,
-    frame: pd.DataFrame,
-    axis: str = "weight",
-    by: str = "",
-    symbol: str = "",
-    column: str = "fd",
-    best: bool = True,
+    ax: Axes, frame: pd.DataFrame, axis: str = "weight", by: str = "", symbol: str = "", column: str = "fd"
 ) -> None:
-    """Draw a column along an axis, one line for each value of the column `by`, which `symbol` names in the legend.
+    """Draw a column along an axis, one line for each value of the column `by`, which `symbol` names in a legend.
 
-    Marks are means over seeds, bars their standard deviation. With the axis `weight`, a red star is around the least
-    mean of each line, if `best`, and a mark is open if one of its runs did not reach `stop_at`. Lines are shifted a
-    little sideways, so that no mark hides another. The x axis is logarithmic, or has even steps if a value is not
-    positive. The y axis is logarithmic if values differ more than fivefold, else a distance's starts at 0.
+    The caller draws the legend. Lines are shifted a little sideways, so that no mark hides another. The x axis is
+    logarithmic, or has even steps if a value is not positive. The y axis is logarithmic if values differ more than
+    fivefold, else a distance's starts at 0.
     """
     tried = sorted(frame[axis].unique())
     even = not tried or tried[0] <= 0
@@ -146,15 +137,8 @@ def scores_along(
     for i, ((label, part), color, marker) in enumerate(zip(lines, ordered(len(lines)), cycle(MARKERS))):
         found = _means(part, axis, column)
         x = found[axis].map(place) + (i - (len(lines) - 1) / 2) * step
-        style = {"color": color, "marker": marker, "markersize": 5}
-        ax.errorbar(x, found["mean"], found["sd"].fillna(0), capsize=2, linewidth=1.4, label=label, **style)
-        short = found["short"]
-        ax.plot(x[short], found["mean"][short], linestyle="", markerfacecolor="white", zorder=3, **style)
-        if best and axis == "weight" and found["mean"].notna().any():
-            least = found["mean"].idxmin()
-            ax.plot(x[least], found["mean"][least], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
-    if by and len(frame):
-        ax.legend()
+        star = column == "fd" and axis == "weight"
+        _line(ax, x, found, star, label=label, color=color, marker=marker)
     ax.set_xticks([*place.values()], [f"{value / 1000:g}k" if value >= 5_000 else f"{value:g}" for value in tried])
     ax.set_xlabel(AXES.get(axis, axis))
     ax.set_ylabel(DISTANCE[frame["features"].iloc[0]] if len(frame) else DISTANCE[""])
@@ -163,7 +147,21 @@ def scores_along(
     elif column == "fd":
         ax.set_ylim(bottom=0, auto=True)  # auto: a second panel that shares this axis may need a higher top
     if frame[column].isna().all():
-        ax.text(0.5, 0.5, "no distances: no labels, or no runs", transform=ax.transAxes, ha="center")
+        ax.text(0.5, 0.5, "no values: no labels, or no runs", transform=ax.transAxes, ha="center")
+
+
+def _line(ax: Axes, x: pd.Series, found: pd.DataFrame, star: bool, label: str | None, color, marker: str) -> None:
+    """Means of `_means` with bars of one standard deviation.
+
+    A mark is open if one of its runs did not reach `stop_at`. With `star`, a red star is around the least mean.
+    """
+    style = {"color": color, "marker": marker, "markersize": 5}
+    mean, short = found["mean"], found["short"]
+    ax.errorbar(x, mean, found["sd"].fillna(0), capsize=2, linewidth=1.4, label=label, **style)
+    ax.plot(x[short], mean[short], linestyle="", markerfacecolor="white", zorder=3, **style)
+    if star and mean.notna().any():
+        least = mean.idxmin()
+        ax.plot(x[least], mean[least], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
 
 
 def _means(part: pd.DataFrame, axis: str, column: str) -> pd.DataFrame:

@@ -54,6 +54,11 @@ METRICS = {  # recorded name -> name in DISTANCES: "fid" and "fd_classifier" are
 } | dict.fromkeys(CLASS_SCORES.values(), "class_score")
 NUMBERS = dict.fromkeys(("epoch", "parameters", "seen", "seconds", "n", *SCORES, *DISTANCES, "lost_between"), float)
 SETTINGS = dict.fromkeys(f.name for kind in (RunConfig, *OBJECTIVES.values()) for f in dataclasses.fields(kind))
+PROBES = ["linear_error", "knn_error"]
+INSIDE = [  # the scores that notebooks show along an axis
+    "fd", "fd_latents", "fd_reconstruction", "reconstruction", "uniformity", "effective_rank",
+    *PROBES, "nearest_cosine", "nearest_cosine_uniform",
+]  # fmt: skip
 LISTED = ("features", "n", "fd", "reconstruction", "effective_rank")
 COLUMNS = list(dict.fromkeys(["run", "features", *SETTINGS, "digest", *NUMBERS]))  # two have the name precision
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mocalib import figures
 from mocalib.config.run import RunConfig
 
 LEVEL = 0.90
@@ -221,8 +222,8 @@ def said(numbers: Numbers, digits: int) -> str:
         return numbers or "no runs"
     name = f"{numbers.index.name} " if numbers.index.name else ""
     places = [place if isinstance(place, str) else f"{name}{place:g}" for place in numbers.index]
-    values = [f"{value:.{digits}g}" if value < 1_000 else f"{value:,.0f}" for value in numbers]
-    return ", ".join(f"{place}: {value}" for place, value in zip(places, values) if value != "nan") or "no runs"
+    values = [figures.cell(value, digits) for value in numbers]
+    return ", ".join(f"{place}: {value}" for place, value in zip(places, values) if value) or "no runs"
 
 
 def _verdict(claim: Claim, table: pd.DataFrame, seeds: int, room: pd.Series | None) -> str:
