@@ -78,7 +78,7 @@ DIGITS = {
     "DC-VAE": DCVAE(every=1, kl_weight=1e-3, queue_size=640, momentum=0.95, averaging=0.98),
 }
 # Faces of 32 pixels a side, overnight, on seed 100. Behind the values is the fd that each had, for RAE that of ten
-# Gaussians. The methods that are not here have their authors' settings.
+# Gaussians.
 TRIED_FACES = {
     "MoCA-A2": ("weight", (1.0, 3.0, 10.0, 30.0)),  # 463, 454, 431, 472
     "VAE": ("sigma", (0.1, 0.14, 0.2, 0.28)),  # 737, 548, 462, 509
@@ -89,6 +89,8 @@ TRIED_FACES = {
     "WAE-GAN": ("weight", (0.3, 1.0, 3.0, 10.0, 30.0)),  # 423, 438, 468, 507, 637
     "RAE-L2": ("weight", (1.0e-3, 0.01, 0.1, 1.0, 10.0)),  # 455, 445, 421, 412, 432
     "RAE-SN": ("weight", (1.0e-3, 0.01, 0.1, 1.0, 10.0)),  # 454, 446, 461, 441, 478
+    # 530, 533, 530, 532; decoded latents of each have 515
+    "2-Stage VAE": ("first_stage, second_width", ((0.5, 256), (0.5, 1024), (0.25, 256), (0.25, 1024))),
 }
 SMALL_FACES = FACES | {
     "VAE": VAE("gaussian", 0.2),
@@ -99,6 +101,7 @@ SMALL_FACES = FACES | {
     "WAE-GAN": replace(FACES["WAE-GAN"], weight=0.3),
     "RAE-L2": RAE(1.0, "l2", 1.23e-3),
     "RAE-SN": RAE(1.0, "spectral_norm"),
+    "2-Stage VAE": TwoStageVAE(first_stage=0.25, second_width=256),
 }
 DIGITS_32 = {"AE": AE(), "VAE": VAE("bernoulli"), "WAE-MMD": WAEMMD(100.0, "normal", 1.0)}
 
