@@ -122,7 +122,8 @@ def cell(value: object, digits: int = 3) -> str:
     if pd.isna(value):
         return ""
     if isinstance(value, float) and abs(value) < 1_000:
-        return f"{value:.{digits + (value == round(value, 2))}g}"
+        digits += value == round(value, 2)
+        return f"{value:.{digits}g}"
     return f"{value:,.0f}" if isinstance(value, numbers.Real) else str(value)
 
 

@@ -125,9 +125,9 @@ def scores_along(
 ) -> None:
     """Draw a column along an axis, one line for each value of the column `by`, which `symbol` names in a legend.
 
-    The caller draws the legend. Lines are shifted a little sideways, so that no mark hides another. The x axis is
-    logarithmic, or has even steps if a value is not positive. The y axis is logarithmic if values differ more than
-    fivefold, else a distance's starts at 0.
+    The caller draws the legend. Along lambda a red star is around the least distance of a line. Lines are shifted a
+    little sideways, so that no mark hides another. The x axis is logarithmic, or has even steps if a value is not
+    positive. The y axis is logarithmic if values differ more than fivefold, else a distance's starts at 0.
     """
     tried = sorted(frame[axis].unique())
     even = not tried or tried[0] <= 0
@@ -150,7 +150,7 @@ def scores_along(
         ax.text(0.5, 0.5, "no values: no labels, or no runs", transform=ax.transAxes, ha="center")
 
 
-def _line(ax: Axes, x: pd.Series, found: pd.DataFrame, star: bool, label: str | None, color, marker: str) -> None:
+def _line(ax: Axes, x: pd.Series, found: pd.DataFrame, star: bool, label: str | None, color: tuple, marker: str) -> None:
     """Means of `_means` with bars of one standard deviation.
 
     A mark is open if one of its runs did not reach `stop_at`. With `star`, a red star is around the least mean.
