@@ -171,7 +171,7 @@ COPIES = sorted((paths.ROOT / "figures").glob("*/notebooks/*.ipynb"))
 
 @pytest.mark.parametrize("path", COPIES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
 def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
-    """No times, no places of this machine, no addresses of objects; its pictures are there, and it is not too large."""
+    """No times, places of a machine, addresses of objects or warnings; its pictures are there; it is not too large."""
     text = path.read_text("utf-8")
     assert path.stat().st_size <= 1_000_000
     copy, source = (
@@ -182,7 +182,7 @@ def test_an_executed_copy_is_of_the_present_notebook_and_leaves_no_traces(path):
     pictures = {"image/png", "image/jpeg"}
     for cell in copy.cells:
         outputs = [output for output in cell.get("outputs", []) if not pictures & {*output.get("data", {})}]
-        assert not re.search(r"0x[0-9a-f]{6,}|/tmp/|/home/|/root/", str(outputs))
+        assert not re.search(r"0x[0-9a-f]{6,}|/tmp/|/home/|/root/|Warning: ", str(outputs))
         assert set(cell.metadata) <= {"tags"}
     assert set(copy.metadata) == {"kernelspec", "language_info"}
     assert copy.metadata.language_info == {"name": "python"}

@@ -144,8 +144,8 @@ def scores_along(
     ax.set_ylabel(DISTANCE[frame["features"].iloc[0]] if len(frame) else DISTANCE[""])
     if frame[column].max() > 5 * frame[column].min():
         log_axis(ax)
-    elif column == "fd":
-        ax.set_ylim(bottom=0, auto=True)  # auto: a second panel that shares this axis may need a higher top
+    elif column == "fd" and ax.get_yscale() == "linear":  # a panel that shares this axis may have a logarithmic one
+        ax.set_ylim(bottom=0, auto=True)  # auto: such a panel may need a higher top
     if frame[column].isna().all():
         ax.text(0.5, 0.5, "no values: no labels, or no runs", transform=ax.transAxes, ha="center")
 
