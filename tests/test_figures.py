@@ -28,7 +28,7 @@ from mocalib.data.arrays import as_uint8
 from mocalib.figures import live
 from mocalib.figures.live import Live
 from mocalib.methods import latent
-from mocalib.paper import experiments, results
+from mocalib.paper import experiments, results, tables
 from mocalib.paper.grids import SCALES
 from mocalib.storage import environment, files
 from mocalib.storage.run import Run
@@ -218,7 +218,7 @@ def test_a_caption_says_what_a_run_is_and_the_epochs_that_were_trained(quickstar
      (float("nan"), 3, ""), ("A2", 3, "A2")],
 )  # fmt: skip
 def test_numbers_are_short_and_those_of_two_decimals_are_whole(value, digits, shown):
-    assert figures.cell(value, digits) == shown
+    assert tables.cell(value, digits) == shown
 
 
 def lines_of(ax) -> list:
@@ -301,6 +301,16 @@ def test_a_panel_that_shares_its_axis_shows_the_highest_value():
     low, high = axes[0].get_ylim()
     assert low == 0
     assert high > 9
+
+
+def test_a_panel_that_shares_a_logarithmic_axis_leaves_it_so():
+    _, axes = plt.subplots(1, 2, sharey=True)
+    for ax, top in zip(axes, (50, 5)):  # only the first differs more than fivefold
+        figures.scores_along(ax, grid({(8, 1.0): 4, (8, 10.0): top}))
+    assert axes[1].get_yscale() == "log"
+    low, high = axes[1].get_ylim()
+    assert 0 < low < 4
+    assert high > 50
 
 
 def test_pictures_side_by_side_show_each_runs_samples(quickstart):

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 from conftest import picture, says, tiny
 
-from mocalib import figures
 from mocalib.__main__ import main
 from mocalib.config import paths
-from mocalib.paper import experiments, results
+from mocalib.paper import experiments, results, tables
 from mocalib.paper import grids as all_grids
 from mocalib.paper.grids import CIFAR, LAPTOP, PAPER, SCALES
 from mocalib.paper.suite import Suite
@@ -413,7 +412,7 @@ def test_tables_keep_three_digits_for_reading_and_seven_in_files(scratch):
         "\ndigits 16x16; fd of classifier features, not FID; 2 seeds; a note [laptop scale]\n"
     )
     assert shown["fd"].tolist() == ["0.123", "12,346"]
-    assert figures.text(table)["n"].tolist() == ["1,234,567", "2"]
+    assert tables.text(table)["n"].tolist() == ["1,234,567", "2"]
     assert suite.save_table("table10", table, []).equals(shown)
     assert not [*folder.glob("table10*")]
 

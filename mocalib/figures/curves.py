@@ -137,8 +137,10 @@ def scores_along(
     for i, ((label, part), color, marker) in enumerate(zip(lines, ordered(len(lines)), cycle(MARKERS))):
         found = _means(part, axis, column)
         x = found[axis].map(place) + (i - (len(lines) - 1) / 2) * step
-        star = column == "fd" and axis == "weight"
-        _line(ax, x, found, star, label=label, color=color, marker=marker)
+        _line(ax, x, found, label, color=color, marker=marker)
+        if column == "fd" and axis == "weight" and found["mean"].notna().any():
+            best = found["mean"].idxmin()
+            ax.plot(x[best], found["mean"][best], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
     ax.set_xticks([*place.values()], [f"{value / 1000:g}k" if value >= 5_000 else f"{value:g}" for value in tried])
     ax.set_xlabel(AXES.get(axis, axis))
     ax.set_ylabel(DISTANCE[frame["features"].iloc[0]] if len(frame) else DISTANCE[""])
@@ -150,18 +152,11 @@ def scores_along(
         ax.text(0.5, 0.5, "no values: no labels, or no runs", transform=ax.transAxes, ha="center")
 
 
-def _line(ax: Axes, x: pd.Series, found: pd.DataFrame, star: bool, label: str | None, color: tuple, marker: str) -> None:
-    """Means of `_means` with bars of one standard deviation.
-
-    A mark is open if one of its runs did not reach `stop_at`. With `star`, a red star is around the least mean.
-    """
-    style = {"color": color, "marker": marker, "markersize": 5}
+def _line(ax: Axes, x: pd.Series, found: pd.DataFrame, label: str | None, **style) -> None:
+    """Means of `_means` with bars of one standard deviation. Open marks: one of the runs did not reach `stop_at`."""
     mean, short = found["mean"], found["short"]
-    ax.errorbar(x, mean, found["sd"].fillna(0), capsize=2, linewidth=1.4, label=label, **style)
-    ax.plot(x[short], mean[short], linestyle="", markerfacecolor="white", zorder=3, **style)
-    if star and mean.notna().any():
-        least = mean.idxmin()
-        ax.plot(x[least], mean[least], "*", color="red", markersize=17, markerfacecolor="none", zorder=4)
+    ax.errorbar(x, mean, found["sd"].fillna(0), capsize=2, linewidth=1.4, markersize=5, label=label, **style)
+    ax.plot(x[short], mean[short], linestyle="", markersize=5, markerfacecolor="white", zorder=3, **style)
 
 
 def _means(part: pd.DataFrame, axis: str, column: str) -> pd.DataFrame:

@@ -99,7 +99,7 @@ SMALL_FACES = FACES | {
     "WAE-MMD": WAEMMD(300.0),
     SPHERE: WAEMMD(1_000.0, "sphere"),
     "WAE-GAN": replace(FACES["WAE-GAN"], weight=0.3),
-    "RAE-L2": RAE(1.0, "l2", 1.23e-3),
+    "RAE-L2": replace(FACES["RAE-L2"], weight=1.0),
     "RAE-SN": RAE(1.0, "spectral_norm"),
     "2-Stage VAE": TwoStageVAE(first_stage=0.25, second_width=256),
 }

@@ -18,7 +18,7 @@ from mocalib.config.run import FACES, FEATURES, MIXTURE, OWN_SIZES, PRIOR, RunCo
 from mocalib.data import datasets
 from mocalib.data.builtin import image_shape
 from mocalib.data.catalogue import TRAINING_IMAGES
-from mocalib.paper import baselines, experiments, results
+from mocalib.paper import baselines, experiments, results, tables
 from mocalib.paper.experiments import of_first_seed
 from mocalib.paper.grids import CELEBA, CIFAR, SCALES, scale_of
 from mocalib.paper.scale import widened
@@ -227,9 +227,9 @@ class Suite:
         if runs:
             figures.save_csv(table, name, self.output)
             about = "; ".join(filter(None, (self.about(runs), note)))
-            text = f"{figures.markdown(table)}\n{about} [{self.output} scale]\n"
+            text = f"{tables.markdown(table)}\n{about} [{self.output} scale]\n"
             files.write(paths.FIGURES / self.output / f"{name}.md", text.encode())
-        return figures.text(table)
+        return tables.text(table)
 
     def about(self, runs: list[Run]) -> str:
         """What a figure's runs are: images, features and seeds."""

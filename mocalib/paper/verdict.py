@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mocalib import figures
 from mocalib.config.run import RunConfig
+from mocalib.paper import tables
 
 LEVEL = 0.90
 FEWEST = 3  # seeds; fewer give no verdict
@@ -222,7 +222,7 @@ def said(numbers: Numbers, digits: int) -> str:
         return numbers or "no runs"
     name = f"{numbers.index.name} " if numbers.index.name else ""
     places = [place if isinstance(place, str) else f"{name}{place:g}" for place in numbers.index]
-    values = [figures.cell(value, digits) for value in numbers]
+    values = [tables.cell(value, digits) for value in numbers]
     return ", ".join(f"{place}: {value}" for place, value in zip(places, values) if value) or "no runs"
 
 
