@@ -80,6 +80,7 @@ DIGITS = {
 # Faces of 32 pixels a side, overnight, on seed 100. Behind the values is the fd that each had, for RAE that of ten
 # Gaussians.
 TRIED_FACES = {
+    "MoCA-A1": ("weight", (1.0, 3.0, 10.0, 30.0, 100.0)),  # 403, 393, 394, 381, 393
     "MoCA-A2": ("weight", (1.0, 3.0, 10.0, 30.0)),  # 463, 454, 431, 472
     "VAE": ("sigma", (0.1, 0.14, 0.2, 0.28)),  # 737, 548, 462, 509
     "VAE (cross-entropy)": ("kl_weight", (0.1, 0.2, 0.4, 1.0)),  # 530, 461, 537, 563

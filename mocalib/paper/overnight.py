@@ -27,6 +27,7 @@ _FACES = RunConfig(
     precision="bfloat16",
     objective=MoCA(temperature=0.1, momentum=0.99, queue_size=2_600, weight=BEST[0.1]),
 )
+_FACES_A1 = vary(replace(_FACES, model="a1", blocks=2), weight=30.0)
 _CIFAR = vary(replace(_FACES, dataset="cifar10-jpeg"), queue_size=30_000)
 _SECTION_5 = vary(_FACES, temperature=1.0, weight=BEST[1.0])
 _HQ = replace(_SECTION_5, model="hq", blocks=2, size=64, epochs=40, decay_every=4, decay_until=16, keep_epochs=(34,))
@@ -44,7 +45,7 @@ OVERNIGHT = Scale(
     table1={
         (CIFAR, A1): replace(_CIFAR, model="a1", blocks=2),
         (CIFAR, A2): _CIFAR,
-        (CELEBA, A1): replace(_FACES, model="a1", blocks=2),
+        (CELEBA, A1): _FACES_A1,
         (CELEBA, A2): _FACES,
     },
     row=A2,
@@ -68,9 +69,9 @@ OVERNIGHT = Scale(
     queue_sizes=(16, 300, 2_600),
     weighed=_FACES,
     weights=(0.0, *_NEAR_BEST, 300.0),
-    a1_dimensions=tuple(replace(_FACES, model="a1", blocks=2, latent_dim=d) for d in (16, 32)),
+    a1_dimensions=tuple(replace(_FACES_A1, latent_dim=d) for d in (16, 32)),
     hq=_HQ,
-    throughput=(_FACES, replace(_FACES, model="a1", blocks=2), _HQ),
+    throughput=(_FACES, _FACES_A1, _HQ),
     dcvae=dcvae.OVERNIGHT,
     partial=True,
 )
