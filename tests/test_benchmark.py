@@ -221,3 +221,11 @@ def test_the_committed_record_keeps_what_the_project_promises():
     ours = [row for row in record["growth"] if (row["axis"], row["contender"]) == ("queue_size", "engine")]
     seconds = {row["value"]: row["seconds"] for row in ours}
     assert seconds[120_000] <= 1.15 * seconds[5_000]
+
+
+def test_the_small_net_for_faces_is_fast_on_one_core():
+    record = json.loads((paths.THROUGHPUT / "overnight-cpu.json").read_text("utf-8"))
+    assert (record["environment"]["dirty"], record["environment"]["threads"]) == (False, 1)
+    net = record["cases"][0]
+    assert (net["config"]["model"], net["config"]["width"], net["nets"]) == ("a2", 16, "bfloat16")
+    assert net["ratio"]["median"] >= 2.2
