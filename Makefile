@@ -54,35 +54,35 @@ notebooks: $(STAMP)  ## run every notebook at smoke scale with nbval
 	PYTHONPATH="$(CURDIR)/tests/offline:$$PYTHONPATH" \
 	$(PY) -m pytest -q -p no:python -p kernels -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
-# All runs of a scale, whichever of them fail; finished ones are skipped. Those of Table 1 are also sampled from Gaussians.
+# All runs of a scale, whichever of them fail, then its figures. Finished runs are skipped; those of Table 1 are also
+# sampled from Gaussians.
 MIXED := table1 baselines_cifar10 baselines_celeba table1_wae
-define SWEEP_ALL
-	@status=0; $(PY) -m mocalib sweep $(MIXED) --sampler gmm10 $(1) || status=1; \
-	$(PY) -m mocalib sweep all $(1) || status=1; exit $$status
+define PAPER
+	@status=0; $(PY) -m mocalib sweep $(MIXED) --sampler gmm10 --scale $(1) || status=1; \
+	$(PY) -m mocalib sweep all --scale $(1) || status=1; \
+	$(call FIGURES,$(firstword $(1))) || status=1; exit $$status
 endef
+FIGURES = OMP_NUM_THREADS=1 $(PY) notebooks/execute.py $(1)
 
 laptop: $(STAMP)  ## the whole paper in small: every run of the laptop scale, two at a time on two cores, then make figures
-	$(call SWEEP_ALL,--scale laptop --jobs 0)
-	$(MAKE) --no-print-directory figures SCALE=laptop
+	$(call PAPER,laptop --jobs 0)
 
 # Faces first: the ablations that take an hour or two, then all else. It needs data/raw/faces10k and data/raw/cifar10-jpeg.
 FIRST := figure5 table3 table4 figure4
 overnight: $(STAMP)  ## the paper on faces and CIFAR-10 with small nets, two runs at a time; stop it and start it again at will
 	-$(PY) -m mocalib sweep $(FIRST) --scale overnight --jobs 0
-	-$(call SWEEP_ALL,--scale overnight --jobs 0)
-	$(MAKE) --no-print-directory figures SCALE=overnight
+	$(call PAPER,overnight --jobs 0)
 
 paper: SCALE ?= paper
 ENGINE ?= local
 DEVICE ?= cuda
 SWEEP ?= --jobs 0
 paper: $(STAMP)  ## every run as published, then make figures; ENGINE=ray: on a cluster (also SCALE=smoke, DEVICE=cpu, SWEEP="--jobs 4 --threads 1")
-	$(call SWEEP_ALL,--scale $(SCALE) --engine $(ENGINE) --device $(DEVICE) $(SWEEP))
-	$(MAKE) --no-print-directory figures SCALE=$(SCALE)
+	$(call PAPER,$(SCALE) --engine $(ENGINE) --device $(DEVICE) $(SWEEP))
 
 figures: SCALE ?= laptop
 figures: $(STAMP)  ## run the notebooks over finished runs: figures/<scale>/ and executed copies; nothing is trained (SCALE=paper)
-	OMP_NUM_THREADS=1 $(PY) notebooks/execute.py $(SCALE)
+	$(call FIGURES,$(SCALE))
 
 lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from importlib import metadata
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from torchvision.datasets import CIFAR10
@@ -86,6 +87,20 @@ def test_hooks_are_targets_of_make():
     excluded = re.compile(repository["hooks"][2]["exclude"])  # executed notebooks have tests of their own
     assert max(size for name, size in sizes.items() if not excluded.search(name)) < 500 * 1024
     assert max(sizes.values()) < 2_000_000
+
+
+@pytest.mark.parametrize("scale", ["laptop", "overnight", "paper"])
+@pytest.mark.parametrize("fails", ["mocalib", "none"])
+def test_figures_are_drawn_and_make_fails_if_a_run_does(tmp_path, scale, fails):
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n[ "$2" != {fails} ]\n', "utf-8")
+    python.chmod(0o755)
+    made = subprocess.run(["make", "-C", paths.ROOT, scale, f"PY={python}"], capture_output=True)
+    assert (made.returncode != 0) == (fails == "mocalib")
+    *sweeps, last = calls.read_text("utf-8").splitlines()
+    assert all(sweep.startswith("-m mocalib sweep") and f"--scale {scale}" in sweep for sweep in sweeps)
+    assert any("sweep all" in sweep for sweep in sweeps)
+    assert last == f"notebooks/execute.py {scale}"
 
 
 def opens_text(call: ast.Call) -> bool:
