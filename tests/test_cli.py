@@ -98,7 +98,7 @@ def test_run_says_before_training_that_features_cannot_be_had(tmp_path, capsys, 
     ("arguments", "message"),
     [
         (["run", "nowhere"], "nowhere/config.json does not exist"),
-        (["run", "broken"], "broken/config.json: Expecting value: line 1 column 1"),
+        (["run", "broken"], "broken/config.json is not valid JSON: Expecting value: line 1 column 1"),
         (["run", "list"], "list/config.json: a config is a JSON object"),
         (["sweep", "quickstart", "--seeds", "0"], "seeds = 0: at least 1"),
         (["plan", "all", "--seeds", "0"], "seeds = 0: at least 1"),

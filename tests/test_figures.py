@@ -214,8 +214,8 @@ def test_a_caption_says_what_a_run_is_and_the_epochs_that_were_trained(quickstar
 
 @pytest.mark.parametrize(
     ("value", "digits", "shown"),
-    [(2.9834, 3, "2.98"), (2.983, 4, "2.983"), (44.59, 3, "44.59"), (1234.5, 3, "1,234"), (20_000, 3, "20,000"),
-     (float("nan"), 3, ""), ("A2", 3, "A2")],
+    [(2.9834, 3, "2.98"), (2.983, 4, "2.983"), (44.59, 3, "44.59"), (1234.5, 3, "1,234"), (999.7, 3, "1,000"),
+     (20_000, 3, "20,000"), (float("nan"), 3, ""), ("A2", 3, "A2")],
 )  # fmt: skip
 def test_numbers_are_short_and_those_of_two_decimals_are_whole(value, digits, shown):
     assert tables.cell(value, digits) == shown

@@ -142,6 +142,8 @@ def test_latents_and_numbers_that_do_not_fit_are_refused(grey):
     for n, said in ((0, "at least 1"), (2.5, "not an int")):
         with pytest.raises(ValueError, match=says(f"n = {n}", said)):
             net.sample(n)
+    with pytest.raises(ValueError, match=says("seed = 'a'", "not an int")):
+        net.sample(1, seed="a")
 
 
 # ------------------------------------------------------------------------------------------------------- PNG files

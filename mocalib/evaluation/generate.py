@@ -72,7 +72,8 @@ class Autoencoder:
 
     def prior(self, n: int, seed: int = 0) -> Tensor:
         """n latents to generate from, n d; a seed gives the same on every device."""
-        return self.objective.prior(check("n", n, int, {"low": 1}), torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(check("seed", seed, int))
+        return self.objective.prior(check("n", n, int, {"low": 1}), generator)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n new images, n C H W in [0, 1], decoded from the prior."""

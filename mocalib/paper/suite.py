@@ -204,7 +204,7 @@ class Suite:
         for run in [run for run in of_first_seed(runs) if of(run.config)][-1:]:
             n, shape = run.environment["data"]["train"], tuple(run.environment["data"]["image_shape"])
             columns[f"here ({self.output})"] = experiments.ratios(run.config, n, shape)
-        return pd.DataFrame(columns).map(lambda value: f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}")
+        return tables.text(pd.DataFrame(columns))
 
     # ------------------------------------------------------------------------------------ tables, figures and verdicts
 

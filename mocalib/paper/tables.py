@@ -25,7 +25,7 @@ def cell(value: object, digits: int = 3) -> str:
     """
     if pd.isna(value):
         return ""
-    if isinstance(value, float) and abs(value) < 1_000:
+    if isinstance(value, float) and abs(value) < 999.5:
         digits += value == round(value, 2)
         return f"{value:.{digits}g}"
     return f"{value:,.0f}" if isinstance(value, numbers.Real) else str(value)

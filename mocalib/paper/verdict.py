@@ -216,6 +216,11 @@ def concluded(judged: dict, found: str, why: str) -> str:
     return f"{found} {untested if judged['paper'] == UNTESTED else AGREES[judged['verdict']]} {why}"
 
 
+def number(value: float) -> str:
+    """A number in a sentence for `concluded`: as in tables, and "nan" for a missing one."""
+    return tables.cell(value) or "nan"
+
+
 def said(numbers: Numbers, digits: int) -> str:
     """Numbers as a sentence's part, each named by the index: "m0 0: 39.3, m0 0.9: 16.3"."""
     if isinstance(numbers, str):

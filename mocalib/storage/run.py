@@ -224,6 +224,8 @@ def read_config(directory: Path | str) -> RunConfig:
         raise FileNotFoundError(f"{path} does not exist; pass a run directory, which has the config.json of its run")
     try:
         return RunConfig.from_dict(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
